@@ -1,0 +1,242 @@
+// Package configs turns YAML, the environment and flags into one validated
+// struct. It knows nothing of what the values do.
+package configs
+
+import (
+	"fmt"
+	"time"
+)
+
+// Config is everything an operator can say. The yaml names are contract.
+type Config struct {
+	Hostname  string     `yaml:"hostname"` // our name in greeting, Received and as authserv-id; default: the machine's
+	Listeners []Listener `yaml:"listeners"`
+	TLS       TLS        `yaml:"tls"`
+	Backends  []Backend  `yaml:"backends"` // none: the embedded Maildir
+	Routes    []Route    `yaml:"routes"`
+	DNS       DNS        `yaml:"dns"`
+	Checks    Checks     `yaml:"checks"`
+	Lists     []List     `yaml:"lists"`
+	Policy    Policy     `yaml:"policy"`
+	Headers   Headers    `yaml:"headers"`
+	Limits    Limits     `yaml:"limits"`
+	Timeouts  Timeouts   `yaml:"timeouts"`
+	Journal   Journal    `yaml:"journal"`
+	Admin     Admin      `yaml:"admin"`
+	Log       Log        `yaml:"log"`
+}
+
+// Position is a place in a configuration file; the zero Position is none.
+type Position struct {
+	File         string
+	Line, Column int // from 1; the column counts octets
+}
+
+// String renders the position as compilers do: file:line:column.
+func (p Position) String() string {
+	if p.Line == 0 {
+		return p.File
+	}
+	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
+}
+
+// Fault is one thing wrong in the configuration.
+type Fault struct {
+	Position Position
+	Text     string // says what is wrong and what to do
+}
+
+// Error renders the fault as file:line:column: text.
+func (f *Fault) Error() string {
+	if f.Position.File == "" {
+		return f.Text
+	}
+	return f.Position.String() + ": " + f.Text
+}
+
+// Size is a number of octets.
+type Size int64
+
+// The units of a Size.
+const (
+	KiB Size = 1 << 10
+	MiB Size = 1 << 20
+	GiB Size = 1 << 30
+)
+
+// Listener is one address to stand on.
+type Listener struct {
+	Name          string   `yaml:"name"`
+	Address       string   `yaml:"address"`
+	TLS           string   `yaml:"tls"`            // off | starttls | implicit
+	ProxyProtocol []string `yaml:"proxy_protocol"` // the peers (IPs, CIDRs) that must send a PROXY header; empty: none may
+}
+
+// TLS is what clients meet.
+type TLS struct {
+	Certificates       []Certificate      `yaml:"certificates"` // first is the default, the rest by SNI; none: one made in memory
+	MinVersion         string             `yaml:"min_version"`  // 1.2 | 1.3
+	ClientCertificates ClientCertificates `yaml:"client_certificates"`
+}
+
+// Certificate names a chain and its key (PEM files).
+type Certificate struct {
+	Certificate string `yaml:"certificate"`
+	Key         string `yaml:"key"`
+
+	Position Position `yaml:"-"`
+}
+
+// ClientCertificates says whether clients are asked for one.
+type ClientCertificates struct {
+	Mode string `yaml:"mode"` // none | request | require
+	CA   string `yaml:"ca"`   // PEM file of the roots that make tls.peer.verified true
+}
+
+// Backend is an MTA, at one or more addresses.
+type Backend struct {
+	Name      string   `yaml:"name"`
+	Addresses []string `yaml:"addresses"` // host:port; unix:/path
+	TLS       string   `yaml:"tls"`       // off | opportunistic | verify
+	CA        string   `yaml:"ca"`        // PEM file of the roots to verify by; empty: the system's
+	Identity  string   `yaml:"identity"`  // xclient | xforward | proxy-v2 | none
+
+	Position Position `yaml:"-"`
+}
+
+// Route sends recipients to a backend; the first that matches wins.
+type Route struct {
+	Recipients []string `yaml:"recipients"` // domains, *.domains, addresses
+	Backend    string   `yaml:"backend"`
+
+	Position Position `yaml:"-"`
+}
+
+// DNS is the resolver.
+type DNS struct {
+	Servers []string      `yaml:"servers"` // address, address:port, tls://address:port#name; empty: /etc/resolv.conf
+	Timeout time.Duration `yaml:"timeout"` // of one try
+	Total   time.Duration `yaml:"total"`   // of one check; then temperror (RFC 7208 §4.6.4)
+	Cache   DNSCache      `yaml:"cache"`
+}
+
+// DNSCache bounds what the resolver keeps.
+type DNSCache struct {
+	Entries        int           `yaml:"entries"`
+	MaxTTL         time.Duration `yaml:"max_ttl"`
+	NegativeMaxTTL time.Duration `yaml:"negative_max_ttl"`
+	ServeStale     time.Duration `yaml:"serve_stale"` // how long after its expiry an answer may stand in (RFC 8767); 0: never
+}
+
+// Checks configures those checks that can be configured.
+type Checks struct {
+	Submitter SubmitterCheck `yaml:"submitter"`
+}
+
+// SubmitterCheck says how SUBMITTER and PRA are compared.
+type SubmitterCheck struct {
+	Match string `yaml:"match"` // address | domain
+}
+
+// List is a named set that rules read with in_list.
+type List struct {
+	Name    string   `yaml:"name"`
+	Entries []string `yaml:"entries"` // IPs, CIDRs, domains, addresses
+	File    string   `yaml:"file"`    // one entry a line, # starts a comment
+
+	Position Position `yaml:"-"`
+}
+
+// Policy is the chain.
+type Policy struct {
+	Mode  string `yaml:"mode"` // enforce | observe
+	Rules []Rule `yaml:"rules"`
+	// BuiltIn says that there was no policy section, so that the built-in
+	// rules apply. An empty rules list is a policy: everything passes.
+	BuiltIn bool `yaml:"-"`
+}
+
+// Rule is one rule of the chain.
+type Rule struct {
+	Name   string `yaml:"name"`
+	When   string `yaml:"when"`
+	Do     string `yaml:"do"` // reject | defer | tag | pass
+	Reply  string `yaml:"reply"`
+	Header string `yaml:"header"`
+	At     string `yaml:"at"` // moves the decision to a later stage
+
+	Position       Position `yaml:"-"` // of the rule
+	WhenPosition   Position `yaml:"-"` // of the first octet of the expression's text
+	ReplyPosition  Position `yaml:"-"`
+	HeaderPosition Position `yaml:"-"`
+}
+
+// Headers switches the fields we put on top.
+type Headers struct {
+	AuthenticationResults bool `yaml:"authentication_results"`
+	ReceivedSPF           bool `yaml:"received_spf"`
+	Received              bool `yaml:"received"`
+}
+
+// Limits bounds what clients may use.
+type Limits struct {
+	MessageSize          Size `yaml:"message_size"`
+	HeaderSize           Size `yaml:"header_size"`
+	Recipients           int  `yaml:"recipients"`
+	Connections          int  `yaml:"connections"`
+	ConnectionsPerClient int  `yaml:"connections_per_client"`
+}
+
+// Timeouts bounds waiting. Any duration from 50ms up is legal.
+type Timeouts struct {
+	Greeting       time.Duration `yaml:"greeting"`        // from accept to the first command of a client
+	Command        time.Duration `yaml:"command"`         // a whole command line
+	DataBlock      time.Duration `yaml:"data_block"`      // without progress in DATA or BDAT
+	EndOfData      time.Duration `yaml:"end_of_data"`     // from the final dot to our reply; below the client's ten minutes
+	BackendConnect time.Duration `yaml:"backend_connect"` // TCP connect and the backend's greeting
+	BackendCommand time.Duration `yaml:"backend_command"` // EHLO, MAIL, RCPT, 354
+	TLSHandshake   time.Duration `yaml:"tls_handshake"`
+	Drain          time.Duration `yaml:"drain"`
+}
+
+// Journal is the record of transactions on disk.
+type Journal struct {
+	Path string        `yaml:"path"` // folder; empty: no journal
+	Keep time.Duration `yaml:"keep"`
+}
+
+// Admin is the HTTP side.
+type Admin struct {
+	Address string `yaml:"address"` // host:port; empty: none
+}
+
+// Log is the log on standard error.
+type Log struct {
+	Level  string `yaml:"level"`  // debug | info | warn | error
+	Format string `yaml:"format"` // json | text
+}
+
+// Default returns what is in effect where nothing is said.
+func Default() *Config {
+	return &Config{
+		TLS: TLS{MinVersion: "1.2", ClientCertificates: ClientCertificates{Mode: "none"}},
+		DNS: DNS{
+			Timeout: 2 * time.Second, Total: 20 * time.Second,
+			Cache: DNSCache{Entries: 100000, MaxTTL: 24 * time.Hour, NegativeMaxTTL: 15 * time.Minute, ServeStale: time.Hour},
+		},
+		Checks:  Checks{Submitter: SubmitterCheck{Match: "address"}},
+		Policy:  Policy{Mode: "enforce", BuiltIn: true},
+		Headers: Headers{AuthenticationResults: true, ReceivedSPF: true, Received: true},
+		Limits: Limits{
+			MessageSize: 50 * MiB, HeaderSize: 256 * KiB, Recipients: 1000,
+			Connections: 10000, ConnectionsPerClient: 50,
+		},
+		Timeouts: Timeouts{
+			Greeting: 30 * time.Second, Command: 5 * time.Minute, DataBlock: 3 * time.Minute, EndOfData: 8 * time.Minute,
+			BackendConnect: 10 * time.Second, BackendCommand: 5 * time.Minute, TLSHandshake: 30 * time.Second, Drain: 30 * time.Second,
+		},
+		Journal: Journal{Keep: 14 * 24 * time.Hour},
+		Admin:   Admin{Address: "127.0.0.1:9125"},
+		Log:     Log{Level: "info", Format: "json"},
+	}
+}

@@ -1,0 +1,229 @@
+package policy
+
+import (
+	"net/netip"
+)
+
+// Stage is a point in a session at which something becomes known
+// (RFC 5321 §3.1 to §3.3).
+type Stage int
+
+// The stages in their order.
+const (
+	Connect Stage = iota
+	Helo
+	Mail
+	Rcpt
+	Header
+	Message
+)
+
+var stageNames = [...]string{"connect", "helo", "mail", "rcpt", "header", "message"}
+
+// String returns the stage's name as rules and logs write it.
+func (s Stage) String() string { return stageNames[s] }
+
+// MarshalText makes a stage its name in JSON.
+func (s Stage) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Result is what a check found: one of the words of RFC 8601 §2.7, plus
+// Skipped where the check was not run.
+type Result string
+
+// The result words.
+const (
+	None      Result = "none"
+	Neutral   Result = "neutral"
+	Pass      Result = "pass"
+	Fail      Result = "fail"
+	SoftFail  Result = "softfail"
+	TempError Result = "temperror"
+	PermError Result = "permerror"
+	Skipped   Result = "skipped"
+)
+
+// Facts is everything known about one transaction. Checks fill it, rules read
+// it, the log prints it, the journal keeps it. Plain data: it marshals to JSON,
+// and replay judges what it unmarshals.
+//
+// The JSON names are the names that rules use. The stage tag says when a field
+// becomes known; a nested field without one has that of the field around it.
+// Addresses have their domain as A-labels in lower case, and the local part as
+// received, unquoted where that is possible.
+type Facts struct {
+	ID        string    `json:"id" expr:"-"`
+	Client    Client    `json:"client" expr:"client" stage:"connect"`
+	Listener  string    `json:"listener" expr:"listener" stage:"connect"`
+	TLS       TLS       `json:"tls" expr:"tls" stage:"mail"`
+	Helo      HeloName  `json:"helo" expr:"helo" stage:"helo"`
+	Mail      MailFrom  `json:"mail" expr:"mail" stage:"mail"`
+	Submitter Submitter `json:"submitter" expr:"submitter" stage:"mail"`
+	SPF       SPF       `json:"spf" expr:"spf" stage:"mail"`
+	SPFHelo   SPFHelo   `json:"spf_helo" expr:"spf_helo" stage:"mail"`
+	Iprev     Iprev     `json:"iprev" expr:"iprev" stage:"mail"`
+	DNSBL     DNSBL     `json:"dnsbl" expr:"dnsbl" stage:"mail"`
+	DNS       DNS       `json:"dns" expr:"dns" stage:"mail"`
+	Rcpt      RcptTo    `json:"rcpt" expr:"rcpt" stage:"rcpt"` // the one recipient in question
+	Header    HeaderSum `json:"header" expr:"header" stage:"header"`
+	PRA       PRA       `json:"pra" expr:"pra" stage:"header"`
+	DKIM      DKIM      `json:"dkim" expr:"dkim" stage:"message"`
+	DMARC     DMARC     `json:"dmarc" expr:"dmarc" stage:"message"`
+	Message   MessageIs `json:"message" expr:"message" stage:"message"`
+}
+
+// Client is the SMTP client: the true one, where a PROXY header told it.
+type Client struct {
+	IP   string `json:"ip" expr:"ip"` // no brackets, no zone; IPv4-mapped addresses as IPv4
+	Port int    `json:"port" expr:"port"`
+	// Name is the forward-confirmed reverse name, empty if there is none. It
+	// comes with iprev, so that a slow reverse zone delays no greeting.
+	Name string `json:"name" expr:"name" stage:"mail"`
+}
+
+// Addr returns the client's address, the zero Addr if IP is none.
+func (c Client) Addr() netip.Addr {
+	a, _ := netip.ParseAddr(c.IP)
+	return a
+}
+
+// TLS tells how the session is encrypted; all empty if it is not. It is known
+// at mail, not before: until then the client may still say STARTTLS.
+type TLS struct {
+	Version string  `json:"version" expr:"version"` // "1.2" or "1.3"
+	Cipher  string  `json:"cipher" expr:"cipher"`   // the IANA name
+	Peer    TLSPeer `json:"peer" expr:"peer"`
+}
+
+// TLSPeer is the client's certificate.
+type TLSPeer struct {
+	Verified    bool     `json:"verified" expr:"verified"`       // chains to a root of tls.client_certificates.ca
+	Names       []string `json:"names" expr:"names"`             // its DNS names, lower case
+	Fingerprint string   `json:"fingerprint" expr:"fingerprint"` // SHA-256 of the certificate, hexadecimal, lower case
+}
+
+// HeloName is the argument of EHLO or HELO.
+type HeloName struct {
+	Name   string `json:"name" expr:"name"`     // as received, cleaned of what may not stand in a log
+	Domain string `json:"domain" expr:"domain"` // as A-labels in lower case; empty if Name is no domain of two labels or more
+}
+
+// MailFrom is the MAIL command.
+type MailFrom struct {
+	From       string `json:"from" expr:"from"`     // empty for the null reverse-path
+	Domain     string `json:"domain" expr:"domain"` // empty for the null reverse-path
+	Size       int64  `json:"size" expr:"size"`     // octets declared with SIZE=, 0 if not
+	SMTPUTF8   bool   `json:"smtputf8" expr:"smtputf8"`
+	RequireTLS bool   `json:"requiretls" expr:"requiretls"`
+}
+
+// Submitter is the SUBMITTER parameter (RFC 4405) and what became of it.
+type Submitter struct {
+	Address string `json:"address" expr:"address"` // decoded; empty if none was given
+	Domain  string `json:"domain" expr:"domain"`
+	Result  Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped"`
+	Reason  string `json:"reason,omitempty" expr:"-"` // in words, for the record and for Received-SPF
+}
+
+// SPF is the result for MAIL FROM, or for postmaster@HELO where that is null
+// (RFC 7208 §2.4).
+type SPF struct {
+	Result   Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped"`
+	Domain   string `json:"domain" expr:"domain"`
+	Identity string `json:"identity" expr:"identity"` // "mailfrom" or "helo"
+	Reason   string `json:"reason" expr:"reason"`     // in words: the mechanism that matched, or what went wrong
+	// Explanation is the domain's own text for a fail (exp=, RFC 7208 §6.2),
+	// reduced to printable ASCII and capped.
+	Explanation string `json:"explanation,omitempty" expr:"explanation"`
+}
+
+// SPFHelo is the result for the HELO identity (RFC 7208 §2.3).
+type SPFHelo struct {
+	Result Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped"`
+	Domain string `json:"domain,omitempty" expr:"-"`
+	Reason string `json:"reason,omitempty" expr:"-"`
+}
+
+// Iprev is the forward-confirmed reverse look-up (RFC 8601 §2.7.3).
+type Iprev struct {
+	Result Result `json:"result" expr:"result" results:"pass fail temperror permerror skipped"`
+	Name   string `json:"name" expr:"name"`
+}
+
+// DNSBL is the sum of the DNS lists (RFC 5782).
+type DNSBL struct {
+	Listed bool     `json:"listed" expr:"listed"`
+	Score  int      `json:"score" expr:"score"`
+	Zones  []string `json:"zones" expr:"zones"`
+	Result Result   `json:"result" expr:"result" results:"none pass fail temperror skipped"`
+}
+
+// DNS is the state of our own resolver at the moment.
+type DNS struct {
+	Healthy bool `json:"healthy" expr:"healthy"`
+}
+
+// RcptTo is the one recipient in question.
+type RcptTo struct {
+	Address string `json:"address" expr:"address"` // "postmaster" alone where the client left the domain out (RFC 5321 §4.5.1)
+	Domain  string `json:"domain" expr:"domain"`
+}
+
+// HeaderSum is what rules may know of the header section.
+type HeaderSum struct {
+	FromDomain string `json:"from_domain" expr:"from_domain"` // of the one From mailbox; empty if there is not exactly one
+	Count      int    `json:"count" expr:"count"`             // number of fields
+}
+
+// PRA is the Purported Responsible Address (RFC 4407) and its authorization
+// (RFC 4406).
+type PRA struct {
+	Result           Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped"`
+	Address          string `json:"address" expr:"address"` // empty: no PRA could be determined
+	Domain           string `json:"domain" expr:"domain"`
+	MatchesSubmitter bool   `json:"matches_submitter" expr:"matches_submitter"` // false also where either is missing
+	Reason           string `json:"reason,omitempty" expr:"-"`
+}
+
+// DKIM is the best of the signatures read (RFC 6376, RFC 8601 §2.7.1).
+type DKIM struct {
+	Result     Result          `json:"result" expr:"result" results:"none neutral pass fail temperror permerror skipped"`
+	Domains    []string        `json:"domains" expr:"domains"` // d= of those that passed, lower case
+	Signatures []DKIMSignature `json:"signatures,omitempty" expr:"-"`
+}
+
+// DKIMSignature is one signature read, for Authentication-Results and explain.
+type DKIMSignature struct {
+	Domain   string `json:"domain"`
+	Selector string `json:"selector"`
+	Result   Result `json:"result"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+// DMARC is the evaluation of the author domain's policy (RFC 9989).
+type DMARC struct {
+	Result Result `json:"result" expr:"result" results:"none pass fail temperror permerror skipped"`
+	Policy string `json:"policy" expr:"policy"` // "none", "quarantine", "reject"; empty if there is no record
+	Domain string `json:"domain" expr:"domain"` // where the record was found
+}
+
+// MessageIs is what is known once the whole message was read.
+type MessageIs struct {
+	Size int64 `json:"size" expr:"size"` // octets received, CRLF counted, stuffed dots and the end mark not (RFC 1870 §5)
+}
+
+// Transaction returns the facts of a new transaction on f's connection: everything
+// from MAIL on is forgotten, every result is Skipped until a check has run.
+func (f Facts) Transaction(id string) Facts {
+	return Facts{
+		ID: id, Client: Client{IP: f.Client.IP, Port: f.Client.Port}, Listener: f.Listener, TLS: f.TLS, Helo: f.Helo,
+		Submitter: Submitter{Result: Skipped},
+		SPF:       SPF{Result: Skipped},
+		SPFHelo:   SPFHelo{Result: Skipped},
+		Iprev:     Iprev{Result: Skipped},
+		DNSBL:     DNSBL{Result: Skipped},
+		DNS:       DNS{Healthy: true},
+		PRA:       PRA{Result: Skipped},
+		DKIM:      DKIM{Result: Skipped},
+		DMARC:     DMARC{Result: Skipped},
+	}
+}

@@ -1,0 +1,37 @@
+package policy
+
+import "postern/proxy/smtp"
+
+// Disposition is the one word of a verdict.
+type Disposition int
+
+// The dispositions, mildest first.
+const (
+	DispositionPass Disposition = iota
+	DispositionTag
+	DispositionDefer
+	DispositionReject
+)
+
+var dispositionNames = [...]string{"pass", "tag", "defer", "reject"}
+
+// String returns the word that rules, logs and metrics use.
+func (d Disposition) String() string { return dispositionNames[d] }
+
+// MarshalText makes a disposition its word in JSON.
+func (d Disposition) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// Verdict is what the chain concluded from the facts known at a stage.
+type Verdict struct {
+	Disposition Disposition
+	// Decided says that no fact of a later stage can change the disposition:
+	// a reject, defer or pass rule matched, or no such rule is left.
+	Decided bool
+	Reply   smtp.Reply   // for Defer and Reject; without the transaction id, which the proxy adds
+	Tags    []smtp.Field // of the tag rules that matched above the deciding one, in order
+	Rule    string       // the rule that decided, or the last tag rule that matched; empty when none did
+	Stage   Stage        // at which Rule was decided
+}
+
+// Refuses says whether the verdict is a reject or a defer.
+func (v Verdict) Refuses() bool { return v.Disposition >= DispositionDefer }
