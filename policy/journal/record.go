@@ -1,0 +1,66 @@
+// Package journal keeps the record of every transaction: what was known, what
+// was concluded, what was said, and what the backend made of it.
+package journal
+
+import (
+	"time"
+
+	"postern/checks/dnscache"
+	"postern/policy"
+)
+
+// Outcome says in one word how a transaction ended.
+type Outcome string
+
+// The outcomes.
+const (
+	OutcomeDelivered      Outcome = "delivered"       // the backend took the message
+	OutcomeRefused        Outcome = "refused"         // policy, a limit or the syntax of the message refused it
+	OutcomeBackendRefused Outcome = "backend_refused" // the backend refused it
+	OutcomeFailed         Outcome = "failed"          // trouble of ours or of the backend: the client heard 4yz
+	OutcomeAbandoned      Outcome = "abandoned"       // the client went away, or reset the transaction
+	OutcomeUnknown        Outcome = "unknown"         // the end of the message went to the backend, its answer never came
+)
+
+// Record is one transaction. It is written once, to the log and to the
+// journal, when the transaction ends.
+type Record struct {
+	Time    time.Time    `json:"time"` // of MAIL, or of the refusal before it
+	ID      string       `json:"id"`
+	Session string       `json:"session"` // the id of the connection's log line
+	Facts   policy.Facts `json:"facts"`   // Rcpt is the recipient that Disposition is about
+
+	Stage       string   `json:"stage"` // at which the verdict was reached
+	Rule        string   `json:"rule,omitempty"`
+	Disposition string   `json:"disposition"`        // pass, tag, defer, reject: what policy concluded
+	Observed    bool     `json:"observed,omitempty"` // the policy only observes: the disposition was not carried out
+	Reply       string   `json:"reply"`              // the last reply of the transaction, as the client heard it
+	Tags        []string `json:"tags,omitempty"`     // "Name: value"
+
+	Recipients []Recipient `json:"recipients,omitempty"`
+
+	Outcome      Outcome `json:"outcome"`
+	Backend      string  `json:"backend,omitempty"`       // name and address, "mta 127.0.0.1:10025"
+	BackendReply string  `json:"backend_reply,omitempty"` // its last reply
+	Error        string  `json:"error,omitempty"`         // trouble of ours, in our own words
+	Bytes        int64   `json:"bytes"`                   // of the message, as received
+
+	Took   map[string]float64 `json:"took,omitempty"` // seconds by stage: mail, rcpt, header, message, data, backend
+	Checks []Check            `json:"checks,omitempty"`
+	DNS    []dnscache.Answer  `json:"dns,omitempty"`
+}
+
+// Recipient is what became of one RCPT.
+type Recipient struct {
+	Address     string `json:"address"`
+	Disposition string `json:"disposition"`
+	Rule        string `json:"rule,omitempty"`
+	Reply       string `json:"reply"`
+}
+
+// Check is one check that ran.
+type Check struct {
+	Name   string        `json:"name"`
+	Result policy.Result `json:"result"`
+	Took   float64       `json:"took"` // seconds
+}
