@@ -1,0 +1,77 @@
+# Everything a developer of Postern does. `make help` lists it.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+GO            ?= go
+FUZZTIME      ?= 20s
+BENCH         ?= .
+BENCHTIME     ?= 1s
+ARGS          ?= demo
+GOLANGCI      := v2.15.0
+BIN           := $(CURDIR)/bin
+VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# Postfix's master starts as root and nobody else can start it, so the e2e
+# tests run as root. The tests are built as you; only the finished test binary
+# is handed to $(AS_ROOT), so that no file in your build cache ends up
+# belonging to root.
+AS_ROOT ?= $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: help build run test e2e bench fuzz conformance lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  run:   make run ARGS="serve -c FILE"     (ARGS="$(ARGS)")'
+	@echo '  bench: make bench BENCH=Session BENCHTIME=3s'
+	@echo '  fuzz:  make fuzz FUZZTIME=1m             (FUZZTIME=$(FUZZTIME) for each target)'
+	@echo '  e2e:   make e2e AS_ROOT=doas             (needs root; AS_ROOT="$(AS_ROOT)")'
+
+build: ## build ./bin/postern, static, as it is shipped
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/postern ./cmd/postern
+
+run: ## run postern from the sources: the demo, or ARGS="serve --backend HOST:PORT"
+	$(GO) run ./cmd/postern $(ARGS)
+
+test: ## vet, and every test with the race detector, in random order
+	$(GO) vet ./...
+	$(GO) test -race -shuffle=on ./...
+
+e2e: ## the built binary before a real Postfix, with real clients (Debian: see .ci/run for the packages)
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/postern ./cmd/postern
+	$(GO) test -tags e2e -race -count=1 -timeout 10m $(if $(AS_ROOT),-exec "$(AS_ROOT)") ./cmd/postern -run E2E -v -e2e.postern $(BIN)/postern
+
+bench: ## the Go benchmarks, with allocations
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
+
+fuzz: ## run each fuzz target of the tree for FUZZTIME
+	@n=0; for pkg in $$($(GO) list ./...); do \
+	  listed=$$($(GO) test -list '^Fuzz' "$$pkg"); \
+	  for target in $$(grep '^Fuzz' <<<"$$listed" || true); do \
+	    echo "== $$pkg $$target ($(FUZZTIME))"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg"; \
+	    n=$$((n + 1)); \
+	  done; \
+	done; \
+	echo "$$n fuzz targets, no failure"; test "$$n" -gt 0
+
+conformance: ## only the published and RFC-derived suites, case by case
+	$(GO) test -count=1 -v -run 'Suite|Conformance' ./...
+
+lint: $(BIN)/.golangci-$(GOLANGCI) ## gofmt, golangci-lint, and the arrows between the rooms
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	$(BIN)/golangci-lint run ./...
+	$(GO) test -count=1 -run 'TestArrows' ./cmd/postern
+
+# One version for everybody, or lint says different things on different days.
+$(BIN)/.golangci-$(GOLANGCI):
+	mkdir -p $(BIN)
+	GOBIN=$(BIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI)
+	touch $@
+
+clean: ## remove what the other targets made
+	rm -rf $(BIN)
+	$(GO) clean -testcache

@@ -1,0 +1,152 @@
+package main_test
+
+import (
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The plan of the house. A room imports from lower floors only, so no cycle
+// can form and a reader who goes down the stairs never has to come up again.
+var floors = map[string]int{
+	"cmd/postern":     4,
+	"proxy":           3,
+	"proxy/backend":   2,
+	"checks":          2,
+	"policy/journal":  2,
+	"policy":          1,
+	"checks/dnscache": 1,
+	"metrics/admin":   1,
+	"proxy/smtp":      0,
+	"metrics":         0,
+	"configs":         0,
+}
+
+// Helpers for tests, after net/http/httptest: a DNS server and SMTP peers.
+// The one room that may ship them is cmd/postern, whose demo needs both sides
+// of a conversation; they themselves stand on the ground floor alone.
+var helpers = []string{"checks/dnstest", "proxy/smtptest"}
+
+// Each outside package has its room (more than one only where the reason is
+// given): who wants to replace it has one place to look.
+var rooms = map[string][]string{
+	"blitiri.com.ar/go/spf":               {"checks"},
+	"github.com/coreos/go-systemd":        {"cmd/postern"},
+	"github.com/emersion/go-msgauth":      {"checks"},
+	"github.com/expr-lang/expr":           {"policy"},
+	"github.com/fsnotify/fsnotify":        {"configs"},
+	"github.com/gaissmai/bart":            {"policy"},
+	"github.com/go-viper/mapstructure":    {"configs"},
+	"github.com/hashicorp/golang-lru":     {"checks/dnscache"},
+	"github.com/miekg/dns":                {"checks/dnscache", "checks/dnstest"}, // asks; answers in tests
+	"github.com/pires/go-proxyproto":      {"proxy", "proxy/backend"},            // reads the header; writes it
+	"github.com/prometheus/client_golang": {"metrics"},
+	"github.com/spf13/cobra":              {"cmd/postern"},
+	"github.com/spf13/pflag":              {"cmd/postern"},
+	"github.com/spf13/viper":              {"configs"},
+	"go.yaml.in/yaml":                     {"configs"},
+}
+
+// Extensions of the standard library, at home in every room.
+const extended = "golang.org/x/"
+
+func TestArrowsPointDown(t *testing.T) {
+	// Imports of what is shipped. Tests may reach up: a room's test may well
+	// drive it through the proxy.
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "postern/...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for _, fault := range arrowFaults(string(out)) {
+		t.Error(fault)
+	}
+}
+
+func TestArrowsFaultsAreFound(t *testing.T) {
+	for listed, want := range map[string]string{
+		"postern/policy postern/proxy":                    "postern/policy (floor 1) imports postern/proxy (floor 3)",
+		"postern/checks postern/policy/journal":           "postern/checks (floor 2) imports postern/policy/journal (floor 2)",
+		"postern/attic fmt":                               "postern/attic is not in the plan of the house",
+		"postern/proxy postern/checks/dnstest":            "postern/proxy ships the test helper postern/checks/dnstest",
+		"postern/checks/dnstest postern/checks":           "the test helper postern/checks/dnstest imports postern/checks (floor 2)",
+		"postern/proxy github.com/miekg/dns":              "postern/proxy imports github.com/miekg/dns, whose room is checks/dnscache, checks/dnstest",
+		"postern/proxy github.com/miekg/dns/dnsutil":      "postern/proxy imports github.com/miekg/dns/dnsutil, whose room is",
+		"postern/proxy example.org/shiny":                 "postern/proxy imports example.org/shiny, which has no room",
+		"postern/proxy net golang.org/x/sync/errgroup":    "",
+		"postern/cmd/postern postern/checks/dnstest":      "",
+		"postern/checks/dnscache github.com/miekg/dns":    "",
+		"postern/proxy postern/checks postern/proxy/smtp": "",
+		"postern/checks/dnstest postern/proxy/smtp":       "",
+		"postern/deploy":                                  "",
+	} {
+		got := strings.Join(arrowFaults(listed), "\n")
+		if want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("%s:\n got %q\nwant %q", listed, got, want)
+		}
+	}
+}
+
+// arrowFaults reads lines of a package and its imports, separated by spaces,
+// and returns what is against the plan.
+func arrowFaults(listed string) []string {
+	var faults []string
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	for line := range strings.Lines(listed) {
+		paths := strings.Fields(line)
+		from := strings.TrimPrefix(paths[0], "postern/")
+		helper := slices.Contains(helpers, from)
+		floor, planned := floors[from]
+		if helper {
+			floor, planned = 1, true
+		}
+		if from == "deploy" { // holds files for machines and a test of them, no code
+			planned = true
+		}
+		if !planned {
+			fault("%s is not in the plan of the house: give it a floor in arrows_test.go", paths[0])
+			continue
+		}
+		for _, path := range paths[1:] {
+			to, ours := strings.CutPrefix(path, "postern/")
+			switch {
+			case ours && slices.Contains(helpers, to):
+				if from != "cmd/postern" && !helper {
+					fault("%s ships the test helper %s", paths[0], path)
+				}
+			case ours && helper && floors[to] >= floor:
+				fault("the test helper %s imports %s (floor %d)", paths[0], path, floors[to])
+			case ours && floors[to] >= floor:
+				fault("%s (floor %d) imports %s (floor %d): arrows point down", paths[0], floor, path, floors[to])
+			case ours || standard(path) || strings.HasPrefix(path, extended):
+			default:
+				in := roomsOf(path)
+				if in == nil {
+					fault("%s imports %s, which has no room: give it one in arrows_test.go", paths[0], path)
+				} else if !slices.Contains(in, from) {
+					fault("%s imports %s, whose room is %s", paths[0], path, strings.Join(in, ", "))
+				}
+			}
+		}
+	}
+	return faults
+}
+
+// standard says whether path belongs to the standard library: its first
+// element has no dot.
+func standard(path string) bool {
+	first, _, _ := strings.Cut(path, "/")
+	return !strings.Contains(first, ".")
+}
+
+// roomsOf finds the rooms of an outside package by its module, whatever the
+// major version or the folder in it.
+func roomsOf(path string) []string {
+	for module, in := range rooms {
+		if path == module || strings.HasPrefix(path, module+"/") {
+			return in
+		}
+	}
+	return nil
+}
