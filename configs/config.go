@@ -150,10 +150,20 @@ type List struct {
 // Policy is the chain.
 type Policy struct {
 	Mode  string `yaml:"mode"` // enforce | observe
+	Let   []Let  `yaml:"let"`  // names for expressions that rules share
 	Rules []Rule `yaml:"rules"`
 	// BuiltIn says that there was no policy section, so that the built-in
 	// rules apply. An empty rules list is a policy: everything passes.
 	BuiltIn bool `yaml:"-"`
+}
+
+// Let names an expression, for the rules and the lets below it.
+type Let struct {
+	Name string `yaml:"name"`
+	Is   string `yaml:"is"`
+
+	Position   Position `yaml:"-"` // of the let
+	IsPosition Position `yaml:"-"` // of the first octet of the expression's text
 }
 
 // Rule is one rule of the chain.
