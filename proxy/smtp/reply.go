@@ -1,6 +1,13 @@
 package smtp
 
-import "strconv"
+import (
+	"bufio"
+	"errors"
+	"io"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
 
 // Reply is an SMTP reply (RFC 5321 §4.2).
 type Reply struct {
@@ -44,4 +51,218 @@ func (r Reply) String() string {
 		}
 	}
 	return string(b)
+}
+
+// maxReplyLine is the size of a reply line in octets, CRLF included, that
+// every client must be able to take (RFC 5321 §4.5.3.1.5).
+const maxReplyLine = 512
+
+// AppendReply appends r as it goes on the wire (RFC 5321 §4.2.1): a line for
+// each line of its text, the enhanced status code on every one (RFC 2034 §4),
+// which a 3yz reply has none of. A line that would exceed 512 octets is split, at a
+// blank if there is one. Control characters and octets above 127 become "?".
+//
+// A Reply whose code is none of 200 to 599 is a fault of ours, and goes out as
+// 451 4.3.0.
+func AppendReply(dst []byte, r Reply) []byte {
+	if r.Code < 200 || r.Code > 599 {
+		r = Reply{451, "3.0", "Internal error."}
+	}
+	prefix := len("250 ")
+	if r.Intermediate() {
+		r.Enhanced = ""
+	}
+	if r.Enhanced != "" {
+		prefix += len("2.") + len(r.Enhanced) + len(" ")
+	}
+	text := strings.TrimRight(r.Text, "\n")
+	for {
+		line, rest, more := strings.Cut(text, "\n")
+		if room := maxReplyLine - len("\r\n") - prefix; len(line) > room {
+			cut := strings.LastIndexByte(line[:room+1], ' ')
+			if cut <= 0 {
+				cut = room
+			}
+			line, rest, more = line[:cut], strings.TrimPrefix(text[cut:], " "), true
+		}
+		dst = appendReplyLine(dst, r, line, more)
+		if !more {
+			return dst
+		}
+		text = rest
+	}
+}
+
+func appendReplyLine(dst []byte, r Reply, line string, more bool) []byte {
+	dst = strconv.AppendInt(dst, int64(r.Code), 10)
+	if more {
+		dst = append(dst, '-')
+	} else {
+		dst = append(dst, ' ')
+	}
+	if r.Enhanced != "" {
+		dst = append(dst, byte('0'+r.Code/100), '.')
+		dst = append(dst, r.Enhanced...)
+		if line != "" {
+			dst = append(dst, ' ')
+		}
+	}
+	for i := range len(line) {
+		c := line[i]
+		if isControl(c) || c >= utf8.RuneSelf {
+			c = '?'
+		}
+		dst = append(dst, c)
+	}
+	return append(dst, '\r', '\n')
+}
+
+// What may be wrong with a reply that a server sent.
+var (
+	ErrReplySyntax  = errors.New("smtp: malformed reply")
+	ErrReplyLineEnd = errors.New("smtp: reply line does not end in CRLF")
+	ErrReplyTooLong = errors.New("smtp: reply too long")
+)
+
+// Bounds of a reply that ReadReply takes: four times the longest line that RFC
+// 5321 §4.5.3.1.5 allows, and more lines than any EHLO reply has.
+const (
+	maxReadLine  = 2048  // octets, CRLF included
+	maxReadLines = 128   // lines
+	maxReadReply = 65536 // octets altogether
+)
+
+// ReadReply reads one reply of a server (RFC 5321 §4.2). The code is 200 to 599 and the same on all
+// lines; a line without text may leave out the blank too. The enhanced status
+// code is taken out of the text only if it stands in the first line and has
+// the class of the reply code (RFC 2034 §4); if not, the text stays as it is.
+// Control characters in the text and what is not UTF-8 become "?".
+//
+// ErrReplySyntax, ErrReplyLineEnd and ErrReplyTooLong (a line above 2048
+// octets, more than 128 lines, more than 64 KiB) leave the connection out of
+// step: close it. io.EOF: there was no reply at all; io.ErrUnexpectedEOF: it
+// broke off. Other errors are those of the reader. The buffer of br must hold
+// 2048 octets.
+func ReadReply(br *bufio.Reader) (Reply, error) {
+	var r Reply
+	var first string // most replies have one line, and then this is all
+	var all []string // those with more
+	total := 0
+	for n := 0; ; n++ {
+		line, err := br.ReadSlice('\n')
+		total += len(line)
+		switch {
+		case err == io.EOF && total > 0:
+			return Reply{}, io.ErrUnexpectedEOF
+		case err == bufio.ErrBufferFull, len(line) > maxReadLine, n >= maxReadLines, total > maxReadReply:
+			return Reply{}, ErrReplyTooLong
+		case err != nil:
+			return Reply{}, err
+		case len(line) < 2 || line[len(line)-2] != '\r':
+			return Reply{}, ErrReplyLineEnd
+		}
+		line = line[:len(line)-2]
+		code, more, text, ok := parseReplyLine(line)
+		if !ok || n > 0 && code != r.Code {
+			return Reply{}, ErrReplySyntax
+		}
+		r.Code = code
+		if n == 0 {
+			first = text
+		} else {
+			if n == 1 {
+				all = append(make([]string, 0, 16), first)
+			}
+			all = append(all, text)
+		}
+		if !more {
+			break
+		}
+	}
+	r.Enhanced = enhancedCode(r.Code, first)
+	if all == nil {
+		r.Text = cutEnhanced(first, r)
+		return r, nil
+	}
+	for i, text := range all {
+		all[i] = cutEnhanced(text, r)
+	}
+	r.Text = strings.Join(all, "\n")
+	return r, nil
+}
+
+// parseReplyLine splits a line without its CRLF. The text is clean.
+func parseReplyLine(line []byte) (code int, more bool, text string, ok bool) {
+	if len(line) < 3 {
+		return 0, false, "", false
+	}
+	for _, c := range line[:3] {
+		if c < '0' || c > '9' {
+			return 0, false, "", false
+		}
+		code = code*10 + int(c-'0')
+	}
+	if code < 200 || code > 599 {
+		return 0, false, "", false
+	}
+	if len(line) == 3 {
+		return code, false, "", true
+	}
+	switch line[3] {
+	case '-':
+		more = true
+	case ' ':
+	default:
+		return 0, false, "", false
+	}
+	return code, more, cleanText(line[4:]), true
+}
+
+// cleanText makes a string of b that may stand in a log.
+func cleanText(b []byte) string {
+	clean := true
+	for _, c := range b {
+		clean = clean && !isControl(c) && c < utf8.RuneSelf
+	}
+	if clean {
+		return string(b)
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || 0x7f <= r && r < 0xa0 || r == utf8.RuneError {
+			return '?'
+		}
+		return r
+	}, string(b))
+}
+
+// enhancedCode returns subject and detail of the enhanced status code that text
+// begins with (RFC 3463 §2), or "" if there is none of the class of code.
+func enhancedCode(code int, text string) string {
+	if code/100 == 3 || len(text) < len("2.0.0") || text[0] != byte('0'+code/100) || text[1] != '.' {
+		return ""
+	}
+	s, _, _ := strings.Cut(text[2:], " ")
+	subject, detail, _ := strings.Cut(s, ".")
+	if !isNumber(subject) || !isNumber(detail) {
+		return ""
+	}
+	return s
+}
+
+// cutEnhanced removes the enhanced status code of r from the front of a line.
+func cutEnhanced(text string, r Reply) string {
+	if r.Enhanced == "" || enhancedCode(r.Code, text) != r.Enhanced {
+		return text
+	}
+	return strings.TrimPrefix(text[2+len(r.Enhanced):], " ")
+}
+
+// isNumber says whether s is one to three digits.
+func isNumber(s string) bool {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 3
 }
