@@ -3,11 +3,22 @@
 package configs
 
 import (
-	"fmt"
 	"time"
 )
 
 // Config is everything an operator can say. The yaml names are contract.
+//
+// The struct tags are all that the loader knows of a key, so a new field needs
+// nothing but itself and a line in README.md:
+//
+//	yaml     the key
+//	words    the words that a text may be, the empty text only where it is one of them
+//	default  what stands in an element of a list when nothing is said (elsewhere: Default)
+//	min      the least number, size or duration; else 1, or 50ms for a duration
+//	path     "file": a relative path is taken from the folder of the configuration file
+//
+// A field X that has an XPosition beside it gets the place of its text there, and a
+// struct that has a Position the place of its own.
 type Config struct {
 	Hostname  string     `yaml:"hostname"` // our name in greeting, Received and as authserv-id; default: the machine's
 	Listeners []Listener `yaml:"listeners"`
@@ -24,82 +35,47 @@ type Config struct {
 	Journal   Journal    `yaml:"journal"`
 	Admin     Admin      `yaml:"admin"`
 	Log       Log        `yaml:"log"`
+
+	// places holds where each value was said, by key path: "listeners[0].tls".
+	places map[string]Position
 }
-
-// Position is a place in a configuration file; the zero Position is none.
-type Position struct {
-	File         string
-	Line, Column int // from 1; the column counts octets
-}
-
-// String renders the position as compilers do: file:line:column.
-func (p Position) String() string {
-	if p.Line == 0 {
-		return p.File
-	}
-	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
-}
-
-// Fault is one thing wrong in the configuration.
-type Fault struct {
-	Position Position
-	Text     string // says what is wrong and what to do
-}
-
-// Error renders the fault as file:line:column: text.
-func (f *Fault) Error() string {
-	if f.Position.File == "" {
-		return f.Text
-	}
-	return f.Position.String() + ": " + f.Text
-}
-
-// Size is a number of octets.
-type Size int64
-
-// The units of a Size.
-const (
-	KiB Size = 1 << 10
-	MiB Size = 1 << 20
-	GiB Size = 1 << 30
-)
 
 // Listener is one address to stand on.
 type Listener struct {
 	Name          string   `yaml:"name"`
-	Address       string   `yaml:"address"`
-	TLS           string   `yaml:"tls"`            // off | starttls | implicit
-	ProxyProtocol []string `yaml:"proxy_protocol"` // the peers (IPs, CIDRs) that must send a PROXY header; empty: none may
+	Address       string   `yaml:"address"`                                              // host:port; no host: all addresses
+	TLS           string   `yaml:"tls" words:"off starttls implicit" default:"starttls"` // off | starttls | implicit
+	ProxyProtocol []string `yaml:"proxy_protocol"`                                       // the peers (IPs, CIDRs) that must send a PROXY header; empty: none may
 }
 
 // TLS is what clients meet.
 type TLS struct {
-	Certificates       []Certificate      `yaml:"certificates"` // first is the default, the rest by SNI; none: one made in memory
-	MinVersion         string             `yaml:"min_version"`  // 1.2 | 1.3
+	Certificates       []Certificate      `yaml:"certificates"`                // first is the default, the rest by SNI; none: one made in memory
+	MinVersion         string             `yaml:"min_version" words:"1.2 1.3"` // 1.2 | 1.3
 	ClientCertificates ClientCertificates `yaml:"client_certificates"`
 }
 
 // Certificate names a chain and its key (PEM files).
 type Certificate struct {
-	Certificate string `yaml:"certificate"`
-	Key         string `yaml:"key"`
+	Certificate string `yaml:"certificate" path:"file"`
+	Key         string `yaml:"key" path:"file"`
 
 	Position Position `yaml:"-"`
 }
 
 // ClientCertificates says whether clients are asked for one.
 type ClientCertificates struct {
-	Mode string `yaml:"mode"` // none | request | require
-	CA   string `yaml:"ca"`   // PEM file of the roots that make tls.peer.verified true
+	Mode string `yaml:"mode" words:"none request require"` // none | request | require
+	CA   string `yaml:"ca" path:"file"`                    // PEM file of the roots that make tls.peer.verified true
 }
 
 // Backend is an MTA, at one or more addresses.
 type Backend struct {
 	Name      string   `yaml:"name"`
-	Addresses []string `yaml:"addresses"` // host:port; unix:/path
-	TLS       string   `yaml:"tls"`       // off | opportunistic | verify
-	CA        string   `yaml:"ca"`        // PEM file of the roots to verify by; empty: the system's
-	Identity  string   `yaml:"identity"`  // xclient | xforward | proxy-v2 | none
+	Addresses []string `yaml:"addresses"`                                                      // host:port; unix:/path
+	TLS       string   `yaml:"tls" words:"off opportunistic verify" default:"opportunistic"`   // off | opportunistic | verify
+	CA        string   `yaml:"ca" path:"file"`                                                 // PEM file of the roots to verify by; empty: the system's
+	Identity  string   `yaml:"identity" words:"xclient xforward proxy-v2 none" default:"none"` // xclient | xforward | proxy-v2 | none
 
 	Position Position `yaml:"-"`
 }
@@ -123,9 +99,9 @@ type DNS struct {
 // DNSCache bounds what the resolver keeps.
 type DNSCache struct {
 	Entries        int           `yaml:"entries"`
-	MaxTTL         time.Duration `yaml:"max_ttl"`
-	NegativeMaxTTL time.Duration `yaml:"negative_max_ttl"`
-	ServeStale     time.Duration `yaml:"serve_stale"` // how long after its expiry an answer may stand in (RFC 8767); 0: never
+	MaxTTL         time.Duration `yaml:"max_ttl" min:"0s"`
+	NegativeMaxTTL time.Duration `yaml:"negative_max_ttl" min:"0s"`
+	ServeStale     time.Duration `yaml:"serve_stale" min:"0s"` // how long after its expiry an answer may stand in (RFC 8767); 0: never
 }
 
 // Checks configures those checks that can be configured.
@@ -135,25 +111,26 @@ type Checks struct {
 
 // SubmitterCheck says how SUBMITTER and PRA are compared.
 type SubmitterCheck struct {
-	Match string `yaml:"match"` // address | domain
+	Match string `yaml:"match" words:"address domain"` // address | domain
 }
 
 // List is a named set that rules read with in_list.
 type List struct {
 	Name    string   `yaml:"name"`
-	Entries []string `yaml:"entries"` // IPs, CIDRs, domains, addresses
-	File    string   `yaml:"file"`    // one entry a line, # starts a comment
+	Entries []string `yaml:"entries"`          // IPs, CIDRs, domains, addresses
+	File    string   `yaml:"file" path:"file"` // one entry a line, # starts a comment
 
 	Position Position `yaml:"-"`
 }
 
 // Policy is the chain.
 type Policy struct {
-	Mode  string `yaml:"mode"` // enforce | observe
-	Let   []Let  `yaml:"let"`  // names for expressions that rules share
+	Mode  string `yaml:"mode" words:"enforce observe"` // enforce | observe
+	Let   []Let  `yaml:"let"`                          // names for expressions that rules share
 	Rules []Rule `yaml:"rules"`
-	// BuiltIn says that there was no policy section, so that the built-in
-	// rules apply. An empty rules list is a policy: everything passes.
+	// BuiltIn says that no rules were given, so that the built-in ones apply: a
+	// section that says only the mode changes the mode and not the rules. An
+	// empty list is a policy: everything passes.
 	BuiltIn bool `yaml:"-"`
 }
 
@@ -211,7 +188,7 @@ type Timeouts struct {
 
 // Journal is the record of transactions on disk.
 type Journal struct {
-	Path string        `yaml:"path"` // folder; empty: no journal
+	Path string        `yaml:"path" path:"file"` // folder; empty: no journal
 	Keep time.Duration `yaml:"keep"`
 }
 
@@ -222,8 +199,8 @@ type Admin struct {
 
 // Log is the log on standard error.
 type Log struct {
-	Level  string `yaml:"level"`  // debug | info | warn | error
-	Format string `yaml:"format"` // json | text
+	Level  string `yaml:"level" words:"debug info warn error"` // debug | info | warn | error
+	Format string `yaml:"format" words:"json text"`            // json | text
 }
 
 // Default returns what is in effect where nothing is said.

@@ -1,0 +1,292 @@
+package configs
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/spf13/viper"
+)
+
+// Options says where the configuration comes from.
+type Options struct {
+	File string // a YAML file; empty: none
+	// Set holds what flags said, by key ("listeners", "dns.timeout"), in the form that
+	// the file would have it. It goes before environment and file.
+	Set map[string]any
+	// NoEnvironment leaves the POSTERN_ variables unread.
+	NoEnvironment bool
+}
+
+// keyDelimiter keeps viper from taking a dot inside a key for a level.
+const keyDelimiter = "\x1f"
+
+// Load reads the file, then the environment, then the flags, on top of the
+// defaults. Whatever is wrong with them comes back as Faults, all at once and in
+// the order of the file; an unreadable file as an error that says so.
+func Load(opt Options) (*Config, error) {
+	l := newLoader()
+	var file map[string]any
+	if opt.File != "" {
+		src, err := os.ReadFile(opt.File)
+		if err != nil {
+			return nil, fmt.Errorf("configs: %w", err)
+		}
+		file = l.document(opt.File, src)
+	}
+	cfg := l.assemble(file, opt)
+	l.validate(cfg)
+	if len(l.faults) > 0 {
+		return nil, l.faults.sorted()
+	}
+	return cfg, nil
+}
+
+// loader gathers values, the places where they were said, and faults.
+type loader struct {
+	faults Faults
+	places map[string]Position // of the value, by key path
+	texts  map[string]Position // of the first octet of a text, behind a quote or block mark
+	bad    map[string]bool     // key paths that have a fault already
+	nodes  int                 // visited so far
+}
+
+func newLoader() *loader {
+	return &loader{places: map[string]Position{}, texts: map[string]Position{}, bad: map[string]bool{}}
+}
+
+// fault notes what is wrong at a key path. What follows from an earlier fault at
+// the same place or around it would only confuse, and is left out.
+func (l *loader) fault(path, format string, args ...any) {
+	for p := path; ; p = parent(p) {
+		if l.bad[p] {
+			return
+		}
+		if p == "" {
+			break
+		}
+	}
+	l.bad[path] = true
+	l.faults = append(l.faults, &Fault{Position: place(l.places, path), Text: fmt.Sprintf(format, args...)})
+}
+
+// parent cuts the last step off a key path.
+func parent(path string) string {
+	return path[:max(strings.LastIndexAny(path, ".["), 0)]
+}
+
+// place finds where path was said, or the nearest thing around it.
+func place(places map[string]Position, path string) Position {
+	for {
+		if p, ok := places[path]; ok || path == "" {
+			return p
+		}
+		path = parent(path)
+	}
+}
+
+// At returns the place at which a key was said, such as "tls.certificates[0].key";
+// where it was not, that of the section around it, or of nothing at all.
+func (c *Config) At(path string) Position { return place(c.places, path) }
+
+// assemble lays file, environment and flags over the defaults.
+func (l *loader) assemble(file map[string]any, opt Options) *Config {
+	// A fresh viper each time, that nobody keeps: its global one is shared state,
+	// and its getters race with a reload.
+	v := viper.NewWithOptions(viper.KeyDelimiter(keyDelimiter))
+	v.AllowEmptyEnv(true) // POSTERN_ADMIN_ADDRESS= means no admin address
+	if err := v.MergeConfigMap(file); err != nil {
+		l.fault("", "%v", err)
+	}
+	if !opt.NoEnvironment {
+		l.environment(v)
+	}
+	for _, key := range slices.Sorted(maps.Keys(opt.Set)) {
+		l.forget(key)
+		l.places[key] = Position{File: "command line"}
+		v.Set(strings.ReplaceAll(key, ".", keyDelimiter), opt.Set[key])
+	}
+
+	cfg := Default()
+	err := v.Unmarshal(cfg, func(dc *mapstructure.DecoderConfig) {
+		dc.TagName = "yaml"
+		dc.WeaklyTypedInput = false // else timeout: 5 is five nanoseconds, and tls: 2 is true
+		dc.ErrorUnused = true
+		dc.DecodeHook = mapstructure.DecodeHookFuncType(l.fromText)
+	})
+	if err != nil {
+		// The file was checked node by node: only what the flags set can get here.
+		l.faults = append(l.faults, &Fault{Text: err.Error()})
+	}
+
+	cfg.Policy.BuiltIn = cfg.Policy.Rules == nil
+	folder := ""
+	if opt.File != "" {
+		folder = filepath.Dir(opt.File)
+	}
+	l.finish(reflect.ValueOf(cfg).Elem(), "", folder, false)
+	cfg.places = l.places
+	return cfg
+}
+
+// forget drops the places below a key whose value was replaced as a whole.
+func (l *loader) forget(key string) {
+	for _, m := range []map[string]Position{l.places, l.texts} {
+		maps.DeleteFunc(m, func(p string, _ Position) bool {
+			return p == key || strings.HasPrefix(p, key+".") || strings.HasPrefix(p, key+"[")
+		})
+	}
+}
+
+// environment binds those POSTERN_ variables that are set and good. A variable
+// that is close to a key but is none is a fault; others are not ours: container
+// platforms make up POSTERN_SERVICE_HOST and the like by themselves.
+func (l *loader) environment(v *viper.Viper) {
+	known := map[string]string{}
+	for key := range keys(reflect.TypeFor[Config](), "") {
+		known["POSTERN_"+strings.ToUpper(strings.ReplaceAll(key, ".", "_"))] = key
+	}
+	for _, kv := range os.Environ() {
+		name, text, _ := strings.Cut(kv, "=")
+		if !strings.HasPrefix(name, "POSTERN_") {
+			continue
+		}
+		key, ok := known[name]
+		if !ok {
+			if near := nearest(name, maps.Keys(known)); near != "" {
+				l.faults = append(l.faults, &Fault{Position{File: name}, "no such setting: did you mean " + near + "?"})
+			}
+			continue
+		}
+		l.forget(key)
+		l.places[key] = Position{File: name}
+		field, _ := fieldOf(reflect.TypeFor[Config](), key)
+		if _, ok := l.parseText(text, field, key); !ok {
+			continue
+		}
+		if err := v.BindEnv(strings.ReplaceAll(key, ".", keyDelimiter), name); err != nil {
+			l.fault(key, "%v", err)
+		}
+	}
+}
+
+// fromText turns the text of an environment variable into the type of its key.
+// Values of the file have their type already.
+func (l *loader) fromText(from, to reflect.Type, data any) (any, error) {
+	if from.Kind() != reflect.String || from == to {
+		return data, nil
+	}
+	v, ok := newLoader().parseText(data.(string), to, "")
+	if !ok {
+		return nil, fmt.Errorf("%q does not fit", data)
+	}
+	return v, nil
+}
+
+// finish fills in the defaults of list elements, the positions, and the folder of
+// relative paths.
+func (l *loader) finish(v reflect.Value, path, folder string, element bool) {
+	switch v.Kind() {
+	case reflect.Slice:
+		for i := range v.Len() {
+			l.finish(v.Index(i), fmt.Sprintf("%s[%d]", path, i), folder, true)
+		}
+	case reflect.Pointer:
+		if !v.IsNil() {
+			l.finish(v.Elem(), path, folder, element)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			sf, f := v.Type().Field(i), v.Field(i)
+			key := keyOf(sf)
+			if key == "" {
+				if sf.Type == reflect.TypeFor[Position]() {
+					f.Set(reflect.ValueOf(l.positionFor(v.Type(), sf.Name, path)))
+				}
+				continue
+			}
+			if f.Kind() == reflect.String {
+				if def := sf.Tag.Get("default"); element && f.String() == "" && !l.bad[join(path, key)] {
+					f.SetString(def)
+				}
+				if s := f.String(); sf.Tag.Get("path") == "file" && s != "" && !filepath.IsAbs(s) {
+					f.SetString(filepath.Join(folder, s))
+				}
+			}
+			l.finish(f, join(path, key), folder, element)
+		}
+	}
+}
+
+// positionFor returns what belongs into a field of type Position: Position is
+// the place of the struct itself, XPosition that of the text of X.
+func (l *loader) positionFor(t reflect.Type, name, path string) Position {
+	if name == "Position" {
+		return place(l.places, path)
+	}
+	sf, ok := t.FieldByName(strings.TrimSuffix(name, "Position"))
+	if !ok {
+		return Position{}
+	}
+	p := join(path, keyOf(sf))
+	if pos, ok := l.texts[p]; ok {
+		return pos
+	}
+	return place(l.places, p)
+}
+
+// keyOf returns the key of a field, empty if it is none.
+func keyOf(sf reflect.StructField) string {
+	key, _, _ := strings.Cut(sf.Tag.Get("yaml"), ",")
+	if key == "-" || !sf.IsExported() {
+		return ""
+	}
+	return key
+}
+
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+// isSection says whether a type is a struct with keys of its own.
+func isSection(t reflect.Type) bool {
+	return t.Kind() == reflect.Struct && t != reflect.TypeFor[Position]()
+}
+
+// keys returns the paths of the single keys of a section and of those in it, with
+// their types. Lists are one key.
+func keys(t reflect.Type, path string) map[string]reflect.Type {
+	all := map[string]reflect.Type{}
+	for i := range t.NumField() {
+		sf := t.Field(i)
+		key := keyOf(sf)
+		switch {
+		case key == "":
+		case isSection(sf.Type):
+			maps.Copy(all, keys(sf.Type, join(path, key)))
+		default:
+			all[join(path, key)] = sf.Type
+		}
+	}
+	return all
+}
+
+// fieldOf returns the type at a key path without indices.
+func fieldOf(t reflect.Type, path string) (reflect.Type, bool) {
+	f, ok := keys(t, "")[path]
+	return f, ok
+}
+
+var (
+	durationType = reflect.TypeFor[time.Duration]()
+	sizeType     = reflect.TypeFor[Size]()
+)

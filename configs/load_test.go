@@ -1,0 +1,499 @@
+package configs
+
+import (
+	"errors"
+	"flag"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
+)
+
+var update = flag.Bool("update", false, "rewrite the messages of testdata/bad-*.yaml")
+
+// load writes text to a file and loads that.
+func load(t testing.TB, text string) (*Config, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "postern.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Load(Options{File: file, NoEnvironment: true})
+}
+
+func mustLoad(t testing.TB, text string) *Config {
+	t.Helper()
+	c, err := load(t, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// says compares what two configurations say.
+func says(t *testing.T, got, want *Config) {
+	t.Helper()
+	ignore := cmp.FilterPath(func(p cmp.Path) bool {
+		return p.Last().Type() == reflect.TypeFor[Position]() || strings.HasSuffix(p.Last().String(), ".places")
+	}, cmp.Ignore())
+	if d := cmp.Diff(want, got, ignore, cmp.AllowUnexported(Config{})); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}
+
+func TestNothingSaidIsTheDefaults(t *testing.T) {
+	for _, text := range []string{"", "# nothing\n", "{}", "---\n", "limits:\ntimeouts: {drain: ~}\npolicy:\n"} {
+		says(t, mustLoad(t, text), Default())
+	}
+	c, err := Load(Options{NoEnvironment: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	says(t, c, Default())
+}
+
+func TestExamplesLoad(t *testing.T) {
+	files, err := filepath.Glob("*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		c, err := Load(Options{File: file, NoEnvironment: true})
+		if err != nil {
+			t.Errorf("%s:\n%v", file, err)
+			continue
+		}
+		roundTrip(t, c)
+	}
+}
+
+func TestEveryKindOfValue(t *testing.T) {
+	c := mustLoad(t, `
+hostname: mx.example.org
+listeners:
+  - {address: ":25", proxy_protocol: [192.0.2.10, "2001:db8::/32"]}
+backends: [{name: mta, addresses: ["127.0.0.1:10025", "unix:/run/mta"], tls: off, identity: xclient}]
+routes: [{recipients: [example.org, "*.example.org"], backend: mta}]
+dns: {servers: [127.0.0.1, "[::1]:5353", "tls://9.9.9.9:853#dns.example"], timeout: 500ms}
+headers: {received: false}
+limits: {message_size: 1GB, recipients: 7}
+timeouts: {greeting: 50ms, command: 1h30m}
+journal: {keep: 1d12h}
+policy: {mode: observe, rules: []}
+`)
+	want := Default()
+	want.Hostname = "mx.example.org"
+	want.Listeners = []Listener{{Name: "mx", Address: ":25", TLS: "starttls", ProxyProtocol: []string{"192.0.2.10", "2001:db8::/32"}}}
+	want.Backends = []Backend{{Name: "mta", Addresses: []string{"127.0.0.1:10025", "unix:/run/mta"}, TLS: "off", Identity: "xclient"}}
+	want.Routes = []Route{{Recipients: []string{"example.org", "*.example.org"}, Backend: "mta"}}
+	want.DNS.Servers = []string{"127.0.0.1", "[::1]:5353", "tls://9.9.9.9:853#dns.example"}
+	want.DNS.Timeout = 500 * time.Millisecond
+	want.Headers.Received = false
+	want.Limits.MessageSize, want.Limits.Recipients = 1e9, 7
+	want.Timeouts.Greeting, want.Timeouts.Command = 50*time.Millisecond, 90*time.Minute
+	want.Journal.Keep = 36 * time.Hour
+	want.Policy = Policy{Mode: "observe", Rules: []Rule{}}
+	says(t, c, want)
+	roundTrip(t, c)
+}
+
+// A section that says only the mode must not switch the rules off.
+func TestBuiltInRulesStayUntilRulesAreGiven(t *testing.T) {
+	for text, builtIn := range map[string]bool{
+		"":                                 true,
+		"policy: {}":                       true,
+		"policy: {mode: observe}":          true,
+		"policy: {rules: ~}":               true,
+		"policy: {rules: []}":              false,
+		"policy: {rules: [{name: a}]}":     false,
+		"policy: {mode: observe, let: []}": true,
+	} {
+		c := mustLoad(t, text)
+		if c.Policy.BuiltIn != builtIn {
+			t.Errorf("%q: BuiltIn is %v", text, c.Policy.BuiltIn)
+		}
+		roundTrip(t, c)
+	}
+}
+
+// The messages that an operator meets, one file each.
+func TestFaultsSayWhereAndWhat(t *testing.T) {
+	files, _ := filepath.Glob("testdata/bad-*.yaml")
+	if len(files) < 10 {
+		t.Fatal("the files are gone")
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			_, err := Load(Options{File: file, NoEnvironment: true})
+			if err == nil {
+				t.Fatal("loads")
+			}
+			message := strings.TrimSuffix(file, ".yaml") + ".txt"
+			got := err.Error() + "\n"
+			if *update {
+				if err := os.WriteFile(message, []byte(got), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err2 := os.ReadFile(message)
+			if err2 != nil {
+				t.Fatal(err2)
+			}
+			if d := cmp.Diff(string(want), got); d != "" {
+				t.Errorf("-want +got\n%s", d)
+			}
+			var fault *Fault
+			if !errors.As(err, &fault) || fault.Position.File != file || fault.Position.Line == 0 || fault.Position.Column == 0 {
+				t.Errorf("no fault with a place: %#v", fault)
+			}
+		})
+	}
+}
+
+func TestPositionsAreThoseOfTheText(t *testing.T) {
+	text := `policy:
+  let:
+    - name: partner
+      is: tls.peer.verified
+  rules:
+    - name: plain
+      when: spf.result == "fail"
+      do: reject
+      reply: "550 5.7.1 No."
+    - {name: "Zürich", when: 'helo.name == "x"', header: "X-A: b"}
+    - name: block
+      when: |
+
+        spf.result == "fail"
+        and true
+      do: reject
+lists:
+  - {name: a, entries: [x]}
+`
+	c := mustLoad(t, text)
+	lines := strings.Split(text, "\n")
+	at := func(p Position, want string) {
+		t.Helper()
+		if p.Line == 0 || p.Line > len(lines) || !strings.HasPrefix(lines[p.Line-1][p.Column-1:], want) {
+			t.Errorf("%v is not the place of %q", p, want)
+		}
+	}
+	r := c.Policy.Rules
+	at(r[0].Position, "name: plain")
+	at(r[0].WhenPosition, "spf.result")
+	at(r[0].ReplyPosition, "550 5.7.1")
+	at(r[1].Position, "{name")
+	at(r[1].WhenPosition, `helo.name == "x"`)
+	at(r[1].HeaderPosition, "X-A")
+	at(r[2].WhenPosition, `spf.result == "fail"`)
+	at(c.Policy.Let[0].Position, "name: partner")
+	at(c.Lists[0].Position, "{name: a")
+	at(c.At("lists[0].entries[0]"), "x]")
+	at(c.At("lists[0].file"), "{name: a") // not said: the place around it
+	if p := c.At("dns.timeout"); p.Line != 0 || filepath.Base(p.String()) != "postern.yaml" {
+		t.Errorf("a key that is nowhere is at %v", p)
+	}
+}
+
+func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "postern.yaml")
+	if err := os.WriteFile(file, []byte("hostname: file.example\nlimits: {recipients: 5, connections: 6}\nlisteners: [{name: a, address: \":1\"}, {name: b, address: \":2\"}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("POSTERN_HOSTNAME", "env.example")
+	t.Setenv("POSTERN_LIMITS_RECIPIENTS", "9")
+	t.Setenv("POSTERN_LIMITS_MESSAGE_SIZE", "3MiB")
+	t.Setenv("POSTERN_DNS_CACHE_MAX_TTL", "2d")
+	t.Setenv("POSTERN_DNS_SERVERS", "[::1]:53, 127.0.0.1")
+	t.Setenv("POSTERN_HEADERS_RECEIVED", "false")
+	t.Setenv("POSTERN_ADMIN_ADDRESS", "")
+	t.Setenv("POSTERN_LISTENERS", `[{name: x, address: "[::1]:25"}]`)
+	t.Setenv("POSTERN_SERVICE_HOST", "10.0.0.1") // made up by a container platform
+	c, err := Load(Options{File: file, Set: map[string]any{"dns.timeout": "70ms", "backends": []any{map[string]any{"name": "mta", "addresses": []any{"127.0.0.1:1"}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Hostname = "env.example"
+	want.Limits.Recipients, want.Limits.Connections, want.Limits.MessageSize = 9, 6, 3*MiB
+	want.DNS.Cache.MaxTTL, want.DNS.Timeout = 48*time.Hour, 70*time.Millisecond
+	want.DNS.Servers = []string{"[::1]:53", "127.0.0.1"}
+	want.Headers.Received = false
+	want.Admin.Address = ""
+	want.Listeners = []Listener{{Name: "x", Address: "[::1]:25", TLS: "starttls"}}
+	want.Backends = []Backend{{Name: "mta", Addresses: []string{"127.0.0.1:1"}, TLS: "opportunistic", Identity: "none"}}
+	says(t, c, want)
+}
+
+func TestEnvironmentIsReadAsStrictly(t *testing.T) {
+	t.Setenv("POSTERN_LIMITS_RECIPIENTS", "many")
+	t.Setenv("POSTERN_DNS_TIMEOUT", "5")
+	t.Setenv("POSTERN_DNS_TIMEOT", "5s")
+	t.Setenv("POSTERN_LOG_LEVEL", "loud")
+	t.Setenv("POSTERN_HEADERS_RECEIVED", "yes")
+	t.Setenv("POSTERN_ROUTES", `[{recipients: [a], bakend: b}]`)
+	_, err := Load(Options{})
+	want := `POSTERN_DNS_TIMEOT: no such setting: did you mean POSTERN_DNS_TIMEOUT?
+POSTERN_DNS_TIMEOUT: "5" is no duration: write a number and a unit, such as 500ms, 30s, 5m, 1h30m or 14d
+POSTERN_HEADERS_RECEIVED: "yes" is neither true nor false
+POSTERN_LIMITS_RECIPIENTS: "many" is no whole number
+POSTERN_LOG_LEVEL: log.level: "loud" is none of debug, info, warn, error
+POSTERN_ROUTES:1:20: unknown key "bakend" in routes[0]: did you mean "backend"?`
+	if err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+}
+
+func TestFilesAreTakenFromTheFolderOfTheConfiguration(t *testing.T) {
+	c := mustLoad(t, "lists: [{name: a, file: a.txt}, {name: b, file: /b.txt}]\ntls: {certificates: [{certificate: c.pem, key: sub/k.pem}]}\n")
+	folder := filepath.Dir(c.At("").File)
+	if got := c.Lists[0].File; got != filepath.Join(folder, "a.txt") {
+		t.Error(got)
+	}
+	if got := c.Lists[1].File; got != "/b.txt" {
+		t.Error(got)
+	}
+	if got := c.TLS.Certificates[0].Key; got != filepath.Join(folder, "sub/k.pem") {
+		t.Error(got)
+	}
+}
+
+func TestMissingFile(t *testing.T) {
+	_, err := Load(Options{File: "testdata/none.yaml"})
+	if err == nil || err.Error() != "configs: open testdata/none.yaml: no such file or directory" {
+		t.Error(err)
+	}
+}
+
+// Aliases that unfold to billions of values end the reading, not the machine.
+func TestAliasBomb(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("lists:\n  - {name: a0, entries: &e [")
+	b.WriteString(strings.Repeat("x, ", 2000))
+	b.WriteString("]}\n")
+	for range 2000 {
+		b.WriteString("  - {name: a, entries: *e}\n")
+	}
+	_, err := load(t, b.String())
+	if err == nil || !strings.Contains(err.Error(), "what aliases unfold to") {
+		t.Error(err)
+	}
+}
+
+// roundTrip loads what show prints, which must say the same.
+func roundTrip(t *testing.T, c *Config) {
+	t.Helper()
+	for _, all := range []bool{false, true} {
+		text, err := c.YAML(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := mustLoad(t, string(text))
+		if !again.Equal(c) {
+			b, _ := again.YAML(true)
+			a, _ := c.YAML(true)
+			t.Errorf("all %v: shown as\n%s\nit reads as\n%s\ninstead of\n%s", all, text, b, a)
+		}
+		says(t, again, c)
+	}
+}
+
+func TestShowPrintsWhatDiffers(t *testing.T) {
+	if text, err := Default().YAML(false); err != nil || text != nil {
+		t.Errorf("the defaults differ from themselves: %s %v", text, err)
+	}
+	c := mustLoad(t, "log: {level: debug, format: json}\nlimits: {message_size: 1048576B}\nlisteners: [{address: \":25\"}]\ntls: {min_version: \"1.3\"}\n")
+	text, err := c.YAML(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `listeners:
+  - name: mx
+    address: :25
+    tls: starttls
+tls:
+  min_version: "1.3"
+limits:
+  message_size: 1MiB
+log:
+  level: debug
+`
+	if d := cmp.Diff(want, string(text)); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}
+
+// FuzzLoad: nothing panics, every fault has a place, and what loads is shown
+// as something that loads to the same.
+func FuzzLoad(f *testing.F) {
+	files, _ := filepath.Glob("testdata/bad-*.yaml")
+	more, _ := filepath.Glob("*.yaml")
+	for _, file := range append(files, more...) {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(b))
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		l := newLoader()
+		cfg := l.assemble(l.document("fuzz.yaml", []byte(text)), Options{NoEnvironment: true})
+		l.validate(cfg)
+		if len(l.faults) > 0 {
+			for _, f := range l.faults {
+				if f.Position.File == "" || f.Text == "" {
+					t.Errorf("a fault without place or text: %#v", f)
+				}
+			}
+			return
+		}
+		shown, err := cfg.YAML(true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l = newLoader()
+		again := l.assemble(l.document("again.yaml", shown), Options{NoEnvironment: true})
+		l.validate(again)
+		if len(l.faults) > 0 || !again.Equal(cfg) {
+			t.Errorf("shown as\n%s\nfaults %v", shown, l.faults)
+		}
+	})
+}
+
+func TestUnits(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"50ms": 50 * time.Millisecond, "30s": 30 * time.Second, "1h30m": 90 * time.Minute, "14d": 14 * day, "1d12h": 36 * time.Hour,
+		"0s": 0, "1.5s": 1500 * time.Millisecond, "0d": 0,
+	} {
+		if got, err := ParseDuration(text); err != nil || got != want {
+			t.Errorf("%q is %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "0", "5", "5x", "-5s", "+5s", "1d-5s", "d", "1d5", "-1d", "1.5d", "106752d", "99999999999d", "106751d24h", "5 s", "1w", "1d1d", "٣s"} {
+		if got, err := ParseDuration(text); err == nil {
+			t.Errorf("%q is taken for %v", text, got)
+		}
+	}
+	for text, want := range map[string]Size{
+		"0B": 0, "512B": 512, "256KiB": 256 << 10, "50MiB": 50 << 20, "1GiB": 1 << 30, "2TiB": 2 << 40,
+		"1KB": 1000, "1kB": 1000, "1MB": 1e6, "1GB": 1e9, "1TB": 1e12, "50 MiB": 50 << 20,
+	} {
+		if got, err := ParseSize(text); err != nil || got != want {
+			t.Errorf("%q is %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "0", "50", "B", "KiB", "-1B", "+1B", "1.5MiB", "50mib", "9223372036854775807KiB", "8388608TiB", "1  KiB", "1b"} {
+		if got, err := ParseSize(text); err == nil {
+			t.Errorf("%q is taken for %v", text, got)
+		}
+	}
+}
+
+func FuzzDuration(f *testing.F) {
+	for _, s := range []string{"14d", "1h30m", "1d12h", "106751d", "0.1us", "1d1h1m1s"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		d, err := ParseDuration(s)
+		if err != nil {
+			return
+		}
+		if again, err := ParseDuration(FormatDuration(d)); d < 0 || err != nil || again != d {
+			t.Errorf("%q is %v, written %q, read again %v %v", s, d, FormatDuration(d), again, err)
+		}
+	})
+}
+
+func FuzzSize(f *testing.F) {
+	for _, s := range []string{"1B", "50MiB", "7 GB", "8388607TiB"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		n, err := ParseSize(s)
+		if err != nil {
+			return
+		}
+		if again, err := ParseSize(n.String()); n < 0 || err != nil || again != n {
+			t.Errorf("%q is %d, written %q, read again %d %v", s, n, n, again, err)
+		}
+	})
+}
+
+// The reference knows every key, its defaults are those of the code, and its
+// examples are of the right type.
+func TestReference(t *testing.T) {
+	src, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := regexp.MustCompile("(?m)^\\| `([^`]+)` \\| ([^|]+) \\| `([^`]*)` \\| .+ \\|$")
+	documented := map[string]bool{}
+	want := map[string]string{}
+	types := map[string]reflect.Type{}
+	reference(reflect.ValueOf(Default()).Elem(), "", want, types)
+	for _, m := range row.FindAllStringSubmatch(string(src), -1) {
+		key, def, example := m[1], m[2], m[3]
+		if documented[key] {
+			t.Errorf("%s is documented twice", key)
+		}
+		documented[key] = true
+		if _, ok := want[key]; !ok {
+			t.Errorf("%s is documented and does not exist", key)
+			continue
+		}
+		if def != want[key] {
+			t.Errorf("the default of %s is %s, not %s", key, want[key], def)
+		}
+		var doc yaml.Node
+		if err := yaml.Unmarshal([]byte(example), &doc); err != nil {
+			t.Errorf("example of %s: %v", key, err)
+			continue
+		}
+		l := newLoader()
+		l.convert(&source{lines: []string{example}}, doc.Content[0], types[key], key)
+		if len(l.faults) > 0 {
+			t.Errorf("example of %s: %v", key, l.faults)
+		}
+	}
+	for key := range maps.Keys(want) {
+		if !documented[key] {
+			t.Errorf("%s is not documented", key)
+		}
+	}
+}
+
+// reference lists every key with its default as the table writes it, those of list elements too.
+func reference(v reflect.Value, path string, defaults map[string]string, types map[string]reflect.Type) {
+	for i := range v.NumField() {
+		sf := v.Type().Field(i)
+		key := keyOf(sf)
+		if key == "" {
+			continue
+		}
+		p, f := join(path, key), v.Field(i)
+		switch {
+		case isSection(sf.Type):
+			reference(f, p, defaults, types)
+			continue
+		case sf.Type.Kind() == reflect.Slice && isSection(sf.Type.Elem()):
+			reference(reflect.New(sf.Type.Elem()).Elem(), p+"[]", defaults, types)
+			continue
+		}
+		types[p] = sf.Type
+		def := sf.Tag.Get("default")
+		if def == "" && !f.IsZero() {
+			def = toNode(f, reflect.Value{}, false).Value
+		}
+		if def == "" {
+			def = "-"
+		}
+		defaults[p] = def
+	}
+}

@@ -1,0 +1,274 @@
+package configs
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// minDuration is the least that makes sense for a wait: below it every command would
+// time out.
+const minDuration = 50 * time.Millisecond
+
+// validate notes every fault that can be seen without looking at anything but the
+// values themselves. Rules, lists, certificates and servers are judged by those
+// who build them.
+func (l *loader) validate(c *Config) {
+	l.bounds(reflect.ValueOf(c).Elem(), "")
+	if c.Hostname != "" && !isHostname(c.Hostname) {
+		l.fault("hostname", "hostname: %q is no domain name", c.Hostname)
+	}
+	l.listeners(c)
+	for i, cert := range c.TLS.Certificates {
+		p := fmt.Sprintf("tls.certificates[%d]", i)
+		l.required(p+".certificate", cert.Certificate)
+		l.required(p+".key", cert.Key)
+	}
+	l.backends(c)
+	for i, s := range c.DNS.Servers {
+		if err := checkDNSServer(s); err != nil {
+			l.fault(fmt.Sprintf("dns.servers[%d]", i), "dns.servers: %q %v", s, err)
+		}
+	}
+	if a := c.Admin.Address; a != "" {
+		l.hostPort("admin.address", a)
+	}
+}
+
+// bounds applies the words and min tags.
+func (l *loader) bounds(v reflect.Value, path string) {
+	switch {
+	case v.Kind() == reflect.Slice:
+		for i := range v.Len() {
+			l.bounds(v.Index(i), fmt.Sprintf("%s[%d]", path, i))
+		}
+	case v.Kind() == reflect.Pointer && !v.IsNil():
+		l.bounds(v.Elem(), path)
+	case isSection(v.Type()):
+		for i := range v.NumField() {
+			sf := v.Type().Field(i)
+			key := keyOf(sf)
+			if key == "" {
+				continue
+			}
+			p, f := join(path, key), v.Field(i)
+			l.bounds(f, p)
+			if words, ok := sf.Tag.Lookup("words"); ok {
+				l.word(p, f.String(), strings.Fields(words))
+			}
+			if err := checkMin(f, sf.Tag.Get("min")); err != nil {
+				l.fault(p, "%s: %v", p, err)
+			}
+		}
+	}
+}
+
+// word notes a text that is none of the words.
+func (l *loader) word(path, s string, words []string) {
+	for _, w := range words {
+		if s == w {
+			return
+		}
+	}
+	hint := ""
+	if near := nearest(s, func(yield func(string) bool) {
+		for _, w := range words {
+			if !yield(w) {
+				return
+			}
+		}
+	}); near != "" {
+		hint = fmt.Sprintf(" (did you mean %s?)", near)
+	}
+	l.fault(path, "%s: %q is none of %s%s", path, s, strings.Join(words, ", "), hint)
+}
+
+// checkMin compares a number, size or duration with its least value.
+func checkMin(v reflect.Value, least string) error {
+	switch x := v.Interface().(type) {
+	case time.Duration:
+		m := minDuration
+		if least != "" {
+			m, _ = ParseDuration(least)
+		}
+		if x < m {
+			return fmt.Errorf("%s is too short: the least is %s", FormatDuration(x), FormatDuration(m))
+		}
+	case Size:
+		m := Size(1)
+		if least != "" {
+			m, _ = ParseSize(least)
+		}
+		if x < m {
+			return fmt.Errorf("%s is too small: the least is %s", x, m)
+		}
+	case int:
+		m := 1
+		if least != "" {
+			m, _ = strconv.Atoi(least)
+		}
+		if x < m {
+			return fmt.Errorf("%d is too small: the least is %d", x, m)
+		}
+	}
+	return nil
+}
+
+func (l *loader) required(path, value string) {
+	if value == "" {
+		l.fault(path, "%s: missing", path)
+	}
+}
+
+// nameText is what a name may be: it becomes a metric's label and a word in logs.
+var nameText = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
+
+// name notes a name that is missing, badly formed or taken; seen is by name.
+func (l *loader) name(path, name string, seen map[string]string) {
+	switch other, taken := seen[name]; {
+	case name == "":
+		l.required(path, name)
+	case !nameText.MatchString(name):
+		l.fault(path, "%s: %q is no name: use up to 64 letters, digits, - _ and .", path, name)
+	case taken:
+		l.fault(path, "%s: %q is the name of %s already", path, name, other)
+	default:
+		seen[name] = parent(path)
+	}
+}
+
+func (l *loader) listeners(c *Config) {
+	names, addresses := map[string]string{}, map[string]string{}
+	for i := range c.Listeners {
+		ln := &c.Listeners[i]
+		p := fmt.Sprintf("listeners[%d]", i)
+		if ln.Name == "" && len(c.Listeners) == 1 {
+			ln.Name = "mx" // there is nothing to tell it from
+		}
+		l.name(p+".name", ln.Name, names)
+		if ln.Address == "" {
+			l.required(p+".address", "")
+		} else if l.hostPort(p+".address", ln.Address) && !strings.HasSuffix(ln.Address, ":0") {
+			if other, taken := addresses[ln.Address]; taken {
+				l.fault(p+".address", "%s.address: %s is the address of %s already", p, ln.Address, other)
+			}
+			addresses[ln.Address] = p
+		}
+		for j, peer := range ln.ProxyProtocol {
+			if _, err := ParsePrefix(peer); err != nil {
+				l.fault(fmt.Sprintf("%s.proxy_protocol[%d]", p, j), "%s.proxy_protocol: %q is neither an IP address nor a CIDR block", p, peer)
+			}
+		}
+	}
+}
+
+func (l *loader) backends(c *Config) {
+	names := map[string]string{}
+	for i, b := range c.Backends {
+		p := fmt.Sprintf("backends[%d]", i)
+		l.name(p+".name", b.Name, names)
+		if len(b.Addresses) == 0 {
+			l.fault(p+".addresses", "%s.addresses: missing", p)
+		}
+		for j, a := range b.Addresses {
+			ap := fmt.Sprintf("%s.addresses[%d]", p, j)
+			if path, ok := strings.CutPrefix(a, "unix:"); ok {
+				if !strings.HasPrefix(path, "/") {
+					l.fault(ap, "%s: %q: the path of a socket begins with a slash", ap, a)
+				}
+				continue
+			}
+			if l.hostPort(ap, a) && strings.HasPrefix(a, ":") {
+				l.fault(ap, "%s: %q has no host", ap, a)
+			}
+		}
+		if b.CA != "" && b.TLS != "verify" {
+			l.fault(p+".ca", "%s.ca: says whom to verify by, but tls is %s: write tls: verify", p, b.TLS)
+		}
+	}
+	for i, r := range c.Routes {
+		p := fmt.Sprintf("routes[%d]", i)
+		if len(r.Recipients) == 0 {
+			l.fault(p+".recipients", "%s.recipients: missing", p)
+		}
+		for j, rcpt := range r.Recipients {
+			if rcpt == "" || strings.ContainsAny(rcpt, " \t<>") {
+				l.fault(fmt.Sprintf("%s.recipients[%d]", p, j), "%s.recipients: %q is no domain, *.domain or address", p, rcpt)
+			}
+		}
+		if _, ok := names[r.Backend]; !ok {
+			hint := ""
+			if near := nearest(r.Backend, maps.Keys(names)); near != "" {
+				hint = fmt.Sprintf(": did you mean %q?", near)
+			}
+			l.fault(p+".backend", "%s.backend: there is no backend %q%s", p, r.Backend, hint)
+		}
+	}
+}
+
+// hostPort notes what is no host:port. The port may be a number or 0.
+func (l *loader) hostPort(path, s string) bool {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		l.fault(path, "%s: %q is not host:port (IPv6 addresses stand in brackets)", path, s)
+		return false
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		l.fault(path, "%s: %q: the port is a number from 0 to 65535", path, s)
+		return false
+	}
+	if _, err := netip.ParseAddr(host); err != nil && host != "" && !isHostname(host) {
+		l.fault(path, "%s: %q: the host is neither an IP address nor a name", path, s)
+		return false
+	}
+	return true
+}
+
+// ParsePrefix reads a CIDR block, or an address as a block of one.
+func ParsePrefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	return p.Masked(), err
+}
+
+// checkDNSServer accepts address, address:port and tls://address:port#name.
+func checkDNSServer(s string) error {
+	address, isTLS := strings.CutPrefix(s, "tls://")
+	if isTLS {
+		var name string
+		var named bool
+		if address, name, named = strings.Cut(address, "#"); named && !isHostname(name) {
+			return fmt.Errorf("has a bad name behind #")
+		}
+	}
+	if _, err := netip.ParseAddr(strings.Trim(address, "[]")); err == nil {
+		return nil
+	}
+	if ap, err := netip.ParseAddrPort(address); err != nil || ap.Port() == 0 {
+		return fmt.Errorf("is no name server: write address, address:port or tls://address:port#name")
+	}
+	return nil
+}
+
+var hostLabel = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
+
+// isHostname accepts names of one label too (RFC 5321 has no use for them, /etc/hostname does).
+func isHostname(s string) bool {
+	if len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(s, "."), ".") {
+		if !hostLabel.MatchString(label) {
+			return false
+		}
+	}
+	return true
+}
