@@ -48,6 +48,9 @@ const (
 //
 // The JSON names are the names that rules use. The stage tag says when a field
 // becomes known; a nested field without one has that of the field around it.
+// The results and words tags are the closed set of a field's values, for words
+// besides the empty one; the form tag says what its texts look like, so that a
+// rule that compares with something else is found when it is loaded.
 // Addresses have their domain as A-labels in lower case, and the local part as
 // received, unquoted where that is possible.
 type Facts struct {
@@ -73,11 +76,11 @@ type Facts struct {
 
 // Client is the SMTP client: the true one, where a PROXY header told it.
 type Client struct {
-	IP   string `json:"ip" expr:"ip"` // no brackets, no zone; IPv4-mapped addresses as IPv4
+	IP   string `json:"ip" expr:"ip" form:"ip"` // no brackets, no zone; IPv4-mapped addresses as IPv4
 	Port int    `json:"port" expr:"port"`
 	// Name is the forward-confirmed reverse name, empty if there is none. It
 	// comes with iprev, so that a slow reverse zone delays no greeting.
-	Name string `json:"name" expr:"name" stage:"mail"`
+	Name string `json:"name" expr:"name" stage:"mail" form:"domain"`
 }
 
 // Addr returns the client's address, the zero Addr if IP is none.
@@ -89,29 +92,29 @@ func (c Client) Addr() netip.Addr {
 // TLS tells how the session is encrypted; all empty if it is not. It is known
 // at mail, not before: until then the client may still say STARTTLS.
 type TLS struct {
-	Version string  `json:"version" expr:"version"` // "1.2" or "1.3"
-	Cipher  string  `json:"cipher" expr:"cipher"`   // the IANA name
+	Version string  `json:"version" expr:"version" words:"1.2 1.3"` // "1.2" or "1.3"
+	Cipher  string  `json:"cipher" expr:"cipher"`                   // the IANA name
 	Peer    TLSPeer `json:"peer" expr:"peer"`
 }
 
 // TLSPeer is the client's certificate.
 type TLSPeer struct {
-	Verified    bool     `json:"verified" expr:"verified"`       // chains to a root of tls.client_certificates.ca
-	Names       []string `json:"names" expr:"names"`             // its DNS names, lower case
-	Fingerprint string   `json:"fingerprint" expr:"fingerprint"` // SHA-256 of the certificate, hexadecimal, lower case
+	Verified    bool     `json:"verified" expr:"verified"`                  // chains to a root of tls.client_certificates.ca
+	Names       []string `json:"names" expr:"names" form:"domain"`          // its DNS names, lower case
+	Fingerprint string   `json:"fingerprint" expr:"fingerprint" form:"hex"` // SHA-256 of the certificate, hexadecimal, lower case
 }
 
 // HeloName is the argument of EHLO or HELO.
 type HeloName struct {
-	Name   string `json:"name" expr:"name"`     // as received, cleaned of what may not stand in a log
-	Domain string `json:"domain" expr:"domain"` // as A-labels in lower case; empty if Name is no domain of two labels or more
+	Name   string `json:"name" expr:"name"`                   // as received, cleaned of what may not stand in a log
+	Domain string `json:"domain" expr:"domain" form:"domain"` // as A-labels in lower case; empty if Name is no domain of two labels or more
 }
 
 // MailFrom is the MAIL command.
 type MailFrom struct {
-	From       string `json:"from" expr:"from"`     // empty for the null reverse-path
-	Domain     string `json:"domain" expr:"domain"` // empty for the null reverse-path
-	Size       int64  `json:"size" expr:"size"`     // octets declared with SIZE=, 0 if not
+	From       string `json:"from" expr:"from"`                   // empty for the null reverse-path
+	Domain     string `json:"domain" expr:"domain" form:"domain"` // empty for the null reverse-path
+	Size       int64  `json:"size" expr:"size"`                   // octets declared with SIZE=, 0 if not
 	SMTPUTF8   bool   `json:"smtputf8" expr:"smtputf8"`
 	RequireTLS bool   `json:"requiretls" expr:"requiretls"`
 }
@@ -119,7 +122,7 @@ type MailFrom struct {
 // Submitter is the SUBMITTER parameter (RFC 4405) and what became of it.
 type Submitter struct {
 	Address string `json:"address" expr:"address"` // decoded; empty if none was given
-	Domain  string `json:"domain" expr:"domain"`
+	Domain  string `json:"domain" expr:"domain" form:"domain"`
 	Result  Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped"`
 	Reason  string `json:"reason,omitempty" expr:"-"` // in words, for the record and for Received-SPF
 }
@@ -128,9 +131,9 @@ type Submitter struct {
 // (RFC 7208 §2.4).
 type SPF struct {
 	Result   Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped"`
-	Domain   string `json:"domain" expr:"domain"`
-	Identity string `json:"identity" expr:"identity"` // "mailfrom" or "helo"
-	Reason   string `json:"reason" expr:"reason"`     // in words: the mechanism that matched, or what went wrong
+	Domain   string `json:"domain" expr:"domain" form:"domain"`
+	Identity string `json:"identity" expr:"identity" words:"mailfrom helo"` // "mailfrom" or "helo"
+	Reason   string `json:"reason" expr:"reason"`                           // in words: the mechanism that matched, or what went wrong
 	// Explanation is the domain's own text for a fail (exp=, RFC 7208 §6.2),
 	// reduced to printable ASCII and capped.
 	Explanation string `json:"explanation,omitempty" expr:"explanation"`
@@ -146,7 +149,7 @@ type SPFHelo struct {
 // Iprev is the forward-confirmed reverse look-up (RFC 8601 §2.7.3).
 type Iprev struct {
 	Result Result `json:"result" expr:"result" results:"pass fail temperror permerror skipped"`
-	Name   string `json:"name" expr:"name"`
+	Name   string `json:"name" expr:"name" form:"domain"`
 }
 
 // DNSBL is the sum of the DNS lists (RFC 5782).
@@ -165,13 +168,13 @@ type DNS struct {
 // RcptTo is the one recipient in question.
 type RcptTo struct {
 	Address string `json:"address" expr:"address"` // "postmaster" alone where the client left the domain out (RFC 5321 §4.5.1)
-	Domain  string `json:"domain" expr:"domain"`
+	Domain  string `json:"domain" expr:"domain" form:"domain"`
 }
 
 // HeaderSum is what rules may know of the header section.
 type HeaderSum struct {
-	FromDomain string `json:"from_domain" expr:"from_domain"` // of the one From mailbox; empty if there is not exactly one
-	Count      int    `json:"count" expr:"count"`             // number of fields
+	FromDomain string `json:"from_domain" expr:"from_domain" form:"domain"` // of the one From mailbox; empty if there is not exactly one
+	Count      int    `json:"count" expr:"count"`                           // number of fields
 }
 
 // PRA is the Purported Responsible Address (RFC 4407) and its authorization
@@ -179,7 +182,7 @@ type HeaderSum struct {
 type PRA struct {
 	Result           Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped"`
 	Address          string `json:"address" expr:"address"` // empty: no PRA could be determined
-	Domain           string `json:"domain" expr:"domain"`
+	Domain           string `json:"domain" expr:"domain" form:"domain"`
 	MatchesSubmitter bool   `json:"matches_submitter" expr:"matches_submitter"` // false also where either is missing
 	Reason           string `json:"reason,omitempty" expr:"-"`
 }
@@ -187,7 +190,7 @@ type PRA struct {
 // DKIM is the best of the signatures read (RFC 6376, RFC 8601 §2.7.1).
 type DKIM struct {
 	Result     Result          `json:"result" expr:"result" results:"none neutral pass fail temperror permerror skipped"`
-	Domains    []string        `json:"domains" expr:"domains"` // d= of those that passed, lower case
+	Domains    []string        `json:"domains" expr:"domains" form:"domain"` // d= of those that passed, lower case
 	Signatures []DKIMSignature `json:"signatures,omitempty" expr:"-"`
 }
 
@@ -202,8 +205,8 @@ type DKIMSignature struct {
 // DMARC is the evaluation of the author domain's policy (RFC 9989).
 type DMARC struct {
 	Result Result `json:"result" expr:"result" results:"none pass fail temperror permerror skipped"`
-	Policy string `json:"policy" expr:"policy"` // "none", "quarantine", "reject"; empty if there is no record
-	Domain string `json:"domain" expr:"domain"` // where the record was found
+	Policy string `json:"policy" expr:"policy" words:"none quarantine reject"` // "none", "quarantine", "reject"; empty if there is no record
+	Domain string `json:"domain" expr:"domain" form:"domain"`                  // where the record was found
 }
 
 // MessageIs is what is known once the whole message was read.

@@ -1,0 +1,161 @@
+package policy
+
+import (
+	"testing"
+)
+
+// TestBuiltIn tells what the built-in policy does with one transaction after
+// another.
+func TestBuiltIn(t *testing.T) {
+	chain, err := Compile(BuiltIn(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// ordinary is a message about which all is well: no SUBMITTER, SPF passes.
+	ordinary := func() Facts {
+		f := Facts{}.Transaction("t1")
+		f.Mail = MailFrom{From: "alice@example.com", Domain: "example.com"}
+		f.SPF.Result = Pass
+		f.Rcpt = RcptTo{Address: "bob@example.org", Domain: "example.org"}
+		f.PRA = PRA{Result: Pass, Address: "alice@example.com", Domain: "example.com"}
+		return f
+	}
+	// submitted is one with a SUBMITTER that is authorized and matches.
+	submitted := func() Facts {
+		f := ordinary()
+		f.Submitter = Submitter{Address: "alice@example.com", Domain: "example.com", Result: Pass}
+		f.PRA.MatchesSubmitter = true
+		return f
+	}
+	with := func(f Facts, change func(*Facts)) Facts { change(&f); return f }
+
+	for _, story := range []struct {
+		name    string
+		facts   Facts
+		stage   Stage // at which it is decided
+		want    Disposition
+		rule    string
+		reply   string
+		tags    []string
+		decided bool
+	}{
+		{name: "all is well", facts: ordinary(), stage: Header, want: DispositionPass},
+		{name: "all is well with SUBMITTER", facts: submitted(), stage: Header, want: DispositionPass},
+		{
+			name: "SPF fails", facts: with(ordinary(), func(f *Facts) { f.SPF.Result = Fail }),
+			stage: Rcpt, want: DispositionReject, rule: "spf-fail", reply: "550 5.7.23 SPF validation failed.",
+		},
+		{
+			name: "the submitter is not allowed", facts: with(submitted(), func(f *Facts) { f.Submitter.Result = Fail }),
+			stage: Rcpt, want: DispositionReject, rule: "submitter-fail", reply: "550 5.7.1 Submitter not allowed.",
+		},
+		{
+			name: "SPF fails while SUBMITTER could not be looked up: refused for sure",
+			facts: with(submitted(), func(f *Facts) {
+				f.SPF.Result, f.Submitter.Result = Fail, TempError
+			}),
+			stage: Rcpt, want: DispositionReject, rule: "spf-fail", reply: "550 5.7.23 SPF validation failed.",
+		},
+		{
+			name: "the submitter fails while SPF could not be looked up: refused for sure",
+			facts: with(submitted(), func(f *Facts) {
+				f.SPF.Result, f.Submitter.Result = TempError, Fail
+			}),
+			stage: Rcpt, want: DispositionReject, rule: "submitter-fail", reply: "550 5.7.1 Submitter not allowed.",
+		},
+		{
+			name: "the DNS is down for SPF", facts: with(ordinary(), func(f *Facts) { f.SPF.Result = TempError }),
+			stage: Rcpt, want: DispositionDefer, rule: "dns-trouble", reply: "451 4.4.3 Temporary failure of the DNS, please try again later.",
+		},
+		{
+			name: "the DNS is down for SUBMITTER", facts: with(submitted(), func(f *Facts) { f.Submitter.Result = TempError }),
+			stage: Rcpt, want: DispositionDefer, rule: "dns-trouble", reply: "451 4.4.3 Temporary failure of the DNS, please try again later.",
+		},
+		{
+			name: "SPF softfail is tagged", facts: with(ordinary(), func(f *Facts) { f.SPF.Result = SoftFail }),
+			stage: Header, want: DispositionTag, rule: "spf-doubtful", tags: []string{"X-Postern-Tag: spf-softfail"},
+		},
+		{
+			name: "SPF permerror is tagged", facts: with(ordinary(), func(f *Facts) { f.SPF.Result = PermError }),
+			stage: Header, want: DispositionTag, rule: "spf-doubtful", tags: []string{"X-Postern-Tag: spf-permerror"},
+		},
+		{
+			name: "neutral of both is tagged twice",
+			facts: with(submitted(), func(f *Facts) {
+				f.SPF.Result, f.Submitter.Result = Neutral, Neutral
+			}),
+			stage: Header, want: DispositionTag, rule: "submitter-doubtful",
+			tags: []string{"X-Postern-Tag: spf-neutral", "X-Postern-Tag: submitter-neutral"},
+		},
+		{name: "SPF none is let alone", facts: with(ordinary(), func(f *Facts) { f.SPF.Result = None }), stage: Header, want: DispositionPass},
+		{
+			name: "the header names another than SUBMITTER", facts: with(submitted(), func(f *Facts) {
+				f.PRA = PRA{Address: "mallory@example.net", Domain: "example.net", Result: Pass}
+			}),
+			stage: Header, want: DispositionReject, rule: "submitter-mismatch", reply: "550 5.7.1 Submitter does not match header.",
+		},
+		{
+			name: "SUBMITTER and no PRA", facts: with(submitted(), func(f *Facts) { f.PRA = PRA{Result: PermError} }),
+			stage: Header, want: DispositionReject, rule: "no-pra-for-submitter", reply: "554 5.7.7 Cannot verify submitter address.",
+		},
+		{
+			name: "SUBMITTER, and the look at the header broke down: not the sender's fault", facts: with(submitted(), func(f *Facts) { f.PRA = PRA{Result: TempError} }),
+			stage: Header, want: DispositionDefer, rule: "pra-trouble", reply: "451 4.4.3 Temporary failure to verify submitter address.",
+		},
+		{
+			name: "no SUBMITTER and no PRA: tagged, not refused", facts: with(ordinary(), func(f *Facts) { f.PRA = PRA{Result: PermError} }),
+			stage: Header, want: DispositionTag, rule: "no-pra", tags: []string{"X-Postern-Tag: no-pra"},
+		},
+		{
+			name: "postmaster hears everything", facts: with(submitted(), func(f *Facts) {
+				f.SPF.Result, f.Submitter.Result = Fail, Fail
+				f.Rcpt = RcptTo{Address: "Postmaster@example.org", Domain: "example.org"}
+			}),
+			stage: Rcpt, want: DispositionPass, rule: "postmaster",
+		},
+		{
+			name: "postmaster without a domain", facts: with(ordinary(), func(f *Facts) {
+				f.SPF.Result = Fail
+				f.Rcpt = RcptTo{Address: "POSTMASTER"}
+			}),
+			stage: Rcpt, want: DispositionPass, rule: "postmaster",
+		},
+		{
+			name: "abuse at a domain of its own", facts: with(ordinary(), func(f *Facts) {
+				f.SPF.Result = Fail
+				f.Rcpt = RcptTo{Address: "abuse@lists.example.org", Domain: "lists.example.org"}
+			}),
+			stage: Rcpt, want: DispositionPass, rule: "postmaster",
+		},
+		{
+			name: "postmasters is someone else", facts: with(ordinary(), func(f *Facts) {
+				f.SPF.Result = Fail
+				f.Rcpt = RcptTo{Address: "postmasters@example.org", Domain: "example.org"}
+			}),
+			stage: Rcpt, want: DispositionReject, rule: "spf-fail", reply: "550 5.7.23 SPF validation failed.",
+		},
+	} {
+		t.Run(story.name, func(t *testing.T) {
+			for st := Connect; st < story.stage; st++ {
+				if v := chain.Decide(st, &story.facts); v.Decided {
+					t.Fatalf("decided at %s already: %+v", st, v)
+				}
+			}
+			v := chain.Decide(story.stage, &story.facts)
+			if !v.Decided || v.Disposition != story.want || v.Rule != story.rule || v.Reply.String() != story.reply {
+				t.Errorf("got %s by %q, %q, decided %t", v.Disposition, v.Rule, v.Reply.String(), v.Decided)
+			}
+			if len(v.Tags) != len(story.tags) {
+				t.Fatalf("tags: got %v, want %v", v.Tags, story.tags)
+			}
+			for i, tag := range v.Tags {
+				if got := tag.Name + ":" + tag.Value; got != story.tags[i] {
+					t.Errorf("tag %d: got %q, want %q", i, got, story.tags[i])
+				}
+			}
+		})
+	}
+	if chain.Last() != Header || chain.HoldsMessage() || chain.OneDomain() {
+		t.Errorf("last %s, holds %t, one domain %t", chain.Last(), chain.HoldsMessage(), chain.OneDomain())
+	}
+}

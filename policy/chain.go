@@ -1,0 +1,367 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+
+	"postern/configs"
+	"postern/proxy/smtp"
+)
+
+// Chain is a compiled policy. It is immutable, except that its Lists may be
+// given new content, and safe for concurrent use.
+type Chain struct {
+	rules []*rule
+	last  Stage
+	lists *Lists
+}
+
+// rule is one compiled rule.
+type rule struct {
+	configs.Rule
+	do   Disposition
+	when *value
+	// own is the stage at which the facts of the condition are known, stage the
+	// one at which the rule is decided.
+	own, stage Stage
+	after      *rule // the deciding rule above that makes stage later than own; nil where none does
+	reply      replyTemplate
+	header     headerTemplate
+	facts      map[*fact]configs.Position // that the condition reads, and where
+	written    map[*fact]configs.Position // that the reply or header shows
+	parts      []*part
+}
+
+// decides says that the rule ends the chain where it matches.
+func (r *rule) decides() bool { return r.do != DispositionTag }
+
+// reads says whether the condition or what the rule writes uses a fact: one by
+// its name, or any of a check's.
+func (r *rule) reads(name string) bool {
+	for _, facts := range []map[*fact]configs.Position{r.facts, r.written} {
+		for f := range facts {
+			if f.name == name || strings.HasPrefix(f.name, name+".") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// compilation collects the faults of a policy.
+type compilation struct {
+	faults []error
+}
+
+func (c *compilation) faultAt(at configs.Position, format string, args ...any) {
+	c.faults = append(c.faults, &configs.Fault{Position: at, Text: fmt.Sprintf(format, args...)})
+}
+
+// Compile checks a policy and makes it a Chain. Every fault of every rule is in
+// the error, each a *configs.Fault that points into the rule's text, joined in
+// the order of the rules. Lists may be nil where there are none.
+func Compile(p configs.Policy, lists *Lists) (*Chain, error) {
+	c := &compilation{}
+	lets := c.lets(p.Let, lists)
+	chain := &Chain{lists: lists}
+	names := map[string]bool{}
+	for i := range p.Rules {
+		r := c.rule(p.Rules[i], i, lets, lists)
+		switch {
+		case r.Name == "":
+		case names[r.Name]:
+			c.faultAt(r.Position, "there is already a rule %q: the name stands in logs and metrics, so it must tell which rule it was", r.Name)
+		}
+		names[r.Name] = true
+		chain.rules = append(chain.rules, r)
+	}
+	c.stages(chain)
+	if c.faults != nil {
+		return nil, errors.Join(c.faults...)
+	}
+	return chain, nil
+}
+
+// lets compiles the named expressions. Each sees those above it, so that no two
+// can need each other.
+func (c *compilation) lets(lets []configs.Let, lists *Lists) map[string]*named {
+	all := map[string]*named{}
+	for _, let := range lets {
+		switch {
+		case !isIdentifier(let.Name):
+			c.faultAt(let.Position, "%q is no name for a let: letters, digits and _, not starting with a digit", let.Name)
+		case vocabulary[let.Name] != nil || groups[let.Name]:
+			c.faultAt(let.Position, "let %s: this is the name of a fact", let.Name)
+		case functions[let.Name] != "" || keywords[let.Name]:
+			c.faultAt(let.Position, "let %s: this is a word of the language", let.Name)
+		case all[let.Name] != nil:
+			c.faultAt(let.Position, "there is already a let %s", let.Name)
+		}
+		x := &expression{text: let.Is, position: textPosition(let.IsPosition, let.Position, "let "+let.Name), lets: all, lists: lists}
+		v := x.compileText()
+		c.add(x)
+		if all[let.Name] == nil {
+			all[let.Name] = &named{value: v, facts: x.facts, parts: x.parts, temperror: x.temperror}
+		}
+	}
+	return all
+}
+
+var keywords = map[string]bool{
+	"true": true, "false": true, "nil": true, "and": true, "or": true, "not": true, "in": true, "if": true, "else": true,
+	"let": true, "contains": true, "matches": true, "startsWith": true, "endsWith": true,
+}
+
+func isIdentifier(s string) bool {
+	for i, r := range s {
+		if r != '_' && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (i == 0 || r < '0' || r > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// textPosition returns the best position known for an expression's text.
+func textPosition(text, around configs.Position, what string) configs.Position {
+	switch {
+	case text.Line != 0:
+		return text
+	case around.Line != 0:
+		return around
+	default: // made in Go, not read from a file
+		return configs.Position{File: what, Line: 1, Column: 1}
+	}
+}
+
+func (c *compilation) add(x *expression) {
+	for _, f := range x.faults {
+		c.faults = append(c.faults, f)
+	}
+}
+
+// rule compiles one rule, all but its stage.
+func (c *compilation) rule(cr configs.Rule, i int, lets map[string]*named, lists *Lists) *rule {
+	r := &rule{Rule: cr, written: map[*fact]configs.Position{}}
+	what := fmt.Sprintf("rule %q", cr.Name)
+	if cr.Name == "" {
+		what = fmt.Sprintf("rule %d", i+1)
+	}
+	r.Position = textPosition(r.Position, r.WhenPosition, what)
+	switch {
+	case r.Name == "":
+		c.faultAt(r.Position, "the rule has no name: logs, metrics and explain speak of it by its name")
+	case len(r.Name) > 64 || strings.ContainsFunc(r.Name, func(c rune) bool { return c < ' ' || c > '~' || c == '"' }):
+		c.faultAt(r.Position, "%s: a name is at most 64 characters of ASCII, without quotes", what)
+	}
+	x := &expression{text: r.When, position: textPosition(r.WhenPosition, r.Position, what), lets: lets, lists: lists}
+	r.when = x.compileCondition()
+	c.add(x)
+	r.facts, r.parts = x.facts, x.parts
+	r.When = x.text
+
+	do, ok := ParseDisposition(r.Do)
+	if !ok {
+		words := []string{"reject", "defer", "tag", "pass"}
+		missing := ""
+		if r.Do == "" {
+			missing = "the rule has no do"
+		} else {
+			missing = fmt.Sprintf("do: %s is unknown%s", r.Do, didYouMean(r.Do, words))
+		}
+		c.faultAt(r.Position, "%s: it is %s", missing, alternatives(words))
+		return r
+	}
+	r.do = do
+	refuses := do == DispositionReject || do == DispositionDefer
+	switch {
+	case refuses:
+		fallback := defaultReply(do, r.reads, x.temperror)
+		r.compileReply(c, r.Reply, textPosition(r.ReplyPosition, r.Position, what), fallback)
+	case r.Reply != "":
+		c.faultAt(textPosition(r.ReplyPosition, r.Position, what), "do: %s gives no reply: only reject and defer do", r.Do)
+	}
+	switch {
+	case do == DispositionTag && r.Header == "":
+		c.faultAt(r.Position, `do: tag adds a header field, and the rule has none: header: "X-Postern-Tag: %s"`, r.Name)
+	case do == DispositionTag:
+		r.compileHeader(c, r.Header, textPosition(r.HeaderPosition, r.Position, what))
+	case r.Header != "":
+		c.faultAt(textPosition(r.HeaderPosition, r.Position, what), "do: %s adds no header field: only tag does", r.Do)
+	}
+	return r
+}
+
+// ParseDisposition returns the disposition of that word.
+func ParseDisposition(word string) (Disposition, bool) {
+	for i, name := range dispositionNames {
+		if name == word {
+			return Disposition(i), true
+		}
+	}
+	return 0, false
+}
+
+// stages works out when each rule is decided.
+func (c *compilation) stages(chain *Chain) {
+	floor := Connect // no rule from here on is decided earlier
+	var deciding *rule
+	for _, r := range chain.rules {
+		for f := range r.facts {
+			r.own = max(r.own, f.stage)
+		}
+		r.stage = r.own
+		if floor > r.own {
+			r.stage, r.after = floor, deciding
+		}
+		c.moved(r)
+		c.knownInTime(r)
+		if r.decides() && r.stage > floor {
+			floor, deciding = r.stage, r
+		}
+		chain.last = max(chain.last, r.stage)
+	}
+}
+
+// moved moves a rule to its at.
+func (c *compilation) moved(r *rule) {
+	if r.At == "" {
+		return
+	}
+	at, ok := ParseStage(r.At)
+	switch {
+	case !ok:
+		c.faultAt(r.Position, "at: %s is no stage%s: it is %s", r.At, didYouMean(r.At, stageNames[:]), alternatives(stageNames[:]))
+	case at < r.stage:
+		c.faultAt(r.Position, "at: %s is too early: the rule is decided at %s, %s; at may move it later, never earlier", at, r.stage, r.whyNotEarlier())
+	case at > r.stage:
+		r.stage, r.after = at, nil
+	}
+}
+
+// whyNotEarlier says what keeps the rule from an earlier stage, to follow "decided at x, ".
+func (r *rule) whyNotEarlier() string {
+	switch {
+	case r.after != nil:
+		return fmt.Sprintf("after rule %q above", r.after.Name)
+	case r.stage > r.own:
+		return "as its at says"
+	case len(r.latest()) > 0:
+		return "since it reads " + strings.Join(r.latest(), ", ")
+	default:
+		return "since it reads no facts"
+	}
+}
+
+// latest returns the facts that are known last, which make the rule's own stage.
+func (r *rule) latest() []string {
+	var names []string
+	for _, name := range factNames {
+		f := vocabulary[name]
+		if _, reads := r.facts[f]; reads && f.stage == r.own && f.stage > Connect {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// knownInTime checks what a rule reads and writes against its stage.
+func (c *compilation) knownInTime(r *rule) {
+	address := vocabulary["rcpt.address"]
+	for _, facts := range []map[*fact]configs.Position{r.facts, r.written} {
+		if at, reads := facts[address]; reads && r.stage > Rcpt {
+			cure := "read rcpt.domain instead, or leave the other fact to a rule of its own"
+			if r.after != nil {
+				cure = fmt.Sprintf("move it above rule %q, or read rcpt.domain instead", r.after.Name)
+			}
+			c.faultAt(at, "rcpt.address cannot be read at %s, where one reply answers for all recipients: the rule is decided there %s; %s",
+				r.stage, r.whyNotEarlier(), cure)
+		}
+	}
+	for _, name := range factNames {
+		f := vocabulary[name]
+		if at, shows := r.written[f]; shows && f.stage > r.stage {
+			c.faultAt(at, "${%s} is known at %s, but the rule is decided at %s: leave it out, or add at: %s", name, f.stage, r.stage, f.stage)
+		}
+	}
+}
+
+// Decide reads the chain from the top with the facts known at st. A rule counts
+// only once its stage has come; the first reject, defer or pass that matches
+// decides, and one whose stage has not come yet keeps those below it waiting.
+// So a verdict that is Decided is that of the whole chain with all facts; only
+// tags of rules above the deciding one may still be added by a later call, up to
+// the stage Last.
+//
+// At Rcpt, f.Rcpt is the recipient in question. After it, f.Rcpt is any of the
+// transaction's recipients, provided that those had equal verdicts at Rcpt: all
+// decided, or all undecided. A recipient whose verdict at Rcpt is otherwise than
+// the first one's belongs into a transaction of its own (452 4.5.3), for the one
+// reply at the end could not be right for both.
+//
+// Pure: the same facts (and content of lists) give the same verdict. Nothing is
+// allocated unless a rule matches. A fault of ours is a defer (451 4.3.0).
+func (c *Chain) Decide(st Stage, f *Facts) Verdict {
+	return c.decide(st, scope{facts: reflect.ValueOf(f).Elem()})
+}
+
+func (c *Chain) decide(st Stage, s scope) (v Verdict) {
+	var current *rule
+	defer func() {
+		// A mistake in this package must not cost the sender a message.
+		if recover() != nil {
+			v = Verdict{
+				Disposition: DispositionDefer, Decided: true, Rule: current.Name, Stage: current.stage,
+				Reply: smtp.Reply{Code: 451, Enhanced: "3.0", Text: "Local error in processing, please try again later."},
+			}
+		}
+	}()
+	for _, r := range c.rules {
+		if r.stage > st {
+			if r.decides() {
+				return v
+			}
+			continue
+		}
+		current = r
+		if !r.when.truth(s) {
+			continue
+		}
+		v.Rule, v.Stage = r.Name, r.stage
+		switch r.do {
+		case DispositionTag:
+			v.Disposition = DispositionTag
+			v.Tags = append(v.Tags, r.header.expand(s))
+		case DispositionPass:
+			v.Disposition, v.Decided = DispositionPass, true
+			return v
+		default:
+			v.Disposition, v.Decided = r.do, true
+			v.Reply = r.reply.expand(s)
+			return v
+		}
+	}
+	v.Decided = true
+	return v
+}
+
+// Last returns the stage after which no rule is left to be decided.
+func (c *Chain) Last() Stage { return c.last }
+
+// HoldsMessage says whether a rule is decided at the message stage only, so
+// that the message must be held until then.
+func (c *Chain) HoldsMessage() bool { return c.last == Message }
+
+// OneDomain says whether a rule reads rcpt.domain after the recipients were
+// answered, so that a transaction must hold recipients of one domain only.
+func (c *Chain) OneDomain() bool {
+	for _, r := range c.rules {
+		if r.oneDomain() {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *rule) oneDomain() bool { return r.stage > Rcpt && r.reads("rcpt.domain") }
