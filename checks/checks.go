@@ -5,7 +5,10 @@ package checks
 import (
 	"context"
 	"io"
+	"log/slog"
 	"net"
+	"net/netip"
+	"time"
 
 	"postern/configs"
 	"postern/metrics"
@@ -19,11 +22,22 @@ type Check struct {
 	Doc  string // one sentence, printed by `policy show --checks`
 	// Stage is the earliest stage at which the check can run.
 	Stage policy.Stage
+	// Result points at the check's result word in f.
+	Result func(f *policy.Facts) *policy.Result
 	// Run writes the check's own field of f, and no other. It must come back
 	// soon after ctx ends; what it then leaves is its own business, the Set
 	// makes it temperror.
 	Run func(ctx context.Context, f *policy.Facts, msg Message)
+
+	// trivial settles the check without asking anybody, where its inputs allow
+	// that (no SUBMITTER was given, no list is configured), and says whether it
+	// did. It spares the goroutine and the timer. May be nil.
+	trivial func(f *policy.Facts, msg Message) bool
 }
+
+// All is the table of checks. To add one, write it, give its result a field in
+// policy.Facts, and name it here.
+var All = []func(Deps) Check{Iprev, SPF, SPFHelo, Submitter, DNSBL, PRA}
 
 // Message is what a check may read besides the facts: nothing before the
 // header stage, the header from there on, the whole at the message stage.
@@ -33,20 +47,25 @@ type Message struct {
 	Size   int64       // of Whole
 }
 
-// Resolver asks the DNS. *net.Resolver has it, and spf asks for exactly this.
-// Errors are bare *net.DNSError: IsNotFound for NXDOMAIN and NODATA,
-// IsTimeout or IsTemporary for trouble.
+// Resolver asks the DNS; *net.Resolver has these methods. Errors are bare
+// *net.DNSError: IsNotFound for NXDOMAIN and NODATA, IsTimeout or IsTemporary
+// for trouble.
 type Resolver interface {
 	LookupTXT(ctx context.Context, name string) ([]string, error)
 	LookupMX(ctx context.Context, name string) ([]*net.MX, error)
 	LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error)
 	LookupAddr(ctx context.Context, addr string) ([]string, error)
+	// LookupNetIP asks for A alone when network is "ip4", for AAAA alone when it is "ip6".
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
 // Deps is what checks are made of.
 type Deps struct {
-	Hostname string
+	Hostname string // our own name, %{r} in explanations (RFC 7208 §7.3)
 	Resolver Resolver
 	Config   configs.Checks
+	Timeout  time.Duration    // of one check, then temperror (RFC 7208 §4.6.4); 0: 20 s
+	Healthy  func() bool      // our own resolver's health, for dns.healthy; nil: always
 	Metrics  *metrics.Metrics // may be nil
+	Log      *slog.Logger     // may be nil
 }

@@ -107,11 +107,27 @@ type DNSCache struct {
 // Checks configures those checks that can be configured.
 type Checks struct {
 	Submitter SubmitterCheck `yaml:"submitter"`
+	DNSBL     DNSBLCheck     `yaml:"dnsbl"`
 }
 
 // SubmitterCheck says how SUBMITTER and PRA are compared.
 type SubmitterCheck struct {
 	Match string `yaml:"match" words:"address domain"` // address | domain
+}
+
+// DNSBLCheck names the DNS lists that are asked (RFC 5782).
+type DNSBLCheck struct {
+	Zones []DNSBLZone `yaml:"zones"`
+}
+
+// DNSBLZone is one DNS list.
+type DNSBLZone struct {
+	Zone   string   `yaml:"zone"`
+	Weight int      `yaml:"weight"` // added to dnsbl.score where the zone lists; negative: an allow list; 0: as 1
+	Of     string   `yaml:"of"`     // client (default) | helo | mail_from | iprev
+	Codes  []string `yaml:"codes"`  // return codes or ranges that count; none: 127.0.0.0/8 less 127.255.255.0/24
+
+	Position Position `yaml:"-"`
 }
 
 // List is a named set that rules read with in_list.

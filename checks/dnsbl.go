@@ -1,0 +1,229 @@
+package checks
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+
+	"postern/configs"
+	"postern/policy"
+)
+
+// DNSBL asks the DNS lists that are configured, side by side, about the
+// client's address or about a name (RFC 5782). A list in trouble lists nobody.
+func DNSBL(d Deps) Check {
+	lists := make([]dnsList, 0, len(d.Config.DNSBL.Zones))
+	for _, z := range d.Config.DNSBL.Zones {
+		// A zone that check-config has refused does not get here.
+		if l, err := newDNSList(z); err == nil {
+			lists = append(lists, l)
+		}
+	}
+	return Check{
+		Name:   "dnsbl",
+		Doc:    "The DNS lists of checks.dnsbl, weighted (RFC 5782).",
+		Stage:  policy.Mail,
+		Result: func(f *policy.Facts) *policy.Result { return &f.DNSBL.Result },
+		trivial: func(f *policy.Facts, _ Message) bool {
+			f.DNSBL = policy.DNSBL{Result: policy.None}
+			return len(lists) == 0
+		},
+		Run: func(ctx context.Context, f *policy.Facts, _ Message) { f.DNSBL = askLists(ctx, d.Resolver, lists, f) },
+	}
+}
+
+// askLists asks every list. Fail: a list that blocks has an entry. Pass: only
+// lists that allow have. Temperror: none has, and one could not be read.
+func askLists(ctx context.Context, r Resolver, lists []dnsList, f *policy.Facts) policy.DNSBL {
+	found := make([]listing, len(lists))
+	// What iprev finds is not known yet: the checks of a stage run side by side.
+	// A list of reverse names looks for itself, once for all of them.
+	reverse := sync.OnceValue(func() string { name, _ := iprev(ctx, r, f.Client.Addr()); return name })
+	var wg sync.WaitGroup
+	for i := range lists {
+		wg.Go(func() {
+			// A panic in a goroutine would end the process, not the check.
+			defer func() {
+				if recover() != nil {
+					found[i] = listingTrouble
+				}
+			}()
+			if name := lists[i].query(f, reverse); name != "" {
+				found[i] = lists[i].ask(ctx, r, name)
+			}
+		})
+	}
+	wg.Wait()
+
+	sum := policy.DNSBL{Result: policy.None}
+	var trouble, allowed bool
+	for i, l := range lists {
+		switch found[i] {
+		case listingTrouble:
+			trouble = true
+		case listingYes:
+			sum.Score += l.weight
+			sum.Zones = append(sum.Zones, l.zone)
+			if l.weight > 0 {
+				sum.Listed = true
+			} else {
+				allowed = true
+			}
+		}
+	}
+	switch {
+	case sum.Listed:
+		sum.Result = policy.Fail
+	case allowed:
+		sum.Result = policy.Pass
+	case trouble:
+		sum.Result = policy.TempError
+	}
+	return sum
+}
+
+// listing is what one list says.
+type listing uint8
+
+const (
+	listingNo listing = iota
+	listingYes
+	listingTrouble
+)
+
+// dnsList is one zone, ready to be asked.
+type dnsList struct {
+	zone   string
+	weight int
+	of     string
+	codes  []codeRange // none: the default
+}
+
+func newDNSList(z configs.DNSBLZone) (dnsList, error) {
+	zone, ok := domainName(z.Zone)
+	if !ok {
+		return dnsList{}, fmt.Errorf("checks: dnsbl: %q is no zone", z.Zone)
+	}
+	l := dnsList{zone: zone, weight: z.Weight, of: z.Of}
+	if l.weight == 0 {
+		l.weight = 1
+	}
+	switch l.of {
+	case "":
+		l.of = "client"
+	case "client", "helo", "mail_from", "iprev":
+	default:
+		return dnsList{}, fmt.Errorf("checks: dnsbl: zone %s: of: %q is not client, helo, mail_from or iprev", zone, z.Of)
+	}
+	for _, c := range z.Codes {
+		r, err := parseCodes(c)
+		if err != nil {
+			return dnsList{}, fmt.Errorf("checks: dnsbl: zone %s: %w", zone, err)
+		}
+		l.codes = append(l.codes, r)
+	}
+	return l, nil
+}
+
+// query is the name to ask for; empty: there is nothing to ask about.
+func (l *dnsList) query(f *policy.Facts, reverse func() string) string {
+	subject := ""
+	switch l.of {
+	case "client":
+		if ip := f.Client.Addr(); ip.IsValid() {
+			subject = reversedIP(ip)
+		}
+	case "helo":
+		subject = f.Helo.Domain
+	case "mail_from":
+		subject = f.Mail.Domain
+	case "iprev":
+		subject = reverse()
+	}
+	if l.of != "client" {
+		subject, _ = checkable(subject)
+	}
+	if subject == "" || len(subject)+1+len(l.zone) > maxName {
+		return ""
+	}
+	return subject + "." + l.zone
+}
+
+func (l *dnsList) ask(ctx context.Context, r Resolver, name string) listing {
+	addrs, err := r.LookupNetIP(ctx, "ip4", name)
+	if err != nil {
+		if isNotFound(err) {
+			return listingNo
+		}
+		return listingTrouble
+	}
+	found := listingNo
+	for _, a := range addrs {
+		switch l.judge(a.Unmap()) {
+		case listingYes:
+			return listingYes
+		case listingTrouble:
+			found = listingTrouble
+		}
+	}
+	return found
+}
+
+// judge reads one return code. 127.255.255.0/24 is how lists say that we asked
+// wrongly (too often, through a public resolver): taken for a listing it would
+// refuse all mail. What is outside 127.0.0.0/8 is a parked domain or a resolver
+// that invents answers (RFC 5782 §2.3).
+func (l *dnsList) judge(code netip.Addr) listing {
+	if !code.Is4() || code.As4()[0] != 127 {
+		return listingNo
+	}
+	if b := code.As4(); b[1] == 255 && b[2] == 255 {
+		return listingTrouble
+	}
+	if len(l.codes) == 0 {
+		return listingYes
+	}
+	for _, r := range l.codes {
+		if r.first.Compare(code) <= 0 && code.Compare(r.last) <= 0 {
+			return listingYes
+		}
+	}
+	return listingNo
+}
+
+// codeRange is a range of return codes, both ends in it.
+type codeRange struct{ first, last netip.Addr }
+
+// parseCodes reads "127.0.0.2" or "127.0.0.2-127.0.0.11".
+func parseCodes(s string) (codeRange, error) {
+	from, to, ranged := strings.Cut(strings.TrimSpace(s), "-")
+	if !ranged {
+		to = from
+	}
+	first, err1 := netip.ParseAddr(strings.TrimSpace(from))
+	last, err2 := netip.ParseAddr(strings.TrimSpace(to))
+	if err1 != nil || err2 != nil || !first.Is4() || !last.Is4() ||
+		first.As4()[0] != 127 || last.As4()[0] != 127 || last.Less(first) {
+		return codeRange{}, fmt.Errorf("%q is no return code or range within 127.0.0.0/8", s)
+	}
+	return codeRange{first, last}, nil
+}
+
+// reversedIP is an address as lists are asked for it: octets of IPv4, nibbles of
+// IPv6, last first (RFC 5782 §2.1, §2.4).
+func reversedIP(ip netip.Addr) string {
+	ip = ip.Unmap()
+	if ip.Is4() {
+		b := ip.As4()
+		return netip.AddrFrom4([4]byte{b[3], b[2], b[1], b[0]}).String()
+	}
+	const hex = "0123456789abcdef"
+	b := make([]byte, 0, 64)
+	a := ip.As16()
+	for i := len(a) - 1; i >= 0; i-- {
+		b = append(b, hex[a[i]&15], '.', hex[a[i]>>4], '.')
+	}
+	return string(b[:len(b)-1])
+}

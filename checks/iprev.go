@@ -1,0 +1,76 @@
+package checks
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+
+	"postern/policy"
+)
+
+// maxReverseNames bounds how many names of one address are confirmed, for
+// iprev as RFC 7208 §4.6.4 does for ptr: the reverse zone is the client's.
+const maxReverseNames = 10
+
+// Iprev looks the client's address up and confirms the name by looking that up
+// again (RFC 8601 §2.7.3).
+func Iprev(d Deps) Check {
+	return Check{
+		Name:   "iprev",
+		Doc:    "The client's reverse name, confirmed by a forward look-up (RFC 8601 §2.7.3).",
+		Stage:  policy.Mail,
+		Result: func(f *policy.Facts) *policy.Result { return &f.Iprev.Result },
+		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
+			f.Iprev.Name, f.Iprev.Result = iprev(ctx, d.Resolver, f.Client.Addr())
+		},
+	}
+}
+
+// iprev returns the first confirmed name of ip. Permerror: no name is
+// published. Fail: names are, and none leads back. Temperror: a look-up failed
+// before any name was confirmed.
+func iprev(ctx context.Context, r Resolver, ip netip.Addr) (string, policy.Result) {
+	if !ip.IsValid() {
+		return "", policy.PermError
+	}
+	names, err := r.LookupAddr(ctx, ip.String())
+	switch {
+	case isNotFound(err) || err == nil && len(names) == 0:
+		return "", policy.PermError
+	case err != nil:
+		return "", policy.TempError
+	}
+	result := policy.Fail
+	for _, n := range names[:min(len(names), maxReverseNames)] {
+		name, ok := domainName(n)
+		if !ok {
+			continue // NOT: shown to anyone. A reverse zone may hold any octet.
+		}
+		addrs, err := r.LookupNetIP(ctx, family(ip), name)
+		if err != nil && !isNotFound(err) {
+			result = policy.TempError
+			continue
+		}
+		if slices.ContainsFunc(addrs, func(a netip.Addr) bool { return a.Unmap() == ip.Unmap() }) {
+			return name, policy.Pass
+		}
+	}
+	return "", result
+}
+
+// family is the network for LookupNetIP that asks for addresses like ip and no
+// others: half the queries, and RFC 7208 §5 wants exactly this.
+func family(ip netip.Addr) string {
+	if ip.Unmap().Is4() {
+		return "ip4"
+	}
+	return "ip6"
+}
+
+// isNotFound tells a name or type that is not there from trouble. By type
+// assertion: what wraps an error is not the resolver.
+func isNotFound(err error) bool {
+	e, ok := err.(*net.DNSError)
+	return ok && e.IsNotFound
+}

@@ -1,0 +1,129 @@
+package checks
+
+import (
+	"context"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"postern/policy"
+)
+
+// defaultTimeout is what RFC 7208 §4.6.4 names as the least that a limit on
+// one evaluation should allow.
+const defaultTimeout = 20 * time.Second
+
+// Set is the checks that somebody wants, by stage. It is safe for use by many
+// sessions at once.
+type Set struct {
+	deps    Deps
+	byStage [policy.Message + 1][]Check
+}
+
+// Ran is one check that ran.
+type Ran struct {
+	Name   string
+	Took   time.Duration
+	Result policy.Result
+}
+
+// NewSet builds those checks of All whose name wanted names; nil wants all.
+func NewSet(d Deps, wanted func(name string) bool) *Set {
+	if d.Timeout <= 0 {
+		d.Timeout = defaultTimeout
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Set{deps: d}
+	for _, build := range All {
+		s.add(build(d), wanted)
+	}
+	return s
+}
+
+func (s *Set) add(c Check, wanted func(name string) bool) {
+	if wanted == nil || wanted(c.Name) {
+		s.byStage[c.Stage] = append(s.byStage[c.Stage], c)
+	}
+}
+
+// Wants says whether the set holds the check of that name.
+func (s *Set) Wants(name string) bool {
+	for _, cs := range s.byStage {
+		for _, c := range cs {
+			if c.Name == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// HasStage says whether any check of the set runs at that stage, so that a
+// message need not be held for nothing.
+func (s *Set) HasStage(st policy.Stage) bool { return len(s.byStage[st]) > 0 }
+
+// Run runs the checks of a stage side by side, each for Deps.Timeout at the
+// most, and comes back when all of them have. A check that panics or runs out
+// of time leaves temperror: whether that fails open is a rule that the operator
+// can read. At the mail stage dns.healthy is filled as well.
+//
+// Nobody else may touch f meanwhile.
+func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Message) []Ran {
+	checks := s.byStage[st]
+	if st == policy.Mail {
+		f.DNS.Healthy = s.deps.Healthy == nil || s.deps.Healthy()
+	}
+	if len(checks) == 0 {
+		return nil
+	}
+
+	ran := make([]Ran, len(checks))
+	asking := make([]int, 0, len(checks))
+	for i, c := range checks {
+		ran[i].Name = c.Name
+		if c.trivial == nil || !c.trivial(f, msg) {
+			asking = append(asking, i)
+		}
+	}
+	if len(asking) > 0 {
+		ctx, cancel := context.WithTimeout(ctx, s.deps.Timeout)
+		defer cancel()
+		last := len(asking) - 1
+		var wg sync.WaitGroup
+		for _, i := range asking[:last] {
+			wg.Go(func() { ran[i].Took = s.run(ctx, &checks[i], f, msg) })
+		}
+		// One of them in our own goroutine: most stages have only one that asks.
+		i := asking[last]
+		ran[i].Took = s.run(ctx, &checks[i], f, msg)
+		wg.Wait()
+	}
+	for i, c := range checks {
+		ran[i].Result = *c.Result(f)
+		s.deps.Metrics.CheckDone(c.Name, string(ran[i].Result), ran[i].Took)
+	}
+	return ran
+}
+
+func (s *Set) run(ctx context.Context, c *Check, f *policy.Facts, msg Message) (took time.Duration) {
+	start := time.Now()
+	result := c.Result(f)
+	defer func() {
+		took = time.Since(start)
+		if p := recover(); p != nil {
+			s.deps.Log.Error("check panicked", "id", f.ID, "check", c.Name, "panic", p, "stack", string(debug.Stack()))
+			*result = policy.TempError
+			return
+		}
+		// NOT: only where the result is missing. What a check concluded from
+		// look-ups that we cut short is no statement of the domain's.
+		if ctx.Err() != nil || *result == "" || *result == policy.Skipped {
+			*result = policy.TempError
+		}
+	}()
+	c.Run(ctx, f, msg)
+	return
+}
