@@ -1,0 +1,292 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strconv"
+	"sync"
+
+	"postern/proxy/smtp"
+)
+
+// Conn is the loan of a connection to one session. Commands are queued, leave
+// together, and their replies are read in order (RFC 2920); towards a backend
+// without PIPELINING they leave one at a time, which the caller need not know.
+//
+//	c.QueueMail(from, params)
+//	c.QueueRcpt(to, params)
+//	c.QueueData()
+//	r, err := c.Reply() // sends all three, reads the answer to MAIL
+//	...                 // RCPT, then 354
+//	c.Write(message)    // dot-stuffed, and the final dot
+//	r, err = c.FinalReply()
+//	c.Release()
+//
+// It is used by one goroutine, but for Abort. After an error, which is always
+// an *Error, only Abort is left to call (and Reply, after a failed Write).
+type Conn struct {
+	pool   *Pool
+	client Client
+
+	mu     sync.Mutex // guards the three below against Abort
+	l      *link
+	ended  bool               // the loan is over: released or aborted
+	cancel context.CancelFunc // ends the search for another link
+
+	out     []byte    // what was queued; a prefix of it has been written
+	buf     *[]byte   // where out came from
+	written int       // length of that prefix
+	queue   []command // commands; those before head have been answered
+	head    int
+	sent    int // those before it have been written
+
+	serial bool // the backend has no PIPELINING
+	// replay: the link was used before, and may have ended without telling.
+	// Until the first reply to something that the session said, out and queue
+	// are kept whole, so that all can be said again on another one.
+	replay  bool
+	data    bool  // between 354 and the reply to the final dot
+	body    int64 // octets still owed to the last BDAT
+	mail    bool  // a transaction is open at the backend
+	endSent bool  // the end of the message was written
+
+	ready []smtp.Reply // read ahead of Reply, in serial mode only
+	werr  error        // a failed write; there may be a reply that tells why
+	whole int          // with werr: commands before it were written whole
+}
+
+// command is one command whose reply is expected.
+type command struct {
+	kind  commandKind
+	start int // where it begins in out
+}
+
+type commandKind uint8
+
+const (
+	kindMail commandKind = iota
+	kindRcpt
+	kindData
+	kindRset
+	kindBdat
+	kindBdatLast
+	kindHiddenRset     // ours, not the session's: it never sees the reply
+	kindHiddenXForward // likewise
+)
+
+func (k commandKind) hidden() bool { return k >= kindHiddenRset }
+
+// bufferSize is how much is gathered before it is written.
+const bufferSize = 32 << 10
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, bufferSize); return &b }}
+
+func newConn(p *Pool, client Client, l *link, reused bool) *Conn {
+	c := &Conn{pool: p, client: client, l: l, serial: !l.caps.Pipelining, replay: reused}
+	c.buf = buffers.Get().(*[]byte)
+	c.out = (*c.buf)[:0]
+	if reused && p.identity != identityXClient {
+		// XCLIENT has made the backend forget; here RSET does.
+		c.queueLine(kindHiddenRset, "RSET")
+	}
+	return c
+}
+
+// Capabilities returns what the backend offers on this connection.
+func (c *Conn) Capabilities() Capabilities { return c.l.caps }
+
+// Backend returns the backend's name in the configuration.
+func (c *Conn) Backend() string { return c.pool.name }
+
+// Address returns which of its addresses this connection goes to.
+func (c *Conn) Address() string { return c.l.at.name }
+
+// NetConn returns the connection itself, for who wants to copy octets straight
+// into it after a Flush. It is a *net.TCPConn or *net.UnixConn where the leg is
+// not encrypted.
+func (c *Conn) NetConn() net.Conn { return c.l.nc }
+
+// Outstanding returns the number of replies that are still to be read.
+func (c *Conn) Outstanding() int {
+	n := len(c.ready)
+	for _, cmd := range c.queue[c.head:] {
+		if !cmd.kind.hidden() {
+			n++
+		}
+	}
+	return n
+}
+
+// QueueMail queues MAIL. The caller leaves out parameters that the backend
+// does not offer.
+func (c *Conn) QueueMail(from smtp.Path, ps []smtp.Param) {
+	if c.pool.identity == identityXForward {
+		// It lasts for one transaction only.
+		xlines("XFORWARD", xforwardWant, c.l.caps.XForward, c.client, func(line []byte) {
+			c.begin(kindHiddenXForward)
+			c.out = append(append(c.out, line...), "\r\n"...)
+		})
+	}
+	c.begin(kindMail)
+	c.l.mails++
+	c.mail = true
+	c.out = from.AppendAngle(append(c.out, "MAIL FROM:"...))
+	c.appendParams(ps)
+}
+
+// QueueRcpt queues RCPT.
+func (c *Conn) QueueRcpt(to smtp.Path, ps []smtp.Param) {
+	c.begin(kindRcpt)
+	c.out = to.AppendAngle(append(c.out, "RCPT TO:"...))
+	c.appendParams(ps)
+}
+
+// QueueData queues DATA. The message is written after its 354.
+func (c *Conn) QueueData() { c.queueLine(kindData, "DATA") }
+
+// QueueRset queues RSET.
+func (c *Conn) QueueRset() { c.queueLine(kindRset, "RSET") }
+
+// QueueBdat queues BDAT (RFC 3030 §2). Exactly n octets must be written before
+// anything else is queued; nothing needs to be read first.
+func (c *Conn) QueueBdat(n int64, last bool) {
+	kind := kindBdat
+	if last {
+		kind = kindBdatLast
+	}
+	c.begin(kind)
+	c.out = strconv.AppendInt(append(c.out, "BDAT "...), n, 10)
+	if last {
+		c.out = append(c.out, " LAST"...)
+	}
+	c.out = append(c.out, "\r\n"...)
+	c.body = n
+}
+
+func (c *Conn) begin(k commandKind) {
+	c.queue = append(c.queue, command{k, len(c.out)})
+}
+
+func (c *Conn) queueLine(k commandKind, line string) {
+	c.begin(k)
+	c.out = append(append(c.out, line...), "\r\n"...)
+}
+
+func (c *Conn) appendParams(ps []smtp.Param) {
+	for _, p := range ps {
+		c.out = append(append(c.out, ' '), p.Key...)
+		if p.HasValue {
+			c.out = append(append(c.out, '='), p.Value...)
+		}
+	}
+	c.out = append(c.out, "\r\n"...)
+}
+
+// sendable returns how much of out may be written now.
+func (c *Conn) sendable() int {
+	if !c.serial {
+		return len(c.out)
+	}
+	next := c.sent
+	if c.sent == c.head {
+		next++ // nothing is unanswered, so one may go, with what belongs to it
+	}
+	if next < len(c.queue) {
+		return c.queue[next].start
+	}
+	return len(c.out)
+}
+
+// Flush writes what is queued and may be written.
+func (c *Conn) Flush() error {
+	if c.werr != nil {
+		return c.werr
+	}
+	end := c.sendable()
+	if end <= c.written {
+		return nil
+	}
+	p, whole := c.out[c.written:end], c.sent
+	for c.sent < len(c.queue) && c.queue[c.sent].start < end {
+		if c.queue[c.sent].kind == kindBdatLast {
+			// From here on the message may have been taken, whatever becomes
+			// of the connection. NOT: to say it again elsewhere.
+			c.replay = false
+		}
+		c.sent++
+	}
+	c.written = end
+	return c.wrote(c.l.write(p, c.pool.o.Timeouts.DataBlock), whole)
+}
+
+// wrote ends a write: it keeps the error, or forgets what need not be kept.
+func (c *Conn) wrote(err error, whole int) error {
+	if err != nil {
+		c.werr, c.whole = c.l.fail(kindOf(err), err), whole
+		return c.werr
+	}
+	if c.body == 0 && c.sent == len(c.queue) && c.sent > 0 && c.queue[c.sent-1].kind == kindBdatLast {
+		c.endSent = true
+	}
+	c.settle()
+	return nil
+}
+
+// settle forgets what has been written, unless it may be needed again.
+func (c *Conn) settle() {
+	if c.replay {
+		return
+	}
+	if c.written == len(c.out) {
+		c.out, c.written = c.out[:0], 0
+	}
+	if c.head == len(c.queue) {
+		c.queue, c.head, c.sent = c.queue[:0], 0, 0
+	}
+}
+
+// Write sends octets of the message as they are: dot-stuffed, with the final
+// dot at the end, after DATA was answered by 354; exactly as many as announced
+// after QueueBdat. Small pieces are gathered and leave with what is queued, so
+// that a small message is one write; Flush sends what was gathered. Each write
+// may take timeouts.data_block without progress.
+func (c *Conn) Write(p []byte) (int, error) {
+	if c.werr != nil {
+		return 0, c.werr
+	}
+	if !c.data {
+		// Octets that no BDAT announced would be read as commands.
+		if int64(len(p)) > c.body {
+			c.werr = c.l.fail(KindProtocol, errors.New("message octets outside of DATA and BDAT"))
+			return 0, c.werr
+		}
+		c.body -= int64(len(p))
+	}
+	if len(c.out)+len(p) <= bufferSize {
+		c.out = append(c.out, p...)
+		return len(p), nil
+	}
+	c.replay = false // too much to keep
+	if c.serial {
+		// Everything before the BDAT has to be answered before it may go.
+		if err := c.catchUp(); err != nil {
+			return 0, err
+		}
+	}
+	q, whole := c.out[c.written:], c.sent
+	if !c.data {
+		whole = min(whole, len(c.queue)-1) // the BDAT that p belongs to
+	}
+	c.sent, c.written = len(c.queue), len(c.out)
+	var err error
+	if len(q) == 0 {
+		err = c.l.write(p, c.pool.o.Timeouts.DataBlock)
+	} else {
+		err = c.l.writev(q, p, c.pool.o.Timeouts.DataBlock)
+	}
+	if err := c.wrote(err, whole); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

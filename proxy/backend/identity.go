@@ -1,0 +1,194 @@
+package backend
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+	"github.com/pires/go-proxyproto/tlvparse"
+
+	"postern/proxy/smtp"
+)
+
+// The ways in which a backend learns who the client is (configs.Backend.Identity).
+const (
+	identityXClient  = "xclient"
+	identityXForward = "xforward"
+	identityProxyV2  = "proxy-v2"
+	identityNone     = "none"
+)
+
+// maxXLine is the longest XCLIENT or XFORWARD line without its CRLF, maxXValue
+// the longest value that fits into one (an octet may become three).
+const (
+	maxXLine  = 510
+	maxXValue = 480
+)
+
+// unavailable stands for a value that is not known.
+const unavailable = "[UNAVAILABLE]"
+
+// attribute returns the value of an XCLIENT or XFORWARD attribute, not yet
+// encoded, and false for one that we have no value for.
+func (c Client) attribute(name string) (string, bool) {
+	switch name {
+	case "NAME":
+		if c.Name != "" {
+			return c.Name, true
+		}
+		if c.NameTemporary {
+			return "[TEMPUNAVAIL]", true
+		}
+		return unavailable, true
+	case "ADDR":
+		return xaddress(c.Addr), true
+	case "PORT":
+		return xport(c.Addr), true
+	case "DESTADDR":
+		return xaddress(c.Local), true
+	case "DESTPORT":
+		return xport(c.Local), true
+	case "HELO":
+		if c.Helo == "" {
+			return unavailable, true
+		}
+		// A name of more than a command line may hold is nobody's name.
+		return c.Helo[:min(len(c.Helo), 255)], true
+	case "PROTO":
+		if c.ESMTP {
+			return "ESMTP", true
+		}
+		return "SMTP", true
+	case "SOURCE":
+		return "REMOTE", true
+	}
+	return "", false
+}
+
+// xaddress renders an address as XCLIENT wants it: IPv4 bare, IPv6 behind
+// "IPV6:", neither in brackets.
+func xaddress(ap netip.AddrPort) string {
+	a := ap.Addr().Unmap().WithZone("")
+	switch {
+	case a.Is4():
+		return a.String()
+	case a.Is6():
+		return "IPV6:" + a.String()
+	}
+	return unavailable
+}
+
+func xport(ap netip.AddrPort) string {
+	if !ap.IsValid() {
+		return unavailable
+	}
+	return strconv.Itoa(int(ap.Port()))
+}
+
+// xlines appends the lines of verb (XCLIENT, XFORWARD) for those of want that
+// the backend offers, as many on a line as fit. Each line is handed to add.
+func xlines(verb string, want, offered []string, c Client, add func(line []byte)) {
+	line := append(make([]byte, 0, 192), verb...)
+	for _, name := range want {
+		value, ok := c.attribute(name)
+		if !ok || !slices.Contains(offered, name) {
+			continue
+		}
+		text := smtp.EncodeXtext(value)
+		if len(text) > maxXValue {
+			text = smtp.EncodeXtext(value[:maxXValue/3])
+		}
+		pair := name + "=" + text
+		if len(line)+1+len(pair) > maxXLine {
+			add(line)
+			line = append(line[:0:0], verb...)
+		}
+		line = append(append(line, ' '), pair...)
+	}
+	if len(line) > len(verb) {
+		add(line)
+	}
+}
+
+var (
+	// HELO and PROTO first would be wrong: a server that resets its state at
+	// NAME and ADDR would lose them.
+	xclientWant  = []string{"NAME", "ADDR", "PORT", "DESTADDR", "DESTPORT", "PROTO", "HELO"}
+	xforwardWant = []string{"NAME", "ADDR", "PORT", "PROTO", "HELO", "SOURCE"}
+)
+
+// xclient tells the backend who the client is, and says EHLO again as the
+// client. It fails closed: a backend that is not told takes us for the client
+// and trusts it.
+func (l *link) xclient(c Client, d time.Duration) error {
+	if !slices.Contains(l.caps.XClient, "ADDR") {
+		return l.fail(KindIdentity, fmt.Errorf("XCLIENT ADDR is not offered (Postfix: smtpd_authorized_xclient_hosts)"))
+	}
+	l.introduced = true
+	var lines [][]byte
+	xlines("XCLIENT", xclientWant, l.caps.XClient, c, func(line []byte) { lines = append(lines, line) })
+	for _, line := range lines {
+		r, err := l.ask(string(line), d)
+		switch {
+		case err != nil:
+			return err
+		case r.Code == 220:
+		case r.Code == 550 || r.Code == 501 || r.Code/100 == 2:
+			return l.refuse(KindIdentity, r, "XCLIENT")
+		default:
+			// The MTA's access rules have turned this client away.
+			return l.refuse(KindRefused, r, "XCLIENT")
+		}
+	}
+	return l.ehlo(ehloName(c, l.at.pool.o.Hostname), d)
+}
+
+// proxyHeader is the PROXY v2 header for c; LOCAL for ourselves (nil).
+func proxyHeader(c *Client, fallback net.Addr) ([]byte, error) {
+	if c == nil {
+		return (&proxyproto.Header{Version: 2, Command: proxyproto.LOCAL, TransportProtocol: proxyproto.UNSPEC}).Format()
+	}
+	if !c.Addr.IsValid() {
+		return nil, fmt.Errorf("the client's address is not known")
+	}
+	dst := c.Local
+	if !dst.IsValid() {
+		if t, ok := fallback.(*net.TCPAddr); ok {
+			dst = t.AddrPort()
+		}
+	}
+	h := proxyproto.HeaderProxyFromAddrs(2, tcpAddr(c.Addr), tcpAddr(dst))
+	if h.Command != proxyproto.PROXY {
+		return nil, fmt.Errorf("no PROXY header from %v to %v", c.Addr, dst)
+	}
+	if c.TLS {
+		ssl, err := tlvparse.PP2SSL{Client: tlvparse.PP2_BITFIELD_CLIENT_SSL, Verify: 1, TLV: sslTLVs(c)}.Marshal()
+		if err != nil {
+			return nil, err
+		}
+		if err := h.SetTLVs([]proxyproto.TLV{ssl}); err != nil {
+			return nil, err
+		}
+	}
+	return h.Format()
+}
+
+// sslTLVs tells version and cipher of the client's leg.
+func sslTLVs(c *Client) []proxyproto.TLV {
+	var t []proxyproto.TLV
+	if c.TLSVersion != "" {
+		t = append(t, proxyproto.TLV{Type: proxyproto.PP2_SUBTYPE_SSL_VERSION, Value: []byte(c.TLSVersion)})
+	}
+	if c.TLSCipher != "" {
+		t = append(t, proxyproto.TLV{Type: proxyproto.PP2_SUBTYPE_SSL_CIPHER, Value: []byte(c.TLSCipher)})
+	}
+	return t
+}
+
+func tcpAddr(ap netip.AddrPort) *net.TCPAddr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port()))
+}

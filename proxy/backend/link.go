@@ -1,0 +1,193 @@
+package backend
+
+import (
+	"bufio"
+	"errors"
+	"net"
+	"strings"
+	"syscall"
+	"time"
+
+	"postern/proxy/smtp"
+)
+
+// link is one connection to one address of a backend. It outlives the sessions
+// that borrow it (Conn is such a loan).
+type link struct {
+	at  *address
+	raw net.Conn // the socket
+	nc  net.Conn // what we read and write: the socket, or TLS on it
+	br  *bufio.Reader
+
+	caps Capabilities
+	born time.Time
+	idle time.Time // since when it is in the pool
+
+	mails  int // MAIL commands heard by this connection
+	errors int // negative replies since the last accepted message
+	// resetting: RSET was written when it came back, its reply is unread.
+	resetting bool
+	// introduced: the backend was told about a client (XCLIENT, PROXY).
+	introduced bool
+}
+
+// readBuffer is enough for most groups of replies, and small enough to stay
+// with an idle connection.
+const readBuffer = 4096
+
+func newLink(at *address, nc net.Conn, now time.Time) *link {
+	return &link{at: at, raw: nc, nc: nc, br: bufio.NewReaderSize(nc, readBuffer), born: now}
+}
+
+// fail wraps err as a failure of this link.
+func (l *link) fail(kind Kind, err error) *Error {
+	return &Error{Kind: kind, Backend: l.at.pool.name, Address: l.at.name, Err: err, personal: l.introduced}
+}
+
+// refuse is a failure that has a reply.
+func (l *link) refuse(kind Kind, r smtp.Reply, during string) *Error {
+	return &Error{Kind: kind, Backend: l.at.pool.name, Address: l.at.name, Reply: r, Err: errors.New(during), personal: l.introduced}
+}
+
+// write sends p within d of each progress.
+func (l *link) write(p []byte, d time.Duration) error {
+	for len(p) > 0 {
+		if err := l.nc.SetWriteDeadline(time.Now().Add(d)); err != nil {
+			return err
+		}
+		n, err := l.nc.Write(p)
+		p = p[n:]
+		// A slow reader is not a dead one: what counts is progress. A TLS
+		// connection cannot go on after a deadline and says so by n == 0.
+		if err != nil && (n == 0 || kindOf(err) != KindTimeout) {
+			return err
+		}
+	}
+	return nil
+}
+
+// writev is write for two pieces that leave in one system call.
+func (l *link) writev(p, q []byte, d time.Duration) error {
+	_, plain := l.nc.(*net.TCPConn)
+	if !plain {
+		if err := l.write(p, d); err != nil {
+			return err
+		}
+		return l.write(q, d)
+	}
+	bufs := net.Buffers{p, q}
+	for len(bufs) > 0 {
+		if err := l.nc.SetWriteDeadline(time.Now().Add(d)); err != nil {
+			return err
+		}
+		n, err := bufs.WriteTo(l.nc)
+		if err != nil && (n == 0 || kindOf(err) != KindTimeout) {
+			return err
+		}
+	}
+	return nil
+}
+
+// reply reads one reply within d. 421 is an error (RFC 5321 §3.8): the backend
+// closes the channel, whatever it was asked.
+func (l *link) reply(d time.Duration) (smtp.Reply, error) {
+	if err := l.nc.SetReadDeadline(time.Now().Add(d)); err != nil {
+		return smtp.Reply{}, l.fail(kindOf(err), err)
+	}
+	r, err := smtp.ReadReply(l.br)
+	if err != nil {
+		return smtp.Reply{}, l.fail(kindOf(err), err)
+	}
+	if r.Code == 421 {
+		return r, l.refuse(KindLost, r, "the backend closes the connection")
+	}
+	return r, nil
+}
+
+// ask sends one line and reads its reply.
+func (l *link) ask(line string, d time.Duration) (smtp.Reply, error) {
+	if err := l.write([]byte(line+"\r\n"), d); err != nil {
+		// It may have said why before it closed.
+		if r, e := l.reply(lastWords); e == nil || !r.IsZero() {
+			return r, l.refuse(KindLost, r, "write: "+err.Error())
+		}
+		return smtp.Reply{}, l.fail(kindOf(err), err)
+	}
+	return l.reply(d)
+}
+
+// lastWords is how long a connection that we could not write to is listened
+// to: long enough for what is in the socket already.
+const lastWords = time.Second
+
+// ehlo says EHLO as name and learns what is offered.
+func (l *link) ehlo(name string, d time.Duration) error {
+	r, err := l.ask("EHLO "+name, d)
+	if err != nil {
+		return err
+	}
+	if r.Code != 250 {
+		return l.refuse(KindRefused, r, "EHLO")
+	}
+	secure, verified := l.caps.TLS, l.caps.Verified
+	l.caps = parseCapabilities(r.Text)
+	l.caps.TLS, l.caps.Verified = secure, verified
+	if secure {
+		// It must not be listed any more (RFC 3207 §4.2).
+		l.caps.StartTLS = false
+	}
+	return nil
+}
+
+// quit says QUIT without waiting for the answer, and closes.
+func (l *link) quit() {
+	_ = l.nc.SetWriteDeadline(time.Now().Add(lastWords))
+	_, _ = l.nc.Write([]byte("QUIT\r\n"))
+	l.close()
+}
+
+// close closes the socket at once. NOT: tls.Conn.Close, which may wait five
+// seconds to send its alert to a peer that reads nothing.
+func (l *link) close() { _ = l.raw.Close() }
+
+// alive says, without a round trip, whether an idle connection can still be
+// used: nothing may have come in, neither an end nor a 421. A kind of
+// connection that cannot be asked passes for alive; the first command will
+// tell, and is repeated elsewhere if need be.
+func (l *link) alive() bool {
+	if l.br.Buffered() > 0 {
+		return false
+	}
+	sc, ok := l.raw.(syscall.Conn)
+	if !ok {
+		return true
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	quiet := false
+	err = rc.Control(func(fd uintptr) {
+		var b [1]byte
+		_, _, e := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		quiet = e == syscall.EAGAIN || e == syscall.EWOULDBLOCK || e == syscall.EINTR
+	})
+	return err == nil && quiet
+}
+
+// ehloName returns name if it may stand behind EHLO, else the address literal
+// of the client, else fallback. A client may have sent anything; what is not
+// a domain or literal in ASCII would make the backend refuse our EHLO.
+func ehloName(c Client, fallback string) string {
+	if len(c.Helo) > 0 && len(c.Helo) <= 255 && strings.IndexFunc(c.Helo, func(r rune) bool {
+		return r <= ' ' || r >= 0x7f
+	}) < 0 {
+		return c.Helo
+	}
+	if a := c.Addr.Addr().Unmap().WithZone(""); a.Is4() {
+		return "[" + a.String() + "]"
+	} else if a.Is6() {
+		return "[IPv6:" + a.String() + "]"
+	}
+	return fallback
+}

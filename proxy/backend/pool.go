@@ -1,0 +1,351 @@
+package backend
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+)
+
+// The modes of configs.Backend.TLS.
+const (
+	tlsOff           = "off"
+	tlsOpportunistic = "opportunistic"
+	tlsVerify        = "verify"
+)
+
+// Pool is one backend: its addresses, their health, and the connections to
+// them. Any number of goroutines may use it.
+type Pool struct {
+	name     string
+	identity string
+	tlsMode  string
+	limit    int // connections at one time; 0: no limit
+	o        Options
+
+	mu      sync.Mutex
+	addrs   []*address // in the order of the configuration
+	inUse   int        // connections lent, or being opened
+	waiting []chan struct{}
+	turn    int // where the search among equals starts
+	closed  bool
+}
+
+// address is one place where a backend can be reached. Its fields below the
+// blank line are guarded by Pool.mu.
+type address struct {
+	pool    *Pool
+	name    string // as configured
+	network string // tcp, unix
+	addr    string
+	tls     *tls.Config // nil if off
+	wake    chan struct{}
+
+	inUse    int
+	idle     []*link // the last one is the one used last
+	known    bool    // caps have been learned
+	caps     Capabilities
+	learntAt time.Time
+	up       bool // the last attempt was good
+	failed   bool // the last attempt failed
+	backoff  time.Duration
+	retryAt  time.Time
+}
+
+// Back-off of an address that failed.
+const (
+	minBackoff = time.Second
+	maxBackoff = time.Minute
+)
+
+// Name returns the backend's name in the configuration.
+func (p *Pool) Name() string { return p.name }
+
+// Open returns a connection that is ready for MAIL, and on which the backend
+// believes to be talking to c as far as the backend's identity setting goes. It
+// takes an idle one where that is possible. Of several addresses the least
+// busy one that is not known to be down comes first; the others follow if it
+// fails.
+//
+// The error is an *Error.
+func (p *Pool) Open(ctx context.Context, c Client) (*Conn, error) {
+	if err := p.acquire(ctx); err != nil {
+		return nil, err
+	}
+	l, reused, err := p.connect(ctx, &c, false)
+	if err != nil {
+		p.release()
+		return nil, err
+	}
+	return newConn(p, c, l, reused), nil
+}
+
+// connect finds or makes a link on the slot that the caller holds; fresh says
+// that no idle one will do. It counts the link's address as in use.
+func (p *Pool) connect(ctx context.Context, c *Client, fresh bool) (l *link, reused bool, err error) {
+	tried := make([]*address, 0, 4)
+	for {
+		a, idle := p.pick(tried, fresh)
+		if a == nil {
+			return nil, false, err
+		}
+		for idle != nil {
+			e := errors.New("dead")
+			if idle.alive() {
+				e = idle.reintroduce(ctx, c)
+			}
+			if e == nil {
+				a.markUp()
+				return idle, true, nil
+			}
+			idle.close()
+			if ctx.Err() != nil {
+				p.putAddress(a)
+				return nil, false, idle.fail(KindTimeout, ctx.Err())
+			}
+			idle = p.takeIdle(a)
+		}
+		p.evict()
+		l, e := a.dial(ctx, c)
+		if e == nil {
+			a.markUp()
+			return l, false, nil
+		}
+		p.putAddress(a)
+		p.failed(ctx, a, e)
+		err = e
+		if ctx.Err() != nil {
+			return nil, false, err
+		}
+		tried = append(tried, a)
+	}
+}
+
+// failed counts what went wrong with an address, and remembers it against it.
+func (p *Pool) failed(ctx context.Context, a *address, err error) {
+	var e *Error
+	if !errors.As(err, &e) || ctx.Err() != nil {
+		return
+	}
+	p.o.Metrics.BackendError(p.name, string(e.Kind))
+	if e.personal && e.Kind != KindIdentity {
+		return
+	}
+	a.markDown(err)
+}
+
+// pick chooses the next address to try, and takes an idle connection of it if
+// there is one. Nil: all were tried.
+func (p *Pool) pick(tried []*address, fresh bool) (*address, *link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var best *address
+	p.turn++
+	for i := range p.addrs {
+		a := p.addrs[(p.turn+i)%len(p.addrs)]
+		if !slices.Contains(tried, a) && (best == nil || a.better(best)) {
+			best = a
+		}
+	}
+	if best == nil {
+		return nil, nil
+	}
+	best.inUse++
+	if fresh {
+		return best, nil
+	}
+	return best, p.popIdle(best)
+}
+
+// better says whether a is to be tried before b.
+func (a *address) better(b *address) bool {
+	if a.failed != b.failed {
+		return b.failed
+	}
+	if a.inUse != b.inUse {
+		return a.inUse < b.inUse
+	}
+	return len(a.idle) > 0 && len(b.idle) == 0
+}
+
+// takeIdle takes the idle connection of a that was used last.
+func (p *Pool) takeIdle(a *address) *link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.popIdle(a)
+}
+
+func (p *Pool) popIdle(a *address) *link {
+	for n := len(a.idle); n > 0; n = len(a.idle) {
+		l := a.idle[n-1]
+		a.idle[n-1] = nil
+		a.idle = a.idle[:n-1]
+		if time.Since(l.idle) < p.o.IdleTime {
+			return l
+		}
+		// The ones below it are older still, and left to sweep.
+		l.close()
+	}
+	return nil
+}
+
+// putAddress ends the use of a by one connection.
+func (p *Pool) putAddress(a *address) {
+	p.mu.Lock()
+	a.inUse--
+	p.mu.Unlock()
+}
+
+// evict closes one idle connection if a new one would be one too many for the
+// backend's limit.
+func (p *Pool) evict() {
+	if l := p.surplus(); l != nil {
+		l.quit()
+	}
+}
+
+// surplus takes out the connection that has been idle longest, if there are
+// more than the limit allows.
+func (p *Pool) surplus() *link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.limit == 0 {
+		return nil
+	}
+	open, oldest := p.inUse, (*address)(nil)
+	for _, a := range p.addrs {
+		open += len(a.idle)
+		if len(a.idle) > 0 && (oldest == nil || a.idle[0].idle.Before(oldest.idle[0].idle)) {
+			oldest = a
+		}
+	}
+	if open <= p.limit || oldest == nil {
+		return nil
+	}
+	l := oldest.idle[0]
+	oldest.idle = slices.Delete(oldest.idle, 0, 1)
+	return l
+}
+
+// acquire takes a slot, one of the connections that the backend may have at a
+// time. It waits for one as long as for a connection (timeouts.backend_connect),
+// in a queue no longer than there are slots.
+func (p *Pool) acquire(ctx context.Context) error {
+	p.mu.Lock()
+	switch {
+	case p.closed:
+		p.mu.Unlock()
+		return &Error{Kind: KindLost, Backend: p.name, Err: errors.New("closed")}
+	case p.limit == 0 || p.inUse < p.limit:
+		p.inUse++
+		p.mu.Unlock()
+		return nil
+	case len(p.waiting) >= p.limit:
+		p.mu.Unlock()
+		return p.busy(errors.New("too many are waiting for a connection"))
+	}
+	ch := make(chan struct{}, 1)
+	p.waiting = append(p.waiting, ch)
+	p.mu.Unlock()
+
+	t := time.NewTimer(p.o.Timeouts.BackendConnect)
+	defer t.Stop()
+	var why error
+	select {
+	case <-ch:
+		return nil
+	case <-ctx.Done():
+		why = ctx.Err()
+	case <-t.C:
+		why = errors.New("no connection became free")
+	}
+	p.mu.Lock()
+	i := slices.Index(p.waiting, ch)
+	if i >= 0 {
+		p.waiting = slices.Delete(p.waiting, i, i+1)
+	}
+	p.mu.Unlock()
+	if i < 0 {
+		// The slot came at the same moment.
+		p.release()
+	}
+	return p.busy(why)
+}
+
+func (p *Pool) busy(why error) error {
+	p.o.Metrics.BackendError(p.name, string(KindBusy))
+	return &Error{Kind: KindBusy, Backend: p.name, Err: why}
+}
+
+// release gives a slot back, or on to who waits longest.
+func (p *Pool) release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.waiting) > 0 {
+		p.waiting[0] <- struct{}{}
+		p.waiting = slices.Delete(p.waiting, 0, 1)
+		return
+	}
+	p.inUse--
+}
+
+// giveBack ends the loan of l. It stays open for another session if keep says
+// so and there is room.
+func (p *Pool) giveBack(l *link, keep bool) {
+	now := time.Now()
+	p.mu.Lock()
+	a := l.at
+	a.inUse--
+	keep = keep && !p.closed && len(a.idle) < p.o.IdlePerAddress && now.Sub(l.born) < p.o.MaxAge
+	if keep {
+		l.idle = now
+		a.idle = append(a.idle, l)
+	}
+	p.mu.Unlock()
+	if !keep {
+		l.quit()
+	}
+	p.release()
+}
+
+// drop ends the loan of a connection that is closed already, or shall be at once.
+func (p *Pool) drop(l *link) {
+	l.close()
+	p.putAddress(l.at)
+	p.release()
+}
+
+// sweep ends the idle connections that nobody has wanted for a while.
+func (p *Pool) sweep() {
+	var old []*link
+	p.mu.Lock()
+	for _, a := range p.addrs {
+		n := 0
+		for n < len(a.idle) && time.Since(a.idle[n].idle) >= p.o.IdleTime {
+			n++
+		}
+		old = append(old, a.idle[:n]...)
+		a.idle = slices.Delete(a.idle, 0, n)
+	}
+	p.mu.Unlock()
+	for _, l := range old {
+		l.quit()
+	}
+}
+
+// close ends the idle connections; those lent end when they come back.
+func (p *Pool) close() {
+	var all []*link
+	p.mu.Lock()
+	p.closed = true
+	for _, a := range p.addrs {
+		all = append(all, a.idle...)
+		a.idle = nil
+	}
+	p.mu.Unlock()
+	for _, l := range all {
+		l.quit()
+	}
+}
