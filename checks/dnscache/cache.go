@@ -1,0 +1,219 @@
+package dnscache
+
+import (
+	"hash/maphash"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"postern/configs"
+)
+
+// shards keeps the cores from fighting over one lock. A power of two.
+const shards = 16
+
+// entry is one answer, stored ready for use. It does not change after it was
+// put into the cache, but for its counter.
+type entry struct {
+	kind    kind
+	expires int64  // Unix nanoseconds
+	ttl     uint32 // seconds, as capped; of a failure, how long it is kept
+
+	text []string
+	mx   []*net.MX
+	ips  []net.IPAddr
+	err  *net.DNSError // of all kinds but kindFound; shared by all who hit it
+
+	hits atomic.Uint32 // up to prefetchHits
+}
+
+// prefetch: an answer that was asked for this often, and is in the last tenth
+// of its time, is fetched anew before it goes. Below the least TTL it would be
+// asked for all the time.
+const (
+	prefetchHits   = 3
+	prefetchTenth  = 10
+	prefetchMinTTL = 10 // seconds
+)
+
+// wantsPrefetch counts a hit, and tells whether the answer should be renewed.
+// A busy entry is only read, so that cores do not pass its cache line around.
+func (e *entry) wantsPrefetch(now int64) bool {
+	if e.hits.Load() < prefetchHits {
+		e.hits.Add(1)
+		return false
+	}
+	return e.ttl >= prefetchMinTTL && e.expires-now < int64(e.ttl)*int64(time.Second)/prefetchTenth
+}
+
+// size estimates the octets that an entry holds, its place in the cache
+// included.
+func (e *entry) size(q question) int64 {
+	const node = 160 // list element and map slot of the cache, as measured
+	n := int64(unsafe.Sizeof(*e)) + node + int64(len(q.name))
+	for _, s := range e.text {
+		n += int64(unsafe.Sizeof(s)) + int64(len(s))
+	}
+	for _, mx := range e.mx {
+		n += int64(unsafe.Sizeof(mx)) + int64(unsafe.Sizeof(*mx)) + int64(len(mx.Host))
+	}
+	for _, ip := range e.ips {
+		n += int64(unsafe.Sizeof(ip)) + net.IPv6len
+	}
+	if e.err != nil {
+		n += int64(unsafe.Sizeof(*e.err)) + int64(len(e.err.Err))
+	}
+	return n
+}
+
+// cache holds the answers. Found ones and the others are kept apart, so that a
+// flood of random names evicts nothing good.
+type cache struct {
+	seed  maphash.Seed
+	stale int64 // nanoseconds after its expiry during which an answer may stand in
+	shard [shards]shard
+}
+
+// shard is a part of the cache, with the queries under way for its names.
+type shard struct {
+	found    *lru.Cache[question, *entry]
+	negative *lru.Cache[question, *entry] // NODATA, NXDOMAIN (by name alone: rrtype 0) and failures
+
+	mu       sync.Mutex // guards what follows, and every change to the two caches
+	bytes    int64
+	maxBytes int64
+	calls    map[question]*call
+}
+
+// newCache makes the cache. The bound on octets is for all shards together.
+func newCache(c configs.DNSCache, maxBytes int64) (*cache, error) {
+	k := &cache{seed: maphash.MakeSeed(), stale: int64(c.ServeStale)}
+	negative := max(c.Entries/5, shards)
+	found := max(c.Entries-negative, shards)
+	for i := range k.shard {
+		s := &k.shard[i]
+		var err error
+		if s.found, err = lru.New[question, *entry]((found + shards - 1) / shards); err != nil {
+			return nil, err
+		}
+		if s.negative, err = lru.New[question, *entry]((negative + shards - 1) / shards); err != nil {
+			return nil, err
+		}
+		s.maxBytes = maxBytes / shards
+		s.calls = make(map[question]*call)
+	}
+	return k, nil
+}
+
+// of returns the shard for a name. All types of a name share one, since
+// NXDOMAIN counts for all of them.
+func (k *cache) of(name string) *shard {
+	return &k.shard[maphash.String(k.seed, name)%shards]
+}
+
+// entries counts what is stored, for the metric.
+func (k *cache) entries() float64 {
+	n := 0
+	for i := range k.shard {
+		n += k.shard[i].found.Len() + k.shard[i].negative.Len()
+	}
+	return float64(n)
+}
+
+// get looks a question up. fresh may be used as it is, unless it is a failure
+// and stale is there as well. stale is past its time, and may stand in where
+// no server answers.
+func (k *cache) get(s *shard, q question, now int64) (fresh, stale *entry) {
+	if e, ok := s.found.Get(q); ok {
+		if now < e.expires {
+			return e, nil
+		}
+		if now < e.expires+k.stale {
+			stale = e
+		}
+	}
+	if e, ok := s.negative.Get(q); ok && now < e.expires {
+		return e, stale
+	}
+	if e, ok := s.negative.Get(question{name: q.name}); ok && now < e.expires {
+		return e, nil
+	}
+	return nil, stale
+}
+
+// failing tells whether a question failed so lately that it is not to be asked
+// again yet.
+func (s *shard) failing(q question, now int64) bool {
+	e, ok := s.negative.Peek(q)
+	return ok && e.kind == kindFailure && now < e.expires
+}
+
+// put stores an answer, in the place of what it contradicts. The shard is
+// locked.
+func (s *shard) put(q question, e *entry) {
+	switch e.kind {
+	case kindFound:
+		s.remove(s.negative, q)
+		s.remove(s.negative, question{name: q.name})
+		// A TTL of 0 is for this one use (RFC 1035 §3.2.1); what was stored before
+		// is outdated by it nevertheless.
+		s.set(s.found, q, e)
+	case kindNoData:
+		s.remove(s.found, q)
+		s.remove(s.negative, question{name: q.name})
+		s.set(s.negative, q, e)
+	case kindNXDomain: // RFC 2308 §5: for all types
+		s.remove(s.found, q)
+		s.remove(s.negative, q)
+		s.set(s.negative, question{name: q.name}, e)
+	case kindFailure:
+		s.set(s.negative, q, e)
+	}
+}
+
+func (s *shard) set(c *lru.Cache[question, *entry], q question, e *entry) {
+	s.remove(c, q)
+	size := e.size(q)
+	if e.ttl == 0 || size > s.maxBytes {
+		return
+	}
+	s.makeRoom(size)
+	// The cache itself evicts the oldest when it is full, and we must know what.
+	if old, oe, ok := c.GetOldest(); ok {
+		before := c.Len()
+		c.Add(q, e)
+		if c.Len() == before {
+			s.bytes -= oe.size(old)
+		}
+	} else {
+		c.Add(q, e)
+	}
+	s.bytes += size
+}
+
+// makeRoom drops the oldest of both kinds until size more octets fit:
+// negatives first, they are cheap to lose.
+func (s *shard) makeRoom(size int64) {
+	for s.bytes+size > s.maxBytes {
+		c := s.negative
+		if c.Len() == 0 {
+			c = s.found
+		}
+		old, oe, ok := c.RemoveOldest()
+		if !ok {
+			return
+		}
+		s.bytes -= oe.size(old)
+	}
+}
+
+func (s *shard) remove(c *lru.Cache[question, *entry], q question) {
+	if e, ok := c.Peek(q); ok {
+		c.Remove(q)
+		s.bytes -= e.size(q)
+	}
+}

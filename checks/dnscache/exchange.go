@@ -1,0 +1,287 @@
+package dnscache
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+const (
+	rounds = 2 // tries at each server
+	// maxJunk bounds the datagrams that do not fit and are passed over while we
+	// wait. Whoever sends more is guessing.
+	maxJunk    = 256
+	maxMessage = 65535
+)
+
+// udpBuffers holds more than we announce, for servers that do not listen.
+var udpBuffers = sync.Pool{New: func() any { b := make([]byte, 4096); return &b }}
+
+// try is a server's part in one question.
+type try struct {
+	server  *server
+	left    int
+	running bool
+}
+
+// result is what came of one try.
+type result struct {
+	try    *try
+	answer *answer
+	err    error
+}
+
+// ask puts a question to the servers: to the best one first, to the next when
+// that is slow or fails, to all of them again when none answered. The first
+// answer wins; a server that says it cannot (SERVFAIL, REFUSED) is not asked
+// again, since it has done its own tries.
+func (r *Resolver) ask(ctx context.Context, q question) (*answer, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	tries := r.order()
+	results := make(chan result, len(tries)*rounds)
+	var running sync.WaitGroup
+	defer running.Wait() // they end at once, their sockets being closed
+	defer cancel()
+
+	pending := 0
+	hedge := time.NewTimer(0)
+	defer hedge.Stop()
+	next := func() {
+		if t := pick(tries); t != nil {
+			t.left--
+			t.running = true
+			pending++
+			running.Go(func() {
+				a, err := r.try(ctx, t.server, q)
+				results <- result{t, a, err}
+			})
+			hedge.Reset(t.server.hedge(r.timeout))
+		}
+	}
+	next()
+	var failure error
+	for {
+		select {
+		case res := <-results:
+			pending--
+			res.try.running = false
+			if res.err == nil {
+				return res.answer, nil
+			}
+			if !isTimeout(res.err) {
+				res.try.left = min(res.try.left, 0)
+			}
+			// A server that spoke tells more than one that was silent.
+			if failure == nil || isTimeout(failure) {
+				failure = res.err
+			}
+			next()
+			if pending == 0 {
+				return nil, failure
+			}
+		case <-hedge.C:
+			next()
+		case <-ctx.Done():
+			return nil, errContext(ctx, q.name)
+		}
+	}
+}
+
+// order returns the servers as they are to be asked: as configured, but those
+// that were silent lately behind those that were not.
+func (r *Resolver) order() []*try {
+	tries := make([]*try, 0, len(r.servers))
+	for _, quiet := range [2]bool{false, true} {
+		for _, s := range r.servers {
+			if s.failures.Load() > 0 == quiet {
+				tries = append(tries, &try{server: s, left: rounds})
+			}
+		}
+	}
+	return tries
+}
+
+// pick returns the first of those with the most tries left that is not being
+// asked just now.
+func pick(tries []*try) *try {
+	var best *try
+	for _, t := range tries {
+		if t.left > 0 && !t.running && (best == nil || t.left > best.left) {
+			best = t
+		}
+	}
+	return best
+}
+
+// try asks one server, in the ways it understands.
+func (r *Resolver) try(ctx context.Context, s *server, q question) (*answer, error) {
+	now := r.now().UnixNano()
+	edns := s.plain.Load() < now
+	a, err := r.exchange(ctx, s, q, edns)
+	if err == nil && edns && rejectsEDNS(a.rcode) {
+		// RFC 6891 §7: a server from before EDNS. Remember it only if the plain
+		// query fares better, else the fault is elsewhere.
+		if a, err = r.exchange(ctx, s, q, false); err == nil && !rejectsEDNS(a.rcode) {
+			s.plain.Store(r.now().Add(notAgain).UnixNano())
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if a.kind == kindFailure {
+		return nil, rcodeError(q.name, s.address, a.rcode)
+	}
+	return a, nil
+}
+
+func rejectsEDNS(rcode dnsmessage.RCode) bool {
+	const badVers = 16 // RFC 6891 §9
+	return rcode == dnsmessage.RCodeFormatError || rcode == dnsmessage.RCodeNotImplemented || rcode == badVers
+}
+
+// exchange gets one response, by UDP if that will do.
+func (r *Resolver) exchange(ctx context.Context, s *server, q question, edns bool) (*answer, error) {
+	if s.tls == nil {
+		mixCase := s.oneCase.Load() < r.now().UnixNano()
+		a, err := r.datagram(ctx, s, newQuery(q, mixCase, edns))
+		switch {
+		case errors.Is(err, errCase):
+			// Forged, or a server that does not keep the case. TCP is beyond a
+			// forger's reach; a server without TCP is asked in lower case.
+			if a, err = r.stream(ctx, s, newQuery(q, true, edns)); err == nil || ctx.Err() != nil {
+				return a, err
+			}
+			s.oneCase.Store(r.now().Add(notAgain).UnixNano())
+			a, err = r.datagram(ctx, s, newQuery(q, false, edns))
+			if !errors.Is(err, errTruncated) {
+				return a, err
+			}
+		case !errors.Is(err, errTruncated):
+			return a, err
+		}
+	}
+	return r.stream(ctx, s, newQuery(q, false, edns))
+}
+
+var (
+	errTruncated = errors.New("truncated")
+	errCase      = errors.New("the case of the name was not kept")
+)
+
+// within runs f on a connection that is closed when ctx ends or the time of a
+// try is up, which is what ends a read. measure counts the exchange.
+func (r *Resolver) within(ctx context.Context, s *server, name string, f func(ctx context.Context) (*answer, error)) (*answer, error) {
+	tryCtx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	start := r.now()
+	a, err := f(tryCtx)
+	took := r.now().Sub(start)
+	switch {
+	case ctx.Err() != nil && err != nil:
+		return nil, errContext(ctx, name) // another server was faster, or the caller is gone: says nothing about this one
+	case err == nil, errors.Is(err, errTruncated), errors.Is(err, errCase):
+		s.answered(took)
+		r.metrics.DNSQueryTook(took)
+		return a, err
+	}
+	s.silent()
+	var de *net.DNSError
+	switch {
+	case errors.As(err, &de):
+		return nil, de
+	case tryCtx.Err() != nil || isTimeout(err):
+		r.metrics.DNSQueryTook(took)
+		return nil, errTimeout(name, s.address, textTimeout)
+	}
+	return nil, errTemporary(name, s.address, err.Error())
+}
+
+// datagram asks by UDP, from a socket and so a port of its own.
+func (r *Resolver) datagram(ctx context.Context, s *server, q *query) (*answer, error) {
+	return r.within(ctx, s, q.name, func(ctx context.Context) (*answer, error) {
+		conn, err := r.dial(ctx, "udp", s.address)
+		if err != nil {
+			return nil, err
+		}
+		defer conn.Close()
+		defer context.AfterFunc(ctx, func() { conn.Close() })()
+		if _, err := conn.Write(q.wire); err != nil {
+			return nil, err
+		}
+		buffer := udpBuffers.Get().(*[]byte)
+		defer udpBuffers.Put(buffer)
+		for range maxJunk {
+			n, err := conn.Read(*buffer)
+			if err != nil {
+				return nil, err
+			}
+			msg := (*buffer)[:n]
+			switch m := q.match(msg); {
+			case m == matchNot:
+				continue
+			case m == matchCase && q.mixed:
+				return nil, errCase
+			case truncated(msg):
+				return nil, errTruncated
+			}
+			return parse(msg, q.question)
+		}
+		return nil, fmt.Errorf("%d datagrams that do not fit the query", maxJunk)
+	})
+}
+
+// stream asks by TCP or TLS, over a connection of the pool. One that was idle
+// may have been closed meanwhile; then a new one is opened, once.
+func (r *Resolver) stream(ctx context.Context, s *server, q *query) (*answer, error) {
+	return r.within(ctx, s, q.name, func(ctx context.Context) (*answer, error) {
+		for {
+			conn, reused, err := s.pool.get(ctx, r, s)
+			if err != nil {
+				return nil, err
+			}
+			stop := context.AfterFunc(ctx, func() { conn.Close() })
+			msg, err := converse(conn, q)
+			if !stop() || err != nil {
+				s.pool.drop(conn)
+				if err != nil && reused && ctx.Err() == nil {
+					continue
+				}
+				if err != nil {
+					return nil, err
+				}
+			} else {
+				s.pool.put(conn)
+			}
+			return parse(msg, q.question)
+		}
+	})
+}
+
+// converse sends a query and reads the response, each with its length in front
+// (RFC 1035 §4.2.2), in one write (RFC 7766 §8).
+func converse(conn net.Conn, q *query) ([]byte, error) {
+	out := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(q.wire)), uint16(len(q.wire)))
+	if _, err := conn.Write(append(out, q.wire...)); err != nil {
+		return nil, err
+	}
+	var size [2]byte
+	if _, err := io.ReadFull(conn, size[:]); err != nil {
+		return nil, err
+	}
+	// What is announced is allocated as it arrives: 64 KiB at the most.
+	msg := make([]byte, binary.BigEndian.Uint16(size[:]))
+	if _, err := io.ReadFull(conn, msg); err != nil {
+		return nil, err
+	}
+	if q.match(msg) == matchNot {
+		return nil, errors.New("the answer is to another query")
+	}
+	return msg, nil
+}

@@ -1,0 +1,144 @@
+package dnscache
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+)
+
+// The look-ups below return slices of the caller's own; the octets and the
+// *net.MX they refer to are shared with the cache and not to be changed. Every
+// error is a bare *net.DNSError with IsNotFound, or with IsTemporary (and
+// IsTimeout, where time ran out): the spf package tells them by a type
+// assertion.
+
+// LookupTXT returns the TXT records of a name, the strings of each joined
+// without a space (RFC 7208 §3.3), octets as they stand in the message.
+func (r *Resolver) LookupTXT(ctx context.Context, name string) ([]string, error) {
+	q, err := newQuestion(name, typeTXT)
+	if err != nil {
+		return nil, err
+	}
+	e := r.lookup(ctx, q)
+	if e.err != nil {
+		return nil, e.err
+	}
+	return slices.Clone(e.text), nil
+}
+
+// LookupMX returns the mail exchangers of a name, sorted by preference; hosts
+// end with a dot. A null MX (RFC 7505) is the one host ".".
+func (r *Resolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
+	q, err := newQuestion(name, typeMX)
+	if err != nil {
+		return nil, err
+	}
+	e := r.lookup(ctx, q)
+	if e.err != nil {
+		return nil, e.err
+	}
+	return slices.Clone(e.mx), nil
+}
+
+// LookupAddr returns the names of an address by its PTR records, with a dot at
+// the end. Names that do not have the form of a host name are left out.
+func (r *Resolver) LookupAddr(ctx context.Context, addr string) ([]string, error) {
+	ip, err := netip.ParseAddr(addr)
+	if err != nil {
+		return nil, errNotFound(addr, textNXDomain)
+	}
+	e := r.lookup(ctx, question{reverseName(ip), typePTR})
+	if e.err != nil {
+		return nil, e.err
+	}
+	return slices.Clone(e.text), nil
+}
+
+// LookupIPAddr returns the addresses of a host, IPv4 first. If either of the
+// two questions got no answer, it fails: half of the addresses would make an
+// SPF fail of a slow name server.
+func (r *Resolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
+	a, b, err := r.addresses(ctx, "ip", host)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(a, b), nil
+}
+
+// LookupNetIP is like LookupIPAddr for the network "ip"; for "ip4" and "ip6" it
+// asks for A or AAAA alone. IPv4 addresses come as such, not mapped.
+func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	a, b, err := r.addresses(ctx, network, host)
+	if err != nil {
+		return nil, err
+	}
+	addrs := make([]netip.Addr, 0, len(a)+len(b))
+	for _, list := range [2][]net.IPAddr{a, b} {
+		for _, ip := range list {
+			addr, _ := netip.AddrFromSlice(ip.IP)
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs, nil
+}
+
+// addresses returns the cache's own slices.
+func (r *Resolver) addresses(ctx context.Context, network, host string) (a, b []net.IPAddr, err error) {
+	var first, second *entry
+	switch network {
+	case "ip4", "ip6":
+		t := typeA
+		if network == "ip6" {
+			t = typeAAAA
+		}
+		q, err := newQuestion(host, t)
+		if err != nil {
+			return nil, nil, err
+		}
+		if first = r.lookup(ctx, q); first.err != nil {
+			return nil, nil, first.err
+		}
+		return first.ips, nil, nil
+	case "ip":
+	default:
+		return nil, nil, errTemporary(host, "", "unknown network "+network)
+	}
+	q4, err := newQuestion(host, typeA)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Both questions are out before the answer to one is waited for.
+	p4, p6 := r.begin(q4), r.begin(question{q4.name, typeAAAA})
+	first, second = r.finish(ctx, p4), r.finish(ctx, p6)
+	if err := worse(first.err, second.err); err != nil {
+		return nil, nil, err
+	}
+	return first.ips, second.ips, nil
+}
+
+// worse returns the error of a look-up of two halves: that of the half that
+// got no answer; else, if both found nothing, that of a name which does not
+// exist rather than that of one without records.
+func worse(a, b *net.DNSError) error {
+	for _, e := range [2]*net.DNSError{a, b} {
+		if e != nil && !e.IsNotFound {
+			return e
+		}
+	}
+	if a == nil || b == nil {
+		return nil
+	}
+	if IsNXDomain(b) {
+		return b
+	}
+	return a
+}
+
+func newQuestion(name string, t rrtype) (question, error) {
+	n, ok := canonical(name)
+	if !ok {
+		return question{}, errNotFound(name, textNXDomain)
+	}
+	return question{n, t}, nil
+}

@@ -1,0 +1,148 @@
+// Package dnscache is a caching stub resolver: it answers from memory what it
+// may, and asks the name servers of the site for the rest. Its answers tell a
+// domain that published nothing from name servers that do not answer, and
+// Healthy tells whose fault the latter is.
+package dnscache
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"postern/configs"
+	"postern/metrics"
+)
+
+// Options is what a Resolver is made of. The zero Options ask the servers of
+// resolv.conf, with the configuration's defaults.
+type Options struct {
+	// Servers are "address", "address:port" or "tls://address:port#name", at
+	// most 8, in order of preference; none: those of resolv.conf.
+	Servers []string
+	// Timeout is for one try at one server, Total for a whole look-up. 0: the
+	// defaults of configs.DNS.
+	Timeout, Total time.Duration
+	// Cache is as configured; with no entries, the default.
+	Cache configs.DNSCache
+	// CacheBytes bounds what the cache holds, by estimate, in octets. 0: 640
+	// for each entry, 1 MiB at the least.
+	CacheBytes int64
+	// MaxInFlight bounds the questions that are under way at a time; those
+	// beyond fail with a temporary error. 0: 1024.
+	MaxInFlight int
+	// Canaries are names of zones known to work, of several operators. They are
+	// asked for when much fails, to tell our trouble from theirs; none: what
+	// fails is judged by itself.
+	Canaries []string
+	// RootCAs verify tls:// servers; nil: the system's.
+	RootCAs *x509.CertPool
+	// ResolvConf is read if there are no Servers. "": /etc/resolv.conf.
+	ResolvConf string
+
+	Metrics *metrics.Metrics // may be nil
+	Log     *slog.Logger     // may be nil
+	Now     func() time.Time // nil: time.Now
+	// Dial opens a connection ("udp" or "tcp"; TLS is put on top). nil: a
+	// net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+const (
+	defaultInFlight = 1024
+	bytesPerEntry   = 640
+	minCacheBytes   = 1 << 20
+	maxTTLSeconds   = 7 * 24 * 3600 // RFC 8767 §4
+	maxNegativeCap  = 3 * 3600      // RFC 2308 §5: one to three hours
+	maxCanaries     = 16
+)
+
+// New makes a resolver. It sends nothing and starts nothing; an error says
+// which setting is wrong, and how it is written.
+func New(o Options) (*Resolver, error) {
+	d := configs.Default().DNS
+	if o.Timeout == 0 {
+		o.Timeout = d.Timeout
+	}
+	if o.Total == 0 {
+		o.Total = d.Total
+	}
+	if o.Cache.Entries == 0 {
+		o.Cache = d.Cache
+	}
+	if o.Cache.MaxTTL == 0 {
+		o.Cache.MaxTTL = d.Cache.MaxTTL
+	}
+	if o.Cache.NegativeMaxTTL == 0 {
+		o.Cache.NegativeMaxTTL = d.Cache.NegativeMaxTTL
+	}
+	if o.Timeout < 0 || o.Total < 0 || o.Cache.Entries < 0 || o.Cache.MaxTTL < 0 || o.Cache.NegativeMaxTTL < 0 || o.Cache.ServeStale < 0 || o.CacheBytes < 0 || o.MaxInFlight < 0 {
+		return nil, errors.New("dns: a negative time or size; write for example timeout: 2s, total: 20s, entries: 100000")
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = max(int64(o.Cache.Entries)*bytesPerEntry, minCacheBytes)
+	}
+	if o.MaxInFlight == 0 {
+		o.MaxInFlight = defaultInFlight
+	}
+	if o.ResolvConf == "" {
+		o.ResolvConf = resolvConf
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{}).DialContext
+	}
+	if len(o.Servers) == 0 {
+		var err error
+		if o.Servers, err = systemServers(o.ResolvConf); err != nil {
+			return nil, err
+		}
+	}
+	if len(o.Servers) > maxServers {
+		return nil, fmt.Errorf("dns: %d servers; at most %d can be asked", len(o.Servers), maxServers)
+	}
+	r := &Resolver{
+		timeout: o.Timeout, total: o.Total,
+		maxTTL:         uint32(min(o.Cache.MaxTTL.Seconds(), maxTTLSeconds)),
+		maxNegativeTTL: uint32(min(o.Cache.NegativeMaxTTL.Seconds(), maxNegativeCap)),
+		maxInFlight:    int64(o.MaxInFlight),
+		clientTimer:    clientTimer,
+		metrics:        o.Metrics, log: o.Log, now: o.Now, dial: o.Dial,
+	}
+	base := &tls.Config{RootCAs: o.RootCAs, MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(0)}
+	for _, text := range o.Servers {
+		s, err := parseServer(text, base)
+		if err != nil {
+			return nil, err
+		}
+		r.servers = append(r.servers, s)
+	}
+	if len(o.Canaries) > maxCanaries {
+		return nil, fmt.Errorf("dns: %d canaries; at most %d", len(o.Canaries), maxCanaries)
+	}
+	var canaries []string
+	for _, name := range o.Canaries {
+		n, ok := canonical(name)
+		if !ok {
+			return nil, fmt.Errorf("dns: canary %q is no domain name; write for example iana.org", name)
+		}
+		canaries = append(canaries, n)
+	}
+	var err error
+	if r.cache, err = newCache(o.Cache, o.CacheBytes); err != nil {
+		return nil, fmt.Errorf("dns cache: %w", err)
+	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.health = newHealth(r, canaries)
+	r.metrics.DNSCacheEntries(r.cache.entries)
+	return r, nil
+}

@@ -1,0 +1,314 @@
+package dnscache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+
+	"postern/metrics"
+)
+
+// clientTimer is how long a caller waits for a fresh answer while a stale one
+// is at hand (RFC 8767 §5: 1.8 seconds).
+const clientTimer = 1800 * time.Millisecond
+
+// Failures are kept for a second, twice as long each time the same question
+// fails again, five seconds at most (RFC 2308 §7.1, RFC 9520 §3.2).
+const (
+	failureTTL    = 1 // seconds
+	failureMaxTTL = 5
+)
+
+// Resolver answers from its cache, and asks name servers for the rest. Make
+// one with New; it may be used by any number of goroutines.
+type Resolver struct {
+	servers        []*server
+	timeout, total time.Duration
+	maxTTL         uint32 // seconds
+	maxNegativeTTL uint32
+	maxInFlight    int64
+	clientTimer    time.Duration
+	metrics        *metrics.Metrics
+	log            *slog.Logger
+	now            func() time.Time
+	dial           func(ctx context.Context, network, address string) (net.Conn, error)
+
+	cache    *cache
+	health   *health
+	inFlight atomic.Int64
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	mu     sync.Mutex // guards closed, so that nothing starts while Close waits
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// call is a question under way; whoever asks the same meanwhile waits for it
+// too. NOT: singleflight.Group, whose keys are strings to be built for each
+// look-up.
+type call struct {
+	done chan struct{}
+	e    *entry // set before done is closed
+}
+
+// Close ends what is under way, with temporary errors, and waits for it.
+// Afterwards only the cache still answers.
+func (r *Resolver) Close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.cancel()
+	r.wg.Wait()
+	for _, s := range r.servers {
+		s.pool.close()
+	}
+}
+
+// lookup answers a question, whose name is canonical. The entry is never nil;
+// if it is none of kindFound, its err is the error to return.
+func (r *Resolver) lookup(ctx context.Context, q question) *entry {
+	return r.finish(ctx, r.begin(q))
+}
+
+// pending is a look-up between its beginning and its end.
+type pending struct {
+	question
+	start  time.Time
+	answer *entry // found at once
+	source Source // of answer
+	stale  *entry // may stand in for what c finds
+	call   *call  // what to wait for
+}
+
+// begin answers from the cache, or starts a query without waiting for it.
+func (r *Resolver) begin(q question) pending {
+	p := pending{question: q, start: r.now()}
+	now := p.start.UnixNano()
+	s := r.cache.of(q.name)
+	p.answer, p.stale = r.cache.get(s, q, now)
+	p.source = SourceCache
+	if p.answer == nil {
+		p.source = SourceNetwork
+		p.call, p.answer = r.start(s, q, r.maxInFlight)
+	}
+	if p.answer == nil {
+		return p
+	}
+	if p.answer.kind == kindFailure && p.stale != nil {
+		p.answer, p.source = p.stale, SourceStale
+	}
+	if p.source == SourceCache && p.answer.kind == kindFound && p.answer.wantsPrefetch(now) {
+		r.prefetch(s, q, now)
+	}
+	return p
+}
+
+// finish waits where there is something to wait for, counts and traces.
+func (r *Resolver) finish(ctx context.Context, p pending) *entry {
+	if p.answer == nil {
+		p.answer, p.source = r.wait(ctx, p)
+	}
+	r.count(p.question, p.answer, p.source)
+	if t := traceOf(ctx); t != nil {
+		now := r.now()
+		t.record(p.question, p.answer, p.source, now, now.Sub(p.start))
+	}
+	return p.answer
+}
+
+// count keeps dns_queries_total: how a look-up was answered.
+func (r *Resolver) count(q question, e *entry, src Source) {
+	outcome := "miss"
+	switch {
+	case e.kind == kindFailure:
+		outcome = "error"
+	case src == SourceStale:
+		outcome = "stale"
+	case src == SourceCache && e.kind == kindFound:
+		outcome = "hit"
+	case src == SourceCache:
+		outcome = "negative"
+	}
+	r.metrics.DNSQuery(q.rrtype.String(), outcome)
+}
+
+// wait waits for a query, as long as the caller can.
+func (r *Resolver) wait(ctx context.Context, p pending) (*entry, Source) {
+	var patience <-chan time.Time
+	if p.stale != nil {
+		wait := r.clientTimer
+		if !r.Healthy() {
+			wait = 0 // no server is going to answer; the query goes on to see when one does
+		}
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		patience = t.C
+	}
+	select {
+	case <-p.call.done:
+		if p.call.e.kind == kindFailure && p.stale != nil {
+			return p.stale, SourceStale
+		}
+		return p.call.e, SourceNetwork
+	case <-patience:
+		return p.stale, SourceStale
+	case <-ctx.Done():
+		if p.stale != nil {
+			return p.stale, SourceStale
+		}
+		return &entry{kind: kindFailure, err: errContext(ctx, p.name)}, SourceNetwork
+	}
+}
+
+// prefetch renews an answer in the background, unless that failed just now or
+// there is much else to do.
+func (r *Resolver) prefetch(s *shard, q question, now int64) {
+	if !s.failing(q, now) {
+		_, _ = r.start(s, q, r.maxInFlight/2)
+	}
+}
+
+// start joins the query for q that is under way, or starts one. With limit
+// queries under way, or after Close, it returns a failure instead, which is not
+// kept.
+func (r *Resolver) start(s *shard, q question, limit int64) (*call, *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.calls[q]; c != nil {
+		return c, nil
+	}
+	if r.inFlight.Add(1) > limit {
+		r.inFlight.Add(-1)
+		return nil, &entry{kind: kindFailure, err: errTemporary(q.name, "", textBusy)}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		r.inFlight.Add(-1)
+		return nil, &entry{kind: kindFailure, err: errTemporary(q.name, "", textClosed)}
+	}
+	// The caller's string may be a part of something large.
+	q.name = strings.Clone(q.name)
+	c := &call{done: make(chan struct{})}
+	s.calls[q] = c
+	r.wg.Add(1)
+	go r.run(s, q, c)
+	return c, nil
+}
+
+// run resolves a question for all who wait. It lives under the resolver's own
+// context: the first caller may give up without failing the others.
+func (r *Resolver) run(s *shard, q question, c *call) {
+	defer r.wg.Done()
+	defer r.inFlight.Add(-1)
+	defer close(c.done)
+	defer func() {
+		if p := recover(); p != nil {
+			c.e = r.failure(s, q, errTemporary(q.name, "", "panic"))
+			r.log.Error("dns: panic while resolving", "type", q.rrtype.String(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.put(q, c.e)
+		delete(s.calls, q)
+	}()
+	ctx, cancel := context.WithTimeout(r.ctx, r.total)
+	defer cancel()
+	c.e = r.resolve(ctx, s, q)
+	if r.ctx.Err() == nil { // else it failed by Close
+		r.health.observe(q.name, c.e)
+	}
+}
+
+// resolve asks the name servers, and follows aliases where they do not.
+func (r *Resolver) resolve(ctx context.Context, s *shard, q question) *entry {
+	ttl, links := uint32(math.MaxUint32), 0
+	at := q
+	for {
+		a, err := r.ask(ctx, at)
+		if err != nil {
+			return r.failure(s, q, err)
+		}
+		ttl = min(ttl, a.ttl)
+		if a.kind != kindAlias {
+			return r.entry(q, a, ttl)
+		}
+		if links += a.links; links > maxChain {
+			return r.failure(s, q, errTemporary(q.name, "", errChain.Error()))
+		}
+		if at.name, _ = canonical(a.alias); at.name == "" {
+			return r.entry(q, &answer{kind: kindNXDomain}, 0) // an alias to what cannot exist
+		}
+	}
+}
+
+// entry makes an answer ready for use and for the cache.
+func (r *Resolver) entry(q question, a *answer, ttl uint32) *entry {
+	e := &entry{kind: a.kind, text: a.text, mx: a.mx, ips: a.ips, ttl: min(ttl, r.maxTTL)}
+	switch a.kind {
+	case kindFound:
+		slices.SortStableFunc(e.mx, func(x, y *net.MX) int { return int(x.Pref) - int(y.Pref) })
+	case kindNXDomain:
+		e.ttl = min(ttl, r.maxNegativeTTL)
+		e.err = errNotFound(q.name, textNXDomain)
+	default:
+		e.ttl = min(ttl, r.maxNegativeTTL)
+		e.err = errNotFound(q.name, textNoData)
+	}
+	e.expires = r.now().Add(time.Duration(e.ttl) * time.Second).UnixNano()
+	return e
+}
+
+// failure makes an error the entry that is kept for a moment, so that a domain
+// whose servers are down costs a query now and then, and not one per message.
+func (r *Resolver) failure(s *shard, q question, err error) *entry {
+	de, ok := err.(*net.DNSError) //nolint:errorlint // what is not bare must be made so
+	if !ok {
+		de = errTemporary(q.name, "", err.Error())
+	}
+	if de.Name != q.name {
+		c := *de
+		c.Name = q.name
+		de = &c
+	}
+	e := &entry{kind: kindFailure, err: de, ttl: failureTTL}
+	if before, ok := s.negative.Peek(q); ok && before.kind == kindFailure {
+		e.ttl = min(2*before.ttl, failureMaxTTL)
+	}
+	e.expires = r.now().Add(time.Duration(e.ttl) * time.Second).UnixNano()
+	return e
+}
+
+// rcodeError is a response that answers nothing.
+func rcodeError(name, server string, rcode dnsmessage.RCode) *net.DNSError {
+	text := "server answered " + strings.TrimPrefix(rcode.String(), "RCode")
+	switch rcode {
+	case dnsmessage.RCodeServerFailure:
+		text = "server answered SERVFAIL"
+	case dnsmessage.RCodeRefused:
+		text = "server answered REFUSED"
+	case dnsmessage.RCodeFormatError:
+		text = "server answered FORMERR"
+	case dnsmessage.RCodeNotImplemented:
+		text = "server answered NOTIMP"
+	}
+	return errTemporary(name, server, text)
+}
+
+// isTimeout tells whether an exchange failed because no answer came.
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}

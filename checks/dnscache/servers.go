@@ -1,0 +1,126 @@
+package dnscache
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	resolvConf = "/etc/resolv.conf"
+	maxServers = 8
+
+	// notAgain is how long a server is asked without what it did not understand.
+	notAgain = 10 * time.Minute
+)
+
+// server is a name server, and what we learnt about it.
+type server struct {
+	address string      // host:port
+	tls     *tls.Config // nil: UDP, and TCP where that does not do
+	pool    pool        // of TCP or TLS connections
+
+	plain    atomic.Int64 // until then (Unix nanoseconds) no EDNS
+	oneCase  atomic.Int64 // until then names are not in random case, since it does not keep it
+	failures atomic.Int32 // exchanges without an answer since the last one with
+	rtt      atomic.Int64 // smoothed, nanoseconds
+}
+
+// parseServer reads a server as the configuration writes it.
+func parseServer(text string, base *tls.Config) (*server, error) {
+	fail := func(what string) (*server, error) {
+		return nil, fmt.Errorf("dns server %q: %s; write 192.0.2.1, 192.0.2.1:53, [2001:db8::1]:53 or tls://192.0.2.1:853#dns.example", text, what)
+	}
+	rest, secure := strings.CutPrefix(text, "tls://")
+	if scheme, _, found := strings.Cut(text, "://"); found && !secure {
+		return fail("unknown scheme " + scheme)
+	}
+	rest, name, named := strings.Cut(rest, "#")
+	switch {
+	case named && !secure:
+		return fail("only a tls:// server has a #name to be verified")
+	case named && (name != strings.TrimSpace(name) || !hostName(name)):
+		return fail("the name after # is no host name")
+	}
+	port := "53"
+	if secure {
+		port = "853"
+	}
+	ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(rest, "["), "]"))
+	if err != nil {
+		host, p, splitErr := net.SplitHostPort(rest)
+		if splitErr != nil {
+			return fail("no IP address (a name would itself need DNS)")
+		}
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return fail("the port is no number from 1 to 65535")
+		}
+		if ip, err = netip.ParseAddr(host); err != nil {
+			return fail("no IP address (a name would itself need DNS)")
+		}
+		port = p
+	}
+	if ip.IsUnspecified() || ip.IsMulticast() {
+		return fail("not the address of a host")
+	}
+	s := &server{address: net.JoinHostPort(ip.String(), port)}
+	if secure {
+		s.tls = base.Clone()
+		s.tls.ServerName = name
+		if name == "" {
+			s.tls.ServerName = ip.WithZone("").String() // the certificate must name the address
+		}
+	}
+	return s, nil
+}
+
+// systemServers reads the name servers of resolv.conf; where there are none, the
+// one on this machine, as resolver(5) has it.
+func systemServers(file string) ([]string, error) {
+	text, err := os.ReadFile(file)
+	if err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("dns servers: %w", err)
+	}
+	var found []string
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) < 2 || f[0] != "nameserver" {
+			continue
+		}
+		if _, err := netip.ParseAddr(f[1]); err == nil && len(found) < maxServers {
+			found = append(found, f[1])
+		}
+	}
+	if found == nil {
+		found = []string{"127.0.0.1"}
+	}
+	return found, nil
+}
+
+// answered keeps the server's record after an answer; silent after none.
+func (s *server) answered(took time.Duration) {
+	s.failures.Store(0)
+	old := s.rtt.Load()
+	if old == 0 {
+		s.rtt.Store(int64(took))
+		return
+	}
+	s.rtt.Store(old + (int64(took)-old)/8) // RFC 6298's gain; a lost update does no harm
+}
+
+func (s *server) silent() { s.failures.Add(1) }
+
+// hedge is how long to wait for this server before the next one is asked too.
+func (s *server) hedge(timeout time.Duration) time.Duration {
+	wait := 250 * time.Millisecond // nothing known yet
+	if rtt := time.Duration(s.rtt.Load()); rtt > 0 {
+		wait = max(3*rtt, 50*time.Millisecond)
+	}
+	return min(wait, timeout/2)
+}

@@ -1,0 +1,87 @@
+package dnscache
+
+import (
+	"context"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// Source says where an answer came from.
+type Source string
+
+// The sources.
+const (
+	SourceNetwork Source = "network" // a name server, for this look-up or one it joined
+	SourceCache   Source = "cache"
+	SourceStale   Source = "stale" // the cache, after its time, since no server answers (RFC 8767)
+)
+
+// Answer is one look-up as `postern test-session` shows it.
+type Answer struct {
+	Name   string        `json:"name"`
+	Type   string        `json:"type"`
+	Answer []string      `json:"answer"`
+	TTL    int           `json:"ttl"` // seconds left; 0 where the answer is not to be kept
+	Source Source        `json:"source"`
+	Error  string        `json:"error,omitempty"`
+	Took   time.Duration `json:"took,omitempty"` // nanoseconds in JSON
+}
+
+// maxTrace bounds a Trace: no check asks for more, since SPF has its limits.
+const maxTrace = 200
+
+// Trace collects the look-ups of one transaction. The zero Trace is ready, and
+// it may be used by several goroutines. Beyond 200 answers the rest is dropped.
+type Trace struct {
+	mu      sync.Mutex
+	answers []Answer
+}
+
+// Answers returns what was collected so far, in the order of completion.
+func (t *Trace) Answers() []Answer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return append([]Answer{}, t.answers...)
+}
+
+func (t *Trace) add(a Answer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.answers) < maxTrace {
+		t.answers = append(t.answers, a)
+	}
+}
+
+type traceKey struct{}
+
+// WithTrace returns a context whose look-ups are collected in t.
+func WithTrace(ctx context.Context, t *Trace) context.Context {
+	return context.WithValue(ctx, traceKey{}, t)
+}
+
+func traceOf(ctx context.Context) *Trace {
+	t, _ := ctx.Value(traceKey{}).(*Trace)
+	return t
+}
+
+// record adds a look-up to the trace.
+func (t *Trace) record(q question, e *entry, src Source, now time.Time, took time.Duration) {
+	a := Answer{Name: q.name, Type: q.rrtype.String(), Answer: []string{}, Source: src, Took: took}
+	if left := time.Unix(0, e.expires).Sub(now); left > 0 {
+		a.TTL = int((left + time.Second - 1) / time.Second)
+	}
+	if e.err != nil {
+		a.Error = e.err.Err
+	}
+	a.Answer = append(a.Answer, e.text...)
+	for _, mx := range e.mx {
+		a.Answer = append(a.Answer, strconv.Itoa(int(mx.Pref))+" "+mx.Host)
+	}
+	for _, ip := range e.ips {
+		addr, _ := netip.AddrFromSlice(ip.IP)
+		a.Answer = append(a.Answer, addr.String())
+	}
+	t.add(a)
+}
