@@ -2,71 +2,316 @@
 // whole.
 package metrics
 
-import "time"
+import (
+	"net/http"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
 
 // Metrics counts. Its methods accept a nil receiver, so that nobody needs a
 // registry to run a session. Labels come from closed sets, never an address or
-// a domain.
-type Metrics struct{}
+// a domain; should a set turn out to be open after all (a backend that makes up
+// status codes), what comes late is counted under "other".
+type Metrics struct {
+	registry *prometheus.Registry
+
+	connections  *counters
+	sessions     prometheus.Gauge
+	transactions *counters
+
+	checkResults  *counters
+	checkDuration *observers
+	replies       *counters
+
+	dnsQueries  *counters
+	dnsDuration prometheus.Observer
+	dnsEntries  atomic.Pointer[func() float64]
+
+	backendUp       *prometheus.GaugeVec
+	backendDuration *observers
+	backendErrors   *counters
+
+	messageBytes     prometheus.Observer
+	timeToFinalReply prometheus.Observer
+	outcomeUnknown   prometheus.Counter
+
+	tlsHandshakes       *counters
+	certificateNotAfter *prometheus.GaugeVec
+
+	disagreements *counters
+	configReloads *counters
+	buildInfo     *prometheus.GaugeVec
+}
+
+// The classic buckets, which every scraper sees; native histograms stand beside
+// them for those who ask for them.
+var (
+	waitBuckets  = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600} // to the ten minutes a client waits
+	bytesBuckets = prometheus.ExponentialBuckets(1<<10, 4, 9)                                                      // 1 KiB to 64 MiB
+)
+
+// New returns a set of metrics in a registry of its own, with those of Go and of
+// the process.
+func New() *Metrics {
+	m := &Metrics{registry: prometheus.NewRegistry()}
+	m.registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	f := promauto.With(m.registry)
+
+	counter := func(name, help string, labels ...string) *counters {
+		return &counters{vec: f.NewCounterVec(prometheus.CounterOpts{Namespace: "postern", Name: name, Help: help}, labels)}
+	}
+	gauge := func(name, help string) prometheus.GaugeOpts {
+		return prometheus.GaugeOpts{Namespace: "postern", Name: name, Help: help}
+	}
+	histogram := func(name, help string, buckets []float64) prometheus.HistogramOpts {
+		return prometheus.HistogramOpts{
+			Namespace: "postern", Name: name, Help: help, Buckets: buckets,
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160, NativeHistogramMinResetDuration: time.Hour,
+		}
+	}
+
+	m.connections = counter("connections_total", "Connections of clients, by listener and by how they ended.", "listener", "result")
+	m.sessions = f.NewGauge(gauge("sessions_active", "Sessions open now."))
+	m.transactions = counter("transactions_total", "Mail transactions, by verdict and by the rule that decided.", "disposition", "rule")
+
+	m.checkResults = counter("check_results_total", "Results of checks, in the words of RFC 8601.", "check", "result")
+	m.checkDuration = &observers{vec: f.NewHistogramVec(histogram("check_duration_seconds", "Time that checks took.", waitBuckets), []string{"check"})}
+	m.replies = counter("replies_total", "Replies to clients, by code and enhanced status code.", "code", "enhanced")
+
+	m.dnsQueries = counter("dns_queries_total", "DNS look-ups, by how they were answered.", "type", "outcome")
+	m.dnsDuration = f.NewHistogram(histogram("dns_query_duration_seconds", "Time of one exchange with a DNS server.", waitBuckets))
+	f.NewGaugeFunc(gauge("dns_cache_entries", "DNS answers in the cache."), func() float64 {
+		if count := m.dnsEntries.Load(); count != nil {
+			return (*count)()
+		}
+		return 0
+	})
+
+	m.backendUp = f.NewGaugeVec(gauge("backend_up", "Whether an address of a backend is taken for usable."), []string{"backend", "address"})
+	m.backendDuration = &observers{vec: f.NewHistogramVec(histogram("backend_duration_seconds", "Time of a phase of the conversation with a backend.", waitBuckets), []string{"backend", "phase"})}
+	m.backendErrors = counter("backend_errors_total", "Failures of backends.", "backend", "kind")
+
+	m.messageBytes = f.NewHistogram(histogram("message_bytes", "Size of the messages read to their end.", bytesBuckets))
+	m.timeToFinalReply = f.NewHistogram(histogram("time_to_final_reply_seconds", "Time from the end of a message to the reply.", waitBuckets))
+	m.outcomeUnknown = f.NewCounter(prometheus.CounterOpts{
+		Namespace: "postern", Name: "outcome_unknown_total",
+		Help: "Messages whose end went to the backend and whose answer never came: they may arrive twice.",
+	})
+
+	m.tlsHandshakes = counter("tls_handshakes_total", "TLS handshakes with clients.", "version", "result")
+	m.certificateNotAfter = f.NewGaugeVec(gauge("tls_certificate_not_after_seconds", "When a certificate ends, in seconds since 1970."), []string{"name"})
+
+	m.disagreements = counter("policy_disagreement_total", "Transactions on which the active and the candidate policy disagree.", "active", "candidate")
+	m.configReloads = counter("config_reloads_total", "Attempts to load the configuration anew.", "result")
+	m.buildInfo = f.NewGaugeVec(gauge("build_info", "Always 1; the labels say what is running."), []string{"version", "goversion"})
+
+	// A counter that appears only with its first event hides that event from rate().
+	m.configReloads.get("ok", "")
+	m.configReloads.get("error", "")
+	return m
+}
+
+// Handler serves the metrics to a scraper, in text or as protocol buffers.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+		EnableOpenMetrics:   true,
+		MaxRequestsInFlight: 4, // scrapers are few; more are a mistake or worse
+		Timeout:             10 * time.Second,
+	})
+}
+
+// Gatherer returns the registry to read from.
+func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
 
 // Connection counts a connection when it ends, or when it is turned away.
-func (m *Metrics) Connection(listener, result string) {}
+func (m *Metrics) Connection(listener, result string) {
+	if m != nil {
+		m.connections.get(listener, result).Inc()
+	}
+}
 
 // SessionStarted and SessionEnded keep the number of sessions open now.
-func (m *Metrics) SessionStarted() {}
+func (m *Metrics) SessionStarted() {
+	if m != nil {
+		m.sessions.Inc()
+	}
+}
 
 // SessionEnded is the other half of SessionStarted.
-func (m *Metrics) SessionEnded() {}
+func (m *Metrics) SessionEnded() {
+	if m != nil {
+		m.sessions.Dec()
+	}
+}
 
-// Transaction counts a transaction by its disposition and the rule that decided it.
-func (m *Metrics) Transaction(disposition, rule string) {}
+// Transaction counts a transaction by its disposition and the rule that decided
+// it; no rule is "none".
+func (m *Metrics) Transaction(disposition, rule string) {
+	if m == nil {
+		return
+	}
+	if rule == "" {
+		rule = "none"
+	}
+	m.transactions.get(disposition, rule).Inc()
+}
 
 // CheckDone counts a check's result and the time it took.
-func (m *Metrics) CheckDone(check, result string, took time.Duration) {}
+func (m *Metrics) CheckDone(check, result string, took time.Duration) {
+	if m != nil {
+		m.checkResults.get(check, result).Inc()
+		m.checkDuration.get(check, "").Observe(took.Seconds())
+	}
+}
 
-// Reply counts a reply to a client.
-func (m *Metrics) Reply(code int, enhanced string) {}
+// Reply counts a reply to a client. enhanced comes without its class, as in
+// smtp.Reply, and is published with it.
+func (m *Metrics) Reply(code int, enhanced string) {
+	if m == nil {
+		return
+	}
+	key := pair{codeText(code), enhanced}
+	child, ok := m.replies.find(key)
+	if !ok {
+		// The class is joined on the first time only: it would allocate for every reply.
+		status := enhanced
+		if status != "" {
+			status = key.a[:1] + "." + enhanced
+		}
+		child = m.replies.add(key, key.a, status, m.replies.vec.GetMetricWithLabelValues)
+	}
+	child.Inc()
+}
 
 // DNSQuery counts a look-up by how it was answered: hit, miss, stale, negative or error.
-func (m *Metrics) DNSQuery(rrtype, outcome string) {}
+func (m *Metrics) DNSQuery(rrtype, outcome string) {
+	if m != nil {
+		m.dnsQueries.get(rrtype, outcome).Inc()
+	}
+}
 
 // DNSQueryTook measures one exchange with a server.
-func (m *Metrics) DNSQueryTook(took time.Duration) {}
+func (m *Metrics) DNSQueryTook(took time.Duration) {
+	if m != nil {
+		m.dnsDuration.Observe(took.Seconds())
+	}
+}
 
 // DNSCacheEntries reports the number of cached answers through f, which is
-// called at each scrape.
-func (m *Metrics) DNSCacheEntries(f func() float64) {}
+// called at each scrape; a later f takes the place of an earlier one.
+func (m *Metrics) DNSCacheEntries(f func() float64) {
+	if m != nil {
+		m.dnsEntries.Store(&f)
+	}
+}
 
 // BackendUp tells whether an address of a backend is taken for usable.
-func (m *Metrics) BackendUp(backend, address string, up bool) {}
+func (m *Metrics) BackendUp(backend, address string, up bool) {
+	if m == nil {
+		return
+	}
+	value := 0.0
+	if up {
+		value = 1
+	}
+	m.backendUp.WithLabelValues(clean(backend), clean(address)).Set(value)
+}
+
+// ForgetBackends drops what BackendUp said, before the backends of a new
+// configuration report for the first time.
+func (m *Metrics) ForgetBackends() {
+	if m != nil {
+		m.backendUp.Reset()
+	}
+}
 
 // BackendTook measures a phase of the conversation with a backend: connect,
 // tls, identity, envelope, data or end_of_data.
-func (m *Metrics) BackendTook(backend, phase string, took time.Duration) {}
+func (m *Metrics) BackendTook(backend, phase string, took time.Duration) {
+	if m != nil {
+		m.backendDuration.get(backend, phase).Observe(took.Seconds())
+	}
+}
 
 // BackendError counts a failure of a backend: dial, timeout, tls, protocol,
 // identity, refused or lost.
-func (m *Metrics) BackendError(backend, kind string) {}
+func (m *Metrics) BackendError(backend, kind string) {
+	if m != nil {
+		m.backendErrors.get(backend, kind).Inc()
+	}
+}
 
 // MessageBytes observes the size of a message that was read to its end.
-func (m *Metrics) MessageBytes(n int64) {}
+func (m *Metrics) MessageBytes(n int64) {
+	if m != nil {
+		m.messageBytes.Observe(float64(n))
+	}
+}
 
 // TimeToFinalReply observes the time from the end of a message to our reply.
-func (m *Metrics) TimeToFinalReply(took time.Duration) {}
+func (m *Metrics) TimeToFinalReply(took time.Duration) {
+	if m != nil {
+		m.timeToFinalReply.Observe(took.Seconds())
+	}
+}
 
 // TLSHandshake counts handshakes with clients.
-func (m *Metrics) TLSHandshake(version, result string) {}
+func (m *Metrics) TLSHandshake(version, result string) {
+	if m != nil {
+		m.tlsHandshakes.get(version, result).Inc()
+	}
+}
 
 // CertificateNotAfter publishes when a certificate ends.
-func (m *Metrics) CertificateNotAfter(name string, t time.Time) {}
+func (m *Metrics) CertificateNotAfter(name string, t time.Time) {
+	if m != nil {
+		m.certificateNotAfter.WithLabelValues(clean(name)).Set(float64(t.Unix()))
+	}
+}
+
+// ForgetCertificates drops what CertificateNotAfter said, before the
+// certificates of a new configuration are published.
+func (m *Metrics) ForgetCertificates() {
+	if m != nil {
+		m.certificateNotAfter.Reset()
+	}
+}
 
 // OutcomeUnknown counts a message whose end went to the backend and whose
 // answer never came.
-func (m *Metrics) OutcomeUnknown() {}
+func (m *Metrics) OutcomeUnknown() {
+	if m != nil {
+		m.outcomeUnknown.Inc()
+	}
+}
 
 // Disagreement counts a transaction on which the active and the candidate
 // policy disagree.
-func (m *Metrics) Disagreement(active, candidate string) {}
+func (m *Metrics) Disagreement(active, candidate string) {
+	if m != nil {
+		m.disagreements.get(active, candidate).Inc()
+	}
+}
 
 // ConfigReload counts reloads: "ok" or "error".
-func (m *Metrics) ConfigReload(result string) {}
+func (m *Metrics) ConfigReload(result string) {
+	if m != nil {
+		m.configReloads.get(result, "").Inc()
+	}
+}
+
+// BuildInfo says which version is running.
+func (m *Metrics) BuildInfo(version string) {
+	if m != nil {
+		m.buildInfo.WithLabelValues(clean(version), runtime.Version()).Set(1)
+	}
+}

@@ -1,0 +1,232 @@
+package metrics
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata/names.txt")
+
+// used returns metrics of which each has counted something.
+func used() *Metrics {
+	m := New()
+	m.Connection("mx", "quit")
+	m.SessionStarted()
+	m.Transaction("reject", "spf-fail")
+	m.Transaction("pass", "")
+	m.CheckDone("spf", "fail", 30*time.Millisecond)
+	m.Reply(550, "7.1")
+	m.Reply(354, "")
+	m.DNSQuery("TXT", "miss")
+	m.DNSQueryTook(20 * time.Millisecond)
+	m.DNSCacheEntries(func() float64 { return 7 })
+	m.BackendUp("mta", "127.0.0.1:10025", true)
+	m.BackendTook("mta", "connect", time.Millisecond)
+	m.BackendError("mta", "dial")
+	m.MessageBytes(5000)
+	m.TimeToFinalReply(time.Second)
+	m.TLSHandshake("1.3", "ok")
+	m.CertificateNotAfter("default", time.Unix(2e9, 0))
+	m.OutcomeUnknown()
+	m.Disagreement("pass", "reject")
+	m.ConfigReload("ok")
+	m.BuildInfo("v1")
+	return m
+}
+
+// Names and labels are contract: dashboards and alert rules hang on them.
+func TestNames(t *testing.T) {
+	families, err := used().Gatherer().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, f := range families {
+		if !strings.HasPrefix(f.GetName(), "postern_") {
+			continue // Go's and the process's own
+		}
+		labels := map[string]bool{}
+		for _, metric := range f.Metric {
+			for _, l := range metric.Label {
+				labels[l.GetName()] = true
+			}
+		}
+		fmt.Fprintf(&b, "%s %s {", f.GetName(), strings.ToLower(f.GetType().String()))
+		sep := ""
+		for _, l := range slices.Sorted(mapKeys(labels)) {
+			b.WriteString(sep + l)
+			sep = ","
+		}
+		b.WriteString("}\n")
+	}
+	if *update {
+		if err := os.WriteFile("testdata/names.txt", []byte(b.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile("testdata/names.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), b.String()); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}
+
+func mapKeys(m map[string]bool) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+func TestLint(t *testing.T) {
+	problems, err := testutil.GatherAndLint(used().Gatherer())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+func TestValues(t *testing.T) {
+	m := used()
+	m.ForgetBackends()
+	m.BackendUp("new", "a", false)
+	want := `
+# HELP postern_replies_total Replies to clients, by code and enhanced status code.
+# TYPE postern_replies_total counter
+postern_replies_total{code="354",enhanced=""} 1
+postern_replies_total{code="550",enhanced="5.7.1"} 1
+# HELP postern_transactions_total Mail transactions, by verdict and by the rule that decided.
+# TYPE postern_transactions_total counter
+postern_transactions_total{disposition="pass",rule="none"} 1
+postern_transactions_total{disposition="reject",rule="spf-fail"} 1
+# HELP postern_backend_up Whether an address of a backend is taken for usable.
+# TYPE postern_backend_up gauge
+postern_backend_up{address="a",backend="new"} 0
+# HELP postern_dns_cache_entries DNS answers in the cache.
+# TYPE postern_dns_cache_entries gauge
+postern_dns_cache_entries 7
+# HELP postern_config_reloads_total Attempts to load the configuration anew.
+# TYPE postern_config_reloads_total counter
+postern_config_reloads_total{result="error"} 0
+postern_config_reloads_total{result="ok"} 1
+`
+	err := testutil.GatherAndCompare(m.Gatherer(), strings.NewReader(want), "postern_replies_total", "postern_transactions_total",
+		"postern_backend_up", "postern_dns_cache_entries", "postern_config_reloads_total")
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Nobody needs a registry to run a session: every method works on nil.
+func TestNilCountsNothing(t *testing.T) {
+	v := reflect.ValueOf((*Metrics)(nil))
+	for i := range v.NumMethod() {
+		name := v.Type().Method(i).Name
+		if name == "Handler" || name == "Gatherer" {
+			continue // there is nothing to serve
+		}
+		var args []reflect.Value
+		for j := range v.Method(i).Type().NumIn() {
+			args = append(args, reflect.Zero(v.Method(i).Type().In(j)))
+		}
+		v.Method(i).Call(args)
+	}
+}
+
+func TestBadTextsAndOpenSetsDoNoHarm(t *testing.T) {
+	m := New()
+	bad := "\xff\xfe"
+	m.Connection(bad, bad)
+	m.Transaction(bad, bad)
+	m.CheckDone(bad, bad, 0)
+	m.DNSQuery(bad, bad)
+	m.BackendUp(bad, bad, true)
+	m.BackendTook(bad, bad, 0)
+	m.BackendError(bad, bad)
+	m.TLSHandshake(bad, bad)
+	m.CertificateNotAfter(bad, time.Time{})
+	m.Disagreement(bad, bad)
+	m.ConfigReload(bad)
+	m.BuildInfo(bad)
+	m.Reply(-1, bad)
+	m.Reply(100000, "x")
+	for i := range 5 * maxChildren {
+		m.Reply(550, fmt.Sprintf("7.%d", i))
+	}
+	n, err := testutil.GatherAndCount(m.Gatherer(), "postern_replies_total")
+	if err != nil || n > maxChildren+1 {
+		t.Errorf("%d children, %v", n, err)
+	}
+	if got := testutil.ToFloat64(m.replies.vec.WithLabelValues(other, other)); got < 4*maxChildren {
+		t.Errorf("%v replies under %q", got, other)
+	}
+}
+
+func TestHandler(t *testing.T) {
+	s := httptest.NewServer(used().Handler())
+	defer s.Close()
+	for accept, want := range map[string]string{
+		"": "postern_build_info{goversion=",
+		"application/openmetrics-text; version=1.0.0":                                                "# EOF",
+		"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited": "postern_message_bytes",
+	} {
+		req, err := http.NewRequest(http.MethodGet, s.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", accept)
+		resp, err := s.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+			t.Errorf("%q: %s, %v, %d octets without %q", accept, resp.Status, err, len(body), want)
+		}
+	}
+}
+
+// Counting happens several times a command: it may not allocate.
+func TestCountingAllocatesNothing(t *testing.T) {
+	m := used()
+	if n := testing.AllocsPerRun(100, func() {
+		m.Connection("mx", "quit")
+		m.Transaction("reject", "spf-fail")
+		m.CheckDone("spf", "fail", time.Millisecond)
+		m.Reply(550, "7.1")
+		m.DNSQuery("TXT", "miss")
+		m.BackendTook("mta", "connect", time.Millisecond)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkReply(b *testing.B) {
+	m := New()
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			m.Reply(250, "2.0")
+		}
+	})
+}
