@@ -1,0 +1,93 @@
+package admin
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"postern/metrics"
+)
+
+func TestPages(t *testing.T) {
+	var reasons []string
+	s := New(Options{
+		Metrics: metrics.New().Handler(), Ready: func() []string { return reasons },
+		Hostname: "<mx>.example", Version: "v1", Started: time.Now().Add(-90 * time.Second),
+	})
+	get := func(method, path string) (int, string, http.Header) {
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest(method, path, nil))
+		return w.Code, w.Body.String(), w.Header()
+	}
+	expect := func(method, path string, status int, texts ...string) {
+		t.Helper()
+		code, body, _ := get(method, path)
+		if code != status {
+			t.Errorf("%s %s: %d, not %d", method, path, code, status)
+		}
+		for _, text := range texts {
+			if !strings.Contains(body, text) {
+				t.Errorf("%s %s has no %q:\n%s", method, path, text, body)
+			}
+		}
+	}
+	expect("GET", "/healthz", 200, "ok\n")
+	expect("GET", "/readyz", 200, "ready\n")
+	expect("GET", "/", 200, "Postern on &lt;mx&gt;.example", "Ready.", "v1", "1m30s ago", `href="/metrics"`)
+	expect("GET", "/metrics", 200, "postern_sessions_active 0", "go_goroutines")
+	expect("GET", "/nothing", 404)
+	expect("GET", "/debug/pprof/", 404)
+	expect("POST", "/healthz", 405)
+
+	reasons = []string{"no backend is up", "draining"}
+	expect("GET", "/healthz", 200, "ok\n") // a restart would not help
+	expect("GET", "/readyz", 503, "not ready: no backend is up\nnot ready: draining\n")
+	expect("GET", "/", 200, "Not ready.", "<li>no backend is up</li>")
+
+	_, _, h := get("GET", "/")
+	if !strings.Contains(h.Get("Content-Security-Policy"), "default-src 'none'") {
+		t.Error("the page may load things")
+	}
+}
+
+// A client that sends its header without end, or too large, gets no further.
+func TestHeaderIsBounded(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{Metrics: http.NotFoundHandler(), Ready: func() []string { return nil }, Log: slog.New(slog.DiscardHandler)})
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ln) }()
+
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: x\r\nX: "+strings.Repeat("a", 32<<10)+"\r\n\r\n")
+	answer, _ := io.ReadAll(c)
+	if !strings.HasPrefix(string(answer), "HTTP/1.1 431 ") {
+		t.Errorf("answered %.60q", answer)
+	}
+
+	resp, err := http.Get("http://" + ln.Addr().String() + "/healthz")
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp, err)
+	}
+	resp.Body.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; err != nil {
+		t.Errorf("a shutdown is no error: %v", err)
+	}
+}
