@@ -45,19 +45,13 @@ func (s *DataScanner) Scan(b []byte) (n int, end bool, err error) {
 	start := !s.within
 	for {
 		if start && line < len(b) && b[line] == '.' {
-			switch rest := b[line+1:]; {
-			case len(rest) >= 2 && rest[0] == '\r' && rest[1] == '\n':
-				end = true
-			case len(rest) == 0 || len(rest) == 1 && rest[0] == '\r':
-				// More is needed to tell.
-			default:
-				dots++
-				goto within
+			var open bool
+			if end, open = endMark(b[line:]); end || open {
+				n = line
+				break
 			}
-			n = line
-			break
+			dots++
 		}
-	within:
 		i := bytes.IndexByte(b[line:], '\n')
 		if i < 0 {
 			n = len(b)
@@ -85,6 +79,18 @@ func (s *DataScanner) Scan(b []byte) (n int, end bool, err error) {
 }
 
 var crByte = []byte{'\r'}
+
+// endMark says of a line that begins with a dot whether it is the end of the
+// message; open: more octets are needed to tell.
+func endMark(b []byte) (end, open bool) {
+	switch {
+	case len(b) >= 3:
+		return b[1] == '\r' && b[2] == '\n', false
+	case len(b) == 2:
+		return false, b[1] == '\r'
+	}
+	return false, true
+}
 
 // pass accounts for octets that go on.
 func (s *DataScanner) pass(b []byte, dots int) {
@@ -138,12 +144,8 @@ func (s *DataScanner) fault(b []byte) (n int, end bool, err error) {
 func (s *DataScanner) Skip(b []byte) (n int, end bool) {
 	for {
 		if !s.within && n < len(b) && b[n] == '.' {
-			rest := b[n+1:]
-			switch {
-			case len(rest) >= 2 && rest[0] == '\r' && rest[1] == '\n':
-				return n, true
-			case len(rest) == 0 || len(rest) == 1 && rest[0] == '\r':
-				return n, false
+			if end, open := endMark(b[n:]); end || open {
+				return n, end
 			}
 		}
 		i := bytes.IndexByte(b[n:], '\n')

@@ -30,7 +30,7 @@ var toASCII = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.Stric
 func ASCIIDomain(s string) (string, error) {
 	s = strings.TrimSuffix(s, ".")
 	if !isASCII(s) {
-		if len(s) > 4*maxName { // no name of that length can have a good A-label form; spare the work
+		if len(s) > 4*maxName || !utf8.ValidString(s) { // no longer name has a good A-label form: spare the work
 			return "", errDomain
 		}
 		a, err := toASCII.ToASCII(s)

@@ -81,7 +81,7 @@ func parseHeader(b []byte, extents bool) (h Header, at []Extent, bad int) {
 	text := string(b) // one copy, and all names and values are parts of it
 	for pos := 0; pos < len(b); {
 		end := lineEnd(b, pos)
-		if b[pos] == '\n' || b[pos] == '\r' && end == pos+2 {
+		if b[pos] == '\n' || b[pos] == '\r' && end == pos+2 && b[pos+1] == '\n' {
 			break // the empty line
 		}
 		name, colon := fieldName(b[pos:end])

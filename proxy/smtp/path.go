@@ -238,7 +238,7 @@ func (p *pathParser) quotedString(s string) (text string, n int) {
 	for i := 1; i < len(s); {
 		switch c := s[i]; {
 		case c == '"':
-			if b == nil {
+			if start == 1 {
 				return s[1:i], i + 1
 			}
 			return string(append(b, s[start:i]...)), i + 1

@@ -60,7 +60,8 @@ const maxReplyLine = 512
 // AppendReply appends r as it goes on the wire (RFC 5321 §4.2.1): a line for
 // each line of its text, the enhanced status code on every one (RFC 2034 §4),
 // which a 3yz reply has none of. A line that would exceed 512 octets is split, at a
-// blank if there is one. Control characters and octets above 127 become "?".
+// blank if there is one. Tabs become blanks, other control characters and octets
+// above 127 become "?".
 //
 // A Reply whose code is none of 200 to 599 is a fault of ours, and goes out as
 // 451 4.3.0.
@@ -109,7 +110,10 @@ func appendReplyLine(dst []byte, r Reply, line string, more bool) []byte {
 	}
 	for i := range len(line) {
 		c := line[i]
-		if isControl(c) || c >= utf8.RuneSelf {
+		switch {
+		case c == '\t':
+			c = ' '
+		case isControl(c) || c >= utf8.RuneSelf:
 			c = '?'
 		}
 		dst = append(dst, c)
@@ -136,7 +140,8 @@ const (
 // lines; a line without text may leave out the blank too. The enhanced status
 // code is taken out of the text only if it stands in the first line and has
 // the class of the reply code (RFC 2034 §4); if not, the text stays as it is.
-// Control characters in the text and what is not UTF-8 become "?".
+// Tabs in the text become blanks, other control characters and what is not
+// UTF-8 become "?".
 //
 // ErrReplySyntax, ErrReplyLineEnd and ErrReplyTooLong (a line above 2048
 // octets, more than 128 lines, more than 64 KiB) leave the connection out of
@@ -228,6 +233,9 @@ func cleanText(b []byte) string {
 		return string(b)
 	}
 	return strings.Map(func(r rune) rune {
+		if r == '\t' {
+			return ' '
+		}
 		if r < ' ' || 0x7f <= r && r < 0xa0 || r == utf8.RuneError {
 			return '?'
 		}
