@@ -1,0 +1,211 @@
+package smtp
+
+import (
+	"bytes"
+	"net/mail"
+	"net/textproto"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestScanHeader(t *testing.T) {
+	for _, tt := range []struct {
+		story, in string
+		n         int
+		complete  bool
+	}{
+		{"a header and a body", "A: b\r\n\r\nbody\r\n.\r\n", 8, true},
+		{"no header", "\r\nbody", 2, true},
+		{"no body", "A: b\r\n.\r\n", 6, true},
+		{"nothing at all", ".\r\n", 0, true},
+		{"nothing yet", "", 0, false},
+		{"in the middle of a line", "A: b\r\nC", 6, false},
+		{"between CR and LF of the empty line", "A: b\r\n\r", 6, false},
+		{"in the middle of the end", "A: b\r\n.\r", 6, false},
+		{"a line of white space is none", "A: b\r\n \r\n\r\n", 11, true},
+		{"a bare LF ends nothing", "A: b\n\nc\r\n\r\n", 11, true},
+		{"a stuffed dot ends nothing", "A: b\r\n..\r\n\r\n", 12, true},
+		{"a body that begins without an empty line does not end it either", "A: b\r\nbody text\r\n\r\nx", 19, true},
+	} {
+		if n, complete := ScanHeader([]byte(tt.in)); n != tt.n || complete != tt.complete {
+			t.Errorf("%s: ScanHeader(%q) = %d, %v; want %d, %v", tt.story, tt.in, n, complete, tt.n, tt.complete)
+		}
+		// Going on from where it stopped comes to the same, wherever it was cut.
+		for i := range tt.in {
+			at, done := ScanHeader([]byte(tt.in[:i]))
+			if !done {
+				var n int
+				n, done = ScanHeader([]byte(tt.in[at:]))
+				at += n
+			}
+			if at != tt.n || done != tt.complete {
+				t.Errorf("%s, cut at %d: %d, %v; want %d, %v", tt.story, i, at, done, tt.n, tt.complete)
+			}
+		}
+	}
+	if n, complete := ScanRawHeader([]byte("A: b\r\n.\r\nC: d\r\n\r\nx")); n != 17 || !complete {
+		t.Errorf("in BDAT a dot is a dot: %d, %v", n, complete)
+	}
+}
+
+func TestFirstLineContinues(t *testing.T) {
+	for in, want := range map[string]bool{
+		"":              false,
+		"From: a":       false,
+		" x":            true,
+		"\tx":           true,
+		"\r\n x":        false, // the empty header; what is behind it is body
+		". x":           true,  // the dot is gone on the other side (RFC 5321 §4.5.2)
+		".\tx":          true,
+		".. x":          false,
+		".\r\n":         false,
+		"From x Mon...": false,
+	} {
+		if got := FirstLineContinues([]byte(in)); got != want {
+			t.Errorf("%q: %v", in, got)
+		}
+	}
+}
+
+func TestParseHeader(t *testing.T) {
+	for _, tt := range []struct {
+		story, in string
+		want      Header
+		bad       int
+	}{
+		{"fields in their order, also twice", "To: a\r\nFrom: b\r\nTo: c\r\n\r\n", Header{{"To", " a"}, {"From", " b"}, {"To", " c"}}, 0},
+		{"folding stays as it stood", "Subject: a\r\n b\r\n\tc\r\nTo:d\r\n\r\n", Header{{"Subject", " a\r\n b\r\n\tc"}, {"To", "d"}}, 0},
+		{"a folded line of white space", "A: b\r\n \r\n c\r\n\r\n", Header{{"A", " b\r\n \r\n c"}}, 0},
+		{"white space before the colon (RFC 5322 §4.5.8)", "From \t: a\r\n\r\n", Header{{"From", " a"}}, 0},
+		{"an empty value", "Bcc:\r\n\r\n", Header{{"Bcc", ""}}, 0},
+		{"more colons", "A: b: c\r\n\r\n", Header{{"A", " b: c"}}, 0},
+		{"the body is not looked at", "A: b\r\n\r\nFrom: x\r\n", Header{{"A", " b"}}, 0},
+		{"no empty line", "A: b\r\nFrom: x", Header{{"A", " b"}, {"From", " x"}}, 0},
+		{"no header", "\r\nFrom: x\r\n", nil, 0},
+		{"bare LF line ends", "A: b\n c\nFrom: x\n\nbody", Header{{"A", " b\n c"}, {"From", " x"}}, 0},
+		{"an mbox line is no field", "From a@b Mon Jan 1\r\nFrom: x\r\n\r\n", Header{{"From", " x"}}, 1},
+		{"a first line that continues nothing", " From: x\r\nTo: y\r\n\r\n", Header{{"To", " y"}}, 1},
+		{"a line without a colon hides no field", "A: b\r\nrubbish\r\nFrom: x\r\n\r\n", Header{{"A", " b"}, {"From", " x"}}, 1},
+		{"what continues rubbish is rubbish", "rubbish\r\n From: x\r\n y\r\nTo: z\r\n\r\n", Header{{"To", " z"}}, 3},
+		{"a name with 8-bit", "Fr\xf6m: x\r\nTo: y\r\n\r\n", Header{{"To", " y"}}, 1},
+		{"a name with a NUL", "From\x00: x\r\nTo: y\r\n\r\n", Header{{"To", " y"}}, 1},
+		{"no name", ": x\r\nTo: y\r\n\r\n", Header{{"To", " y"}}, 1},
+		{"two words before the colon", "A b: c\r\n\r\n", nil, 1},
+		{"a CR that is no line end", "\rA: b\r\n\r\n", nil, 1},
+	} {
+		h, bad := ParseHeader([]byte(tt.in))
+		if !slices.Equal(h, tt.want) || bad != tt.bad {
+			t.Errorf("%s: ParseHeader(%q) = %q, %d; want %q, %d", tt.story, tt.in, h, bad, tt.want, tt.bad)
+		}
+		checkHeader(t, []byte(tt.in))
+	}
+}
+
+func TestHeaderGet(t *testing.T) {
+	h := Header{{"To", "a"}, {"FROM", "b"}, {"From", "c"}}
+	if f, ok := h.Get("from"); !ok || f.Value != "b" {
+		t.Errorf("the first From is %q, %v", f, ok)
+	}
+	if _, ok := h.Get("Sender"); ok {
+		t.Error("there is no Sender")
+	}
+}
+
+// checkHeader checks what holds of every header section: the extents lie in
+// order, begin with the name and do not overlap; only bad lines are between
+// them; and cutting a field out leaves the others.
+func checkHeader(t *testing.T, b []byte) {
+	t.Helper()
+	h, at, bad := ParseHeaderExtents(b)
+	if h2, bad2 := ParseHeader(b); !slices.Equal(h, h2) || bad != bad2 {
+		t.Fatalf("%q: with extents %q, %d, without %q, %d", b, h, bad, h2, bad2)
+	}
+	if len(at) != len(h) {
+		t.Fatalf("%q: %d fields, %d extents", b, len(h), len(at))
+	}
+	pos := 0
+	for i, e := range at {
+		if e.Start < pos || e.End <= e.Start || e.End > len(b) {
+			t.Fatalf("%q: extents %v", b, at)
+		}
+		if gap := b[pos:e.Start]; bad == 0 && len(gap) > 0 {
+			t.Fatalf("%q: %q was left out and not counted", b, gap)
+		}
+		pos = e.End
+		text := string(b[e.Start:e.End])
+		if !strings.HasPrefix(text, h[i].Name) || !strings.HasSuffix(strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r"), strings.TrimSuffix(h[i].Value, "\r")) {
+			t.Fatalf("%q: field %q in %q", b, h[i], text)
+		}
+	}
+	if len(h) == 0 {
+		return
+	}
+	i := len(h) / 2
+	rest := slices.Concat(b[:at[i].Start], b[at[i].End:])
+	if got, _ := ParseHeader(rest); !slices.Equal(got, slices.Concat(h[:i], h[i+1:])) {
+		t.Fatalf("%q without %q is %q", b, h[i], got)
+	}
+}
+
+// TestHeadersOfOddMailers: wherever net/mail can read a header section, we see
+// the same fields.
+func TestHeadersOfOddMailers(t *testing.T) {
+	samples := readSamples(t, "header-fuzz.jsonl")
+	if len(samples) < 644 {
+		t.Fatalf("only %d samples", len(samples))
+	}
+	compared := 0
+	for _, s := range samples {
+		checkHeader(t, s.B64)
+		b := bytes.ReplaceAll(bytes.ReplaceAll(s.B64, []byte("\r\n"), []byte("\n")), []byte("\n"), []byte("\r\n"))
+		checkHeader(t, b)
+		m, err := mail.ReadMessage(bytes.NewReader(b))
+		h, bad := ParseHeader(b)
+		if err != nil || bad > 0 {
+			continue
+		}
+		compared++
+		count := 0
+		for _, f := range h {
+			key := textproto.CanonicalMIMEHeaderKey(f.Name)
+			if _, ok := m.Header[key]; !ok {
+				t.Errorf("%q: net/mail has no %q", b, f.Name)
+			}
+			count++
+		}
+		want := 0
+		for _, v := range m.Header {
+			want += len(v)
+		}
+		if count != want {
+			t.Errorf("%q: %d fields, net/mail has %d", b, count, want)
+		}
+	}
+	if compared < 100 {
+		t.Errorf("only %d header sections could be compared", compared)
+	}
+}
+
+func FuzzHeader(f *testing.F) {
+	f.Add([]byte("A: b\r\n c\r\nrubbish\r\n x\r\nFrom : y\r\n\r\nbody"))
+	f.Add([]byte("From x\n\tA:b\n:\n\n"))
+	for i, s := range readSamples(f, "header-fuzz.jsonl") {
+		if i%8 == 0 {
+			f.Add(s.B64)
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		checkHeader(t, b)
+		n, complete := ScanHeader(b)
+		if n > len(b) || complete && n > 0 && !bytes.HasSuffix(b[:n], crlfDot[:2]) {
+			t.Fatalf("%q: ScanHeader %d, %v", b, n, complete)
+		}
+		if complete {
+			// One octet more or less behind it changes nothing.
+			if n2, c2 := ScanHeader(append(slices.Clone(b), 'x')); n2 != n || !c2 {
+				t.Fatalf("%q: %d, and with more behind %d, %v", b, n, n2, c2)
+			}
+		}
+	})
+}
