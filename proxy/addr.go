@@ -1,0 +1,19 @@
+package proxy
+
+import (
+	"net"
+	"net/netip"
+)
+
+// addrPort reads a socket's address; the zero AddrPort if it has none, as a
+// pipe in memory.
+func addrPort(a net.Addr) netip.AddrPort {
+	if a == nil {
+		return netip.AddrPort{}
+	}
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}

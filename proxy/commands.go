@@ -1,0 +1,357 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"postern/policy"
+	"postern/proxy/backend"
+	"postern/proxy/smtp"
+)
+
+// command is one row of the command table. Handlers return a reply, or none
+// where the reply comes later; the loop alone writes, counts and closes.
+type command struct {
+	run func(s *session, arg string) smtp.Reply
+	// needs is what must have happened before: needsNothing, needsHello or
+	// needsMail.
+	needs need
+	// pipelined commands need not wait for the answers of those before
+	// (RFC 2920 §3.1); all others see every earlier reply settled.
+	pipelined bool
+}
+
+type need int
+
+const (
+	needsNothing need = iota
+	needsHello        // EHLO or HELO
+	needsMail         // a transaction
+)
+
+var commands map[string]command
+
+func init() {
+	// In a function only because HELP names the table.
+	commands = map[string]command{
+		"EHLO":     {run: (*session).ehlo},
+		"HELO":     {run: (*session).helo},
+		"STARTTLS": {run: (*session).startTLS},
+		"MAIL":     {run: (*session).mail, needs: needsHello},
+		"RCPT":     {run: (*session).rcpt, needs: needsMail, pipelined: true},
+		"DATA":     {run: (*session).data, needs: needsMail},
+		"BDAT":     {run: (*session).bdat}, // checks for itself: its octets must be read first
+		"RSET":     {run: (*session).rset},
+		"NOOP":     {run: (*session).noop},
+		"VRFY":     {run: (*session).vrfy},
+		"HELP":     {run: (*session).help},
+		"QUIT":     {run: (*session).quit},
+		// Known to SMTP and not served here: 502, not 500 (RFC 5321 §4.2.4).
+		"EXPN": {run: (*session).notImplemented},
+		"TURN": {run: (*session).notImplemented},
+		"ATRN": {run: (*session).notImplemented},
+		"ETRN": {run: (*session).notImplemented},
+		"SEND": {run: (*session).notImplemented},
+		"SOML": {run: (*session).notImplemented},
+		"SAML": {run: (*session).notImplemented},
+		"AUTH": {run: (*session).notImplemented},
+		// NOT: passed on. Whoever may say XCLIENT to the backend may be anybody.
+		"XCLIENT":  {run: (*session).notImplemented},
+		"XFORWARD": {run: (*session).notImplemented},
+	}
+}
+
+// command runs one command line.
+func (s *session) command(line []byte) {
+	s.commands++
+	verb, arg, err := smtp.ParseCommand(line)
+	if err != nil {
+		s.settle()
+		s.fault(syntaxReply(err))
+		return
+	}
+	c, ok := commands[verb]
+	if !ok {
+		s.settle()
+		s.fault(smtp.Reply{Code: 500, Enhanced: "5.2", Text: "Command not recognized"})
+		return
+	}
+	if !c.pipelined {
+		s.settle()
+	}
+	if s.barred && verb != "QUIT" {
+		s.fault(smtp.Reply{Code: 503, Enhanced: "5.1", Text: "Only QUIT is served here"})
+		return
+	}
+	if c.needs >= needsHello && !s.greeted {
+		s.fault(smtp.Reply{Code: 503, Enhanced: "5.1", Text: "Say EHLO first"})
+		return
+	}
+	if c.needs == needsMail && s.tx == nil {
+		s.fault(smtp.Reply{Code: 503, Enhanced: "5.1", Text: "Say MAIL first"})
+		return
+	}
+	if s.commands > idleCommandLimit {
+		s.result = "idle_talk"
+		s.closing = true
+		s.say(s.refuse(421, "7.0", "Too many commands without a message, closing connection"))
+		return
+	}
+	r := c.run(s, arg)
+	if r.Permanent() && clientFault(r) {
+		s.fault(r)
+		return
+	}
+	s.say(r)
+}
+
+// clientFault tells replies to bad syntax or order from refusals.
+func clientFault(r smtp.Reply) bool { return r.Code <= 504 || r.Code == 555 }
+
+// fault answers what the client did wrong, and ends the session when it does
+// so all the time.
+func (s *session) fault(r smtp.Reply) {
+	s.say(r)
+	if s.errors++; s.errors >= errorLimit && !s.closing {
+		s.result = "errors"
+		s.closing = true
+		s.say(s.refuse(421, "7.0", "Too many errors, closing connection"))
+	}
+}
+
+func syntaxReply(err error) smtp.Reply {
+	var se *smtp.SyntaxError
+	if errors.As(err, &se) {
+		return se.Reply
+	}
+	return smtp.Reply{Code: 501, Enhanced: "5.2", Text: "Syntax error"}
+}
+
+// offer is what an EHLO reply announced beyond what is always there; parameters
+// of what was not offered are unknown (RFC 5321 §4.1.1.11).
+type offer struct {
+	eightBit, utf8, dsn, size, submitter, binary bool
+}
+
+// addedSize is how many octets the fields on top of a message may come to; the
+// SIZE that is announced leaves them room below the backend's.
+const addedSize = 4 << 10
+
+func (s *session) ehlo(arg string) smtp.Reply {
+	if r := s.hello(arg, true); !r.IsZero() {
+		return r
+	}
+	caps := s.set.Backends.Capabilities()
+	o := offer{eightBit: caps.EightBitMIME, utf8: caps.SMTPUTF8 && caps.EightBitMIME, dsn: caps.DSN, size: true, submitter: true, binary: caps.BinaryMIME && caps.Chunking}
+	s.offered = o
+	var b strings.Builder
+	b.WriteString(s.set.Hostname + " greets " + s.facts.Helo.Name)
+	b.WriteString("\nPIPELINING")
+	fmt.Fprintf(&b, "\nSIZE %d", s.sizeLimit(caps))
+	if s.canStartTLS() {
+		b.WriteString("\nSTARTTLS")
+	}
+	b.WriteString("\nENHANCEDSTATUSCODES")
+	b.WriteString("\nSUBMITTER")
+	b.WriteString("\nCHUNKING")
+	if o.binary {
+		b.WriteString("\nBINARYMIME")
+	}
+	if o.eightBit {
+		b.WriteString("\n8BITMIME")
+	}
+	if o.utf8 {
+		b.WriteString("\nSMTPUTF8")
+	}
+	if o.dsn {
+		b.WriteString("\nDSN")
+	}
+	if limits := s.limitsKeyword(); limits != "" {
+		b.WriteString("\n" + limits)
+	}
+	return smtp.Reply{Code: 250, Text: b.String()}
+}
+
+// limitsKeyword announces what would otherwise be found out by trying
+// (RFC 9422).
+func (s *session) limitsKeyword() string {
+	var b strings.Builder
+	if n := s.set.Limits.Recipients; n > 0 {
+		b.WriteString(" RCPTMAX=" + strconv.Itoa(n))
+	}
+	if s.set.Chain.OneDomain() {
+		b.WriteString(" RCPTDOMAINMAX=1")
+	}
+	if b.Len() == 0 {
+		return ""
+	}
+	return "LIMITS" + b.String()
+}
+
+// sizeLimit is the largest message that we and the backend take.
+func (s *session) sizeLimit(caps backend.Capabilities) int64 {
+	limit := int64(s.set.Limits.MessageSize)
+	if caps.HasSize && caps.Size > 0 {
+		limit = min(limit, max(caps.Size-addedSize, 1))
+	}
+	return limit
+}
+
+func (s *session) helo(arg string) smtp.Reply {
+	if r := s.hello(arg, false); !r.IsZero() {
+		return r
+	}
+	s.offered = offer{} // RFC 5321 §4.1.1.1: no extensions after HELO
+	return smtp.Reply{Code: 250, Text: s.set.Hostname}
+}
+
+// hello is what EHLO and HELO have in common. A refused one leaves the state
+// as it was (RFC 5321 §4.1.4).
+func (s *session) hello(arg string, esmtp bool) smtp.Reply {
+	name, _, _ := strings.Cut(arg, " ")
+	if !validHelo(name) {
+		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "A domain or an address literal is needed"}
+	}
+	facts := s.facts
+	facts.Helo = policy.HeloName{Name: name}
+	if smtp.IsDomain(name) {
+		if d, err := smtp.ASCIIDomain(name); err == nil {
+			facts.Helo.Domain = d
+		}
+	}
+	f := facts.Transaction(newID())
+	if v := s.set.Chain.Decide(policy.Helo, &f); v.Refuses() {
+		s.recordRefusal(&f, v)
+		if !s.set.Observe {
+			return withID(v.Reply, f.ID)
+		}
+	}
+	s.abandon() // RFC 5321 §4.1.4: as if by RSET
+	s.facts = facts
+	s.greeted, s.esmtp = true, esmtp
+	return smtp.Reply{}
+}
+
+// validHelo bounds the HELO name to what can stand in headers and logs. The
+// grammar is not enforced: half of the world's clients break it, and the name
+// is evidence, not an address (RFC 5321 §4.1.4).
+func validHelo(name string) bool {
+	if name == "" || len(name) > 255 {
+		return false
+	}
+	for i := range len(name) {
+		if c := name[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`()<>",;\`, c) >= 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *session) canStartTLS() bool {
+	return s.listener.TLS == "starttls" && s.tls == nil && s.set.TLS != nil
+}
+
+func (s *session) startTLS(arg string) smtp.Reply {
+	switch {
+	case arg != "":
+		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "STARTTLS takes no parameter"}
+	case s.tls != nil:
+		return smtp.Reply{Code: 503, Enhanced: "5.1", Text: "TLS is already on"}
+	case !s.canStartTLS():
+		return smtp.Reply{Code: 502, Enhanced: "5.1", Text: "STARTTLS is not offered here"}
+	case s.in.buffered() > 0:
+		// STARTTLS must end a pipelined group (RFC 3207 §4). Octets already
+		// here came in the clear from someone who could not wait: a broken
+		// client, or a man in the middle hoping that we read them after the
+		// handshake as if they had been encrypted (CVE-2011-0411). Dropping
+		// them in silence would leave the two sides out of step and the log
+		// without a trace, so we say no and hang up.
+		s.closing = true
+		s.result = "starttls_injection"
+		return s.refuse(554, "5.1", "Plaintext behind STARTTLS, closing connection")
+	}
+	s.say(smtp.Reply{Code: 220, Enhanced: "0.0", Text: "Ready to start TLS"})
+	if s.flush() != nil || !s.handshake() {
+		s.closing = true
+		return smtp.Reply{}
+	}
+	// RFC 3207 §4.2: all that the client said before is forgotten.
+	s.abandon()
+	s.facts.Helo = policy.HeloName{}
+	s.greeted, s.esmtp, s.offered = false, false, offer{}
+	return smtp.Reply{}
+}
+
+// handshake puts TLS on the connection. NOT: going on in plaintext when it
+// fails; what the peer then sends is anybody's.
+func (s *session) handshake() bool {
+	if s.set.TLS == nil {
+		s.result = "no_certificate"
+		s.closing = true
+		return false
+	}
+	tc := tls.Server(s.conn, s.set.TLS)
+	_ = s.conn.SetDeadline(time.Now().Add(s.set.Timeouts.TLSHandshake))
+	err := tc.HandshakeContext(s.srv.ctx)
+	if err != nil {
+		s.result = "tls_failed"
+		s.srv.metrics.TLSHandshake("", "error")
+		s.srv.log.Info("TLS handshake failed", "session", s.id, "client", s.addr.String(), "listener", s.listener.Name, "error", err.Error())
+		return false
+	}
+	_ = s.conn.SetDeadline(time.Time{})
+	state := tc.ConnectionState()
+	s.tls = &state
+	s.w = tc
+	s.in.reset(tc)
+	s.facts.TLS = tlsFacts(&state, s.set.TLS.ClientCAs, s.srv.now())
+	s.srv.metrics.TLSHandshake(s.facts.TLS.Version, "ok")
+	return true
+}
+
+func (s *session) rset(arg string) smtp.Reply {
+	if arg != "" {
+		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "RSET takes no parameter"}
+	}
+	s.abandon()
+	return smtp.Reply{Code: 250, Enhanced: "0.0", Text: "OK"}
+}
+
+func (s *session) noop(string) smtp.Reply {
+	return smtp.Reply{Code: 250, Enhanced: "0.0", Text: "OK"}
+}
+
+// vrfy tells nothing about the backend's users (RFC 5321 §7.3).
+func (s *session) vrfy(arg string) smtp.Reply {
+	if arg == "" {
+		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "VRFY needs an address"}
+	}
+	return smtp.Reply{Code: 252, Enhanced: "1.5", Text: "Send some mail, it will be tried"}
+}
+
+func (s *session) help(string) smtp.Reply {
+	return smtp.Reply{Code: 214, Enhanced: "0.0", Text: "EHLO HELO STARTTLS MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT"}
+}
+
+func (s *session) quit(arg string) smtp.Reply {
+	if arg != "" {
+		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "QUIT takes no parameter"}
+	}
+	s.closing = true
+	if s.result == "lost" {
+		s.result = "quit"
+	}
+	return smtp.Reply{Code: 221, Enhanced: "0.0", Text: s.set.Hostname + " closing connection"}
+}
+
+func (s *session) notImplemented(string) smtp.Reply {
+	return smtp.Reply{Code: 502, Enhanced: "5.1", Text: "Command not implemented"}
+}
+
+// context is what the checks of the current transaction run under.
+func (s *session) context() context.Context { return s.srv.ctx }

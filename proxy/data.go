@@ -1,0 +1,235 @@
+package proxy
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"postern/policy/journal"
+	"postern/proxy/smtp"
+)
+
+const (
+	// dataCeiling bounds a whole DATA, as a multiple of timeouts.data_block: an
+	// hour where that is three minutes.
+	dataCeiling = 20
+	// minRate is what a client must bring on the average, in octets per second,
+	// once timeouts.data_block has passed; a message of 1 MB may take nearly
+	// the hour.
+	minRate = 256
+)
+
+// data receives a message by DATA (RFC 5321 §4.1.1.4).
+func (s *session) data(arg string) smtp.Reply {
+	if arg != "" {
+		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "DATA takes no parameter"}
+	}
+	if s.tx.relay != nil {
+		return smtp.Reply{Code: 503, Enhanced: "5.1", Text: "The message comes by BDAT"}
+	}
+	if s.tx.binary {
+		return smtp.Reply{Code: 503, Enhanced: "5.1", Text: "BODY=BINARYMIME needs BDAT"} // RFC 3030 §3
+	}
+	if r := s.noRecipients(); !r.IsZero() {
+		return r
+	}
+	s.say(smtp.Reply{Code: 354, Text: "End data with <CR><LF>.<CR><LF>"})
+	if s.flush() != nil {
+		s.closing = true
+		return smtp.Reply{}
+	}
+	r := &relay{s: s}
+	if err := s.receiveData(r); err != nil {
+		r.clientGone()
+		s.readFailed(err)
+		s.closing = true
+		return smtp.Reply{}
+	}
+	return r.finish()
+}
+
+// noRecipients says why there is nobody to send a message to, or nothing.
+func (s *session) noRecipients() smtp.Reply {
+	tx := s.tx
+	if tx.broken != "" && len(tx.rcpts) > 0 {
+		// Recipients were taken by a backend that is gone: the client must not
+		// believe that the others got the message.
+		r := withID(errBackend, tx.facts.ID)
+		tx.reply = r
+		s.finish(journal.OutcomeFailed)
+		return r
+	}
+	if tx.accepted == 0 {
+		return smtp.Reply{Code: 554, Enhanced: "5.1", Text: "No valid recipients"}
+	}
+	return smtp.Reply{}
+}
+
+// receiveData reads DATA to its end and pushes it. It fails only when the
+// client is gone or too slow.
+func (s *session) receiveData(r *relay) error {
+	tx := s.tx
+	defer tx.time("data", time.Now())
+	var (
+		sc      smtp.DataScanner
+		keep    [8]byte
+		tail    []byte
+		bad     bool
+		skipped int64
+		limit   = s.sizeLimit(s.bc.Capabilities())
+		eight   = s.bc.Capabilities().EightBitMIME
+		pace    = newPace(s.set.Timeouts.DataBlock)
+	)
+	for {
+		pace.arm(s, sc.Octets()+skipped)
+		b, block, err := s.in.readBlock(tail)
+		if err != nil {
+			putBlock(block)
+			return err
+		}
+		var n int
+		var end bool
+		if !bad {
+			n, end, err = sc.Scan(b)
+			tx.bytes = sc.Octets()
+			switch {
+			case err != nil:
+				bad = true
+				r.discard(badOctets(err), journal.OutcomeRefused)
+				b, n = b[n:], 0
+			case tx.bytes > limit:
+				r.discard(errTooLarge, journal.OutcomeRefused)
+			case !eight && sc.Has8Bit():
+				r.discard(errEightBit, journal.OutcomeRefused)
+			default:
+				r.whole = end
+				r.push(b[:n])
+			}
+		}
+		if bad {
+			n, end = sc.Skip(b)
+			skipped += int64(n)
+		}
+		if end {
+			s.in.unread(b[n+len(".\r\n"):])
+			putBlock(block)
+			return nil
+		}
+		tail = append(keep[:0], b[n:]...)
+		putBlock(block)
+	}
+}
+
+// bdat receives a chunk of a message (RFC 3030 §2). Whatever is to be said of
+// it, its octets are read first: they are in the pipe already.
+func (s *session) bdat(arg string) smtp.Reply {
+	size, word, _ := strings.Cut(arg, " ")
+	n, err := strconv.ParseInt(size, 10, 64)
+	last := strings.EqualFold(word, "LAST")
+	if err != nil || !digits(size) || word != "" && !last {
+		// Where the chunk ends nobody knows now, so nothing can be read after it.
+		s.closing = true
+		s.result = "bdat_syntax"
+		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "BDAT needs a size, and perhaps LAST; closing connection"}
+	}
+	reply := smtp.Reply{}
+	switch {
+	case !s.greeted:
+		reply = smtp.Reply{Code: 503, Enhanced: "5.1", Text: "Say EHLO first"}
+	case s.tx == nil:
+		reply = smtp.Reply{Code: 503, Enhanced: "5.1", Text: "Say MAIL first"}
+	case s.tx.relay == nil:
+		reply = s.noRecipients()
+	}
+	if !reply.IsZero() {
+		if err := s.receiveChunk(nil, n, last); err != nil {
+			s.readFailed(err)
+			s.closing = true
+			return smtp.Reply{}
+		}
+		return reply
+	}
+	tx := s.tx
+	r := tx.relay
+	if r == nil {
+		r = &relay{s: s, raw: true, binary: tx.binary}
+		tx.relay = r
+	}
+	start := time.Now()
+	err = s.receiveChunk(r, n, last)
+	tx.time("data", start)
+	if err != nil {
+		tx.relay = nil
+		r.clientGone()
+		s.readFailed(err)
+		s.closing = true
+		return smtp.Reply{}
+	}
+	if last || r.state == discarding {
+		// A failed chunk ends the transaction; those behind it in the pipe are
+		// read and answered 503 (RFC 3030 §2).
+		tx.relay = nil
+		return r.finish()
+	}
+	return smtp.Reply{Code: 250, Enhanced: "0.0", Text: strconv.FormatInt(n, 10) + " octets received"}
+}
+
+// receiveChunk reads the n octets of a BDAT and pushes them. It fails only when
+// the client is gone or too slow.
+func (s *session) receiveChunk(r *relay, n int64, last bool) error {
+	if r != nil {
+		s.tx.bytes += n
+		if s.tx.bytes > s.sizeLimit(s.bc.Capabilities()) || s.tx.bytes < 0 {
+			r.discard(errTooLarge, journal.OutcomeRefused)
+		}
+		r.chunk(n, last)
+	}
+	pace := newPace(s.set.Timeouts.DataBlock)
+	for got := int64(0); got < n; {
+		pace.arm(s, got)
+		b, block, err := s.in.readBlock(nil)
+		if err != nil {
+			putBlock(block)
+			return err
+		}
+		if over := int64(len(b)) - (n - got); over > 0 {
+			s.in.unread(b[int64(len(b))-over:])
+			b = b[:int64(len(b))-over]
+		}
+		got += int64(len(b))
+		if r != nil {
+			r.chunkPart(b)
+		}
+		putBlock(block)
+	}
+	if r != nil && last {
+		r.chunksEnd()
+	}
+	return nil
+}
+
+// pace holds a client to its pace in DATA and BDAT: it may pause for a while,
+// it may be slow for a while, and it may not take for ever.
+type pace struct {
+	block   time.Duration
+	began   time.Time
+	ceiling time.Time
+}
+
+func newPace(block time.Duration) pace {
+	now := time.Now()
+	return pace{block: block, began: now, ceiling: now.Add(dataCeiling * block)}
+}
+
+// arm sets the deadline for the next octets, octets having come so far.
+func (p *pace) arm(s *session, octets int64) {
+	now := time.Now()
+	deadline := now.Add(p.block)
+	if deadline.After(p.ceiling) {
+		deadline = p.ceiling
+	}
+	if ran := now.Sub(p.began); ran > p.block && float64(octets) < minRate*(ran-p.block).Seconds() {
+		deadline = now
+	}
+	_ = s.conn.SetReadDeadline(deadline)
+}

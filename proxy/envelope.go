@@ -1,0 +1,507 @@
+package proxy
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"postern/checks"
+	"postern/checks/dnscache"
+	"postern/policy"
+	"postern/policy/journal"
+	"postern/proxy/backend"
+	"postern/proxy/smtp"
+)
+
+// transaction is what MAIL starts and the end of data, RSET, EHLO or QUIT end.
+// It is made anew for each MAIL and dropped, never reset field by field.
+type transaction struct {
+	began  time.Time
+	facts  policy.Facts // Rcpt is the recipient in question
+	from   smtp.Path
+	params []smtp.Param // of MAIL, as received
+	eight  bool         // BODY=8BITMIME
+	binary bool         // BODY=BINARYMIME
+	relay  *relay       // the message, while it comes by BDAT
+
+	rcpts    []recipient
+	accepted int  // recipients that the backend took
+	sure     bool // of those: policy has let them pass for good, whatever is found later
+
+	pool     *backend.Pool
+	mailSent bool   // the backend has, or will have heard, MAIL
+	mailDue  bool   // its reply to MAIL is still to be read
+	pending  []int  // recipients whose reply the client waits for, in order
+	broken   string // the conversation with the backend ended: what we make of it for the log
+
+	trace   *dnscache.Trace
+	ran     []checks.Ran
+	took    map[string]float64
+	verdict policy.Verdict // the last one
+	reply   smtp.Reply     // the last one that matters
+	backend string         // name and address
+	backRep smtp.Reply     // the backend's last reply
+	bytes   int64
+}
+
+// recipient is one RCPT.
+type recipient struct {
+	path    smtp.Path
+	address string
+	domain  string
+	queued  bool // it went to the backend
+	taken   bool // and the backend took it
+	verdict policy.Verdict
+	reply   smtp.Reply
+}
+
+// mail starts a transaction (RFC 5321 §4.1.1.2).
+func (s *session) mail(arg string) smtp.Reply {
+	if s.tx != nil {
+		return smtp.Reply{Code: 503, Enhanced: "5.1", Text: "A transaction is open already"}
+	}
+	from, params, err := smtp.ParseMail(arg)
+	if err != nil {
+		return syntaxReply(err)
+	}
+	if set := s.srv.settings.Load(); set != s.set {
+		s.dropBackend() // it belongs to the pools of the settings before
+		s.set = set
+	}
+	tx := &transaction{began: s.srv.now(), from: from, params: params}
+	tx.facts = s.facts.Transaction(newID())
+	tx.facts.Mail = policy.MailFrom{From: smtp.Address(from), Domain: factDomain(from)}
+	if r := s.mailParams(tx); !r.IsZero() {
+		return r
+	}
+	s.tx = tx
+	s.transactions++
+
+	start := time.Now()
+	s.runChecks(policy.Mail, checks.Message{})
+	if tx.facts.Iprev.Result == policy.Pass {
+		tx.facts.Client.Name = tx.facts.Iprev.Name
+	}
+	tx.time("mail", start)
+	if r := s.judge(policy.Mail); !r.IsZero() {
+		s.finish(journal.OutcomeRefused)
+		return r
+	}
+	return smtp.Reply{Code: 250, Enhanced: "1.0", Text: "Sender OK"}
+}
+
+// factDomain is the domain as facts have it.
+func factDomain(p smtp.Path) string {
+	if d, err := smtp.ASCIIDomain(p.Domain); err == nil {
+		return d
+	}
+	return strings.ToLower(p.Domain)
+}
+
+// mailParams reads the parameters of MAIL into the facts.
+func (s *session) mailParams(tx *transaction) smtp.Reply {
+	bad := func(text string) smtp.Reply { return smtp.Reply{Code: 501, Enhanced: "5.4", Text: text} }
+	for _, p := range tx.params {
+		switch {
+		case p.Key == "SIZE" && s.offered.size:
+			if len(p.Value) > 20 || !digits(p.Value) {
+				return bad("SIZE needs a number")
+			}
+			n, err := strconv.ParseInt(p.Value, 10, 64)
+			if err != nil || n > s.sizeLimit(s.set.Backends.Capabilities()) {
+				return errTooLarge
+			}
+			tx.facts.Mail.Size = n
+		case p.Key == "BODY" && s.offered.eightBit:
+			switch strings.ToUpper(p.Value) {
+			case "7BIT":
+			case "8BITMIME":
+				tx.eight = true
+			case "BINARYMIME":
+				if !s.offered.binary {
+					return bad("BINARYMIME is not offered")
+				}
+				tx.binary = true
+			default:
+				return bad("BODY is 7BIT or 8BITMIME")
+			}
+		case p.Key == "SMTPUTF8" && s.offered.utf8:
+			if p.HasValue {
+				return bad("SMTPUTF8 takes no value")
+			}
+			tx.facts.Mail.SMTPUTF8 = true
+		case p.Key == "RET" && s.offered.dsn:
+			if v := strings.ToUpper(p.Value); v != "FULL" && v != "HDRS" {
+				return bad("RET is FULL or HDRS")
+			}
+		case p.Key == "ENVID" && s.offered.dsn:
+			if v, err := smtp.DecodeXtext(p.Value); err != nil || v == "" || len(p.Value) > 100 {
+				return bad("ENVID is not valid xtext")
+			}
+		case p.Key == "SUBMITTER" && s.offered.submitter:
+			if r := submitterParam(&tx.facts, p); !r.IsZero() {
+				return r
+			}
+		default:
+			return smtp.Reply{Code: 555, Enhanced: "5.4", Text: "Parameter not recognized: " + p.Key}
+		}
+	}
+	return smtp.Reply{}
+}
+
+// submitterParam decodes SUBMITTER (RFC 4405 §4): a mailbox in xtext.
+func submitterParam(f *policy.Facts, p smtp.Param) smtp.Reply {
+	text, err := smtp.DecodeXtext(p.Value)
+	if err != nil {
+		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "SUBMITTER is not valid xtext"}
+	}
+	m, err := smtp.ParseMailbox(text, f.Mail.SMTPUTF8)
+	if err != nil {
+		return smtp.Reply{Code: 501, Enhanced: "1.7", Text: "SUBMITTER is not a mailbox"}
+	}
+	f.Submitter.Address = smtp.Address(m)
+	f.Submitter.Domain = factDomain(m)
+	return smtp.Reply{}
+}
+
+func digits(v string) bool {
+	for i := range len(v) {
+		if v[i] < '0' || v[i] > '9' {
+			return false
+		}
+	}
+	return v != ""
+}
+
+// runChecks runs the checks of a stage for the current transaction.
+func (s *session) runChecks(st policy.Stage, msg checks.Message) {
+	ctx := s.context()
+	if s.set.TraceDNS {
+		if s.tx.trace == nil {
+			s.tx.trace = new(dnscache.Trace)
+		}
+		ctx = dnscache.WithTrace(ctx, s.tx.trace)
+	}
+	s.tx.ran = append(s.tx.ran, s.set.Checks.Run(ctx, st, &s.tx.facts, msg)...)
+}
+
+// judge asks the chain what follows from the facts at a stage. It returns the
+// refusal, or nothing.
+func (s *session) judge(st policy.Stage) smtp.Reply {
+	tx := s.tx
+	tx.verdict = s.set.Chain.Decide(st, &tx.facts)
+	if !tx.verdict.Refuses() || s.set.Observe {
+		return smtp.Reply{}
+	}
+	tx.reply = withID(tx.verdict.Reply, tx.facts.ID)
+	return tx.reply
+}
+
+// rcpt is one recipient (RFC 5321 §4.1.1.3). Its reply comes later if the
+// backend has to be asked: what the client pipelined, we pipeline.
+func (s *session) rcpt(arg string) smtp.Reply {
+	tx := s.tx
+	if tx.relay != nil {
+		s.settle()
+		return smtp.Reply{Code: 503, Enhanced: "5.1", Text: "The message has begun"}
+	}
+	to, params, err := smtp.ParseRcpt(arg, tx.facts.Mail.SMTPUTF8)
+	if err != nil {
+		s.settle()
+		return syntaxReply(err)
+	}
+	for _, p := range params {
+		if r := s.rcptParam(p); !r.IsZero() {
+			s.settle()
+			return r
+		}
+	}
+	if len(tx.rcpts) >= s.set.Limits.Recipients {
+		s.settle()
+		return smtp.Reply{Code: 452, Enhanced: "5.3", Text: "Too many recipients in one transaction"}
+	}
+	r := recipient{path: to, address: smtp.Address(to), domain: factDomain(to)}
+	tx.facts.Rcpt = policy.RcptTo{Address: r.address, Domain: r.domain}
+	r.reply = s.judge(policy.Rcpt)
+	r.verdict = tx.verdict
+	if r.reply.IsZero() {
+		r.reply = s.together(&r)
+	}
+	if r.reply.IsZero() {
+		r.reply = s.forward(&r, params)
+	}
+	tx.rcpts = append(tx.rcpts, r)
+	tx.pending = append(tx.pending, len(tx.rcpts)-1)
+	return smtp.Reply{}
+}
+
+// rcptParam checks the parameters of RCPT: those of DSN (RFC 3461 §4.1, §4.2)
+// go on octet for octet, others are not known.
+func (s *session) rcptParam(p smtp.Param) smtp.Reply {
+	switch {
+	case p.Key == "NOTIFY" && s.offered.dsn:
+		words := strings.Split(strings.ToUpper(p.Value), ",")
+		for _, w := range words {
+			switch w {
+			case "SUCCESS", "FAILURE", "DELAY":
+			case "NEVER":
+				if len(words) == 1 {
+					continue
+				}
+				fallthrough
+			default:
+				return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "NOTIFY is NEVER or some of SUCCESS, FAILURE, DELAY"}
+			}
+		}
+	case p.Key == "ORCPT" && s.offered.dsn:
+		kind, addr, ok := strings.Cut(p.Value, ";")
+		if !ok || kind == "" || addr == "" || len(p.Value) > 500 {
+			return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "ORCPT is type;address"}
+		}
+	default:
+		return smtp.Reply{Code: 555, Enhanced: "5.4", Text: "Parameter not recognized: " + p.Key}
+	}
+	return smtp.Reply{}
+}
+
+// together says whether r may share a transaction with the recipients before
+// it. One reply ends a message, so all of them must deserve the same one: no
+// rule that is still open may treat them apart, and they must go to one
+// backend. What does not fit is sent again by the client at once, in a
+// transaction of its own (RFC 5321 §4.5.3.1.10).
+func (s *session) together(r *recipient) smtp.Reply {
+	split := smtp.Reply{Code: 452, Enhanced: "5.3", Text: "Send to this recipient in another transaction"}
+	tx := s.tx
+	sure := r.verdict.Decided
+	pool := s.set.Backends.Route(r.path)
+	for i := range tx.rcpts {
+		o := &tx.rcpts[i]
+		if !o.queued || !o.reply.IsZero() && !o.taken {
+			continue
+		}
+		if pool != tx.pool || sure != tx.sure || s.set.Chain.OneDomain() && o.domain != r.domain {
+			return split
+		}
+		break // the first one stands for all: they were compared with it
+	}
+	if pool != tx.pool && s.bc != nil {
+		// Those before r were all refused, and r is at home elsewhere.
+		s.releaseBackend()
+		tx.mailSent = false
+	}
+	tx.pool, tx.sure = pool, sure
+	return smtp.Reply{}
+}
+
+// forward queues r for the backend, opening it when this is the first. A reply
+// comes back only when it cannot be asked.
+func (s *session) forward(r *recipient, params []smtp.Param) smtp.Reply {
+	tx := s.tx
+	if tx.broken != "" {
+		return withID(errBackend, tx.facts.ID)
+	}
+	if s.bc == nil {
+		start := time.Now()
+		bc, err := tx.pool.Open(s.context(), s.asClient())
+		tx.time("backend", start)
+		if err != nil {
+			tx.fail(err)
+			return withID(errBackend, tx.facts.ID)
+		}
+		s.setBackend(bc)
+		tx.backend = bc.Backend() + " " + bc.Address()
+	}
+	if !tx.mailSent {
+		ps, ok := s.forwardParams(s.bc.Capabilities())
+		if !ok {
+			// What EHLO announced was learned from another address, or before
+			// the backend changed. Later it will have been learned anew.
+			s.dropBackend()
+			return withID(smtp.Reply{Code: 451, Enhanced: "3.0", Text: "The mail server behind us has changed, try again"}, tx.facts.ID)
+		}
+		s.bc.QueueMail(tx.from, ps)
+		tx.mailSent, tx.mailDue = true, true
+	}
+	s.bc.QueueRcpt(r.path, params)
+	r.queued = true
+	return smtp.Reply{}
+}
+
+// asClient is what the backend shall learn about the client.
+func (s *session) asClient() backend.Client {
+	c := backend.Client{
+		Addr: s.addr, Name: s.tx.facts.Client.Name, Helo: s.facts.Helo.Name, ESMTP: s.esmtp, TLS: s.tls != nil,
+		NameTemporary: s.tx.facts.Iprev.Result == policy.TempError,
+	}
+	c.Local = addrPort(s.conn.LocalAddr())
+	if s.tls != nil {
+		c.TLSVersion, c.TLSCipher = "TLSv"+s.facts.TLS.Version, s.facts.TLS.Cipher
+	}
+	return c
+}
+
+// forwardParams is what of MAIL's parameters goes on to a backend with those
+// capabilities; not ok: it lacks what the client was promised.
+func (s *session) forwardParams(c backend.Capabilities) (ps []smtp.Param, ok bool) {
+	for _, p := range s.tx.params {
+		switch p.Key {
+		case "SIZE":
+			if c.HasSize {
+				n := s.tx.facts.Mail.Size + addedSize
+				ps = append(ps, smtp.Param{Key: "SIZE", Value: strconv.FormatInt(n, 10), HasValue: true})
+			}
+			continue
+		case "SUBMITTER": // RFC 4405 §4.3: dropped where it is not known
+			if !c.Submitter {
+				continue
+			}
+		case "BODY":
+			if s.tx.binary && !(c.BinaryMIME && c.Chunking) || s.tx.eight && !c.EightBitMIME {
+				return nil, false
+			}
+			if !c.EightBitMIME {
+				continue
+			}
+		case "SMTPUTF8":
+			if !c.SMTPUTF8 {
+				return nil, false
+			}
+		case "RET", "ENVID":
+			if !c.DSN {
+				return nil, false
+			}
+		}
+		ps = append(ps, p)
+	}
+	return ps, true
+}
+
+// firstTaken is the recipient that stands for all once the header is read: what
+// together let in has the same verdict from there on.
+func (tx *transaction) firstTaken() policy.RcptTo {
+	for i := range tx.rcpts {
+		if r := &tx.rcpts[i]; r.taken {
+			return policy.RcptTo{Address: r.address, Domain: r.domain}
+		}
+	}
+	return policy.RcptTo{}
+}
+
+// settle reads what the backend has still to say to MAIL and RCPT, and gives
+// the client its replies in the order of its commands.
+func (s *session) settle() {
+	tx := s.tx
+	if tx == nil || len(tx.pending) == 0 {
+		return
+	}
+	start := time.Now()
+	var refused smtp.Reply // the backend's refusal of MAIL
+	if tx.mailDue {
+		tx.mailDue = false
+		if r, ok := s.backendReply("1.0"); ok && !r.Positive() {
+			// It is the answer to MAIL, but the client has had ours: the
+			// recipients are told (RFC 5321 §3.3 lets a server speak late).
+			refused = r
+			tx.mailSent = false
+		}
+	}
+	for _, i := range tx.pending {
+		r := &tx.rcpts[i]
+		if r.reply.IsZero() {
+			reply, ok := s.backendReply("1.5")
+			switch {
+			case !ok:
+				r.reply = withID(errBackend, tx.facts.ID)
+			case !refused.IsZero():
+				r.reply = refused
+			default:
+				r.reply = reply
+				if r.taken = reply.Positive(); r.taken {
+					tx.accepted++
+				}
+			}
+		}
+		tx.reply = r.reply
+		s.say(r.reply)
+	}
+	tx.pending = tx.pending[:0]
+	tx.time("rcpt", start)
+}
+
+// backendReply reads one reply; false when there is no conversation any more.
+// A reply without an enhanced code gets the generic one for detail (RFC 2034
+// §4 wants one on all).
+func (s *session) backendReply(detail string) (smtp.Reply, bool) {
+	if s.tx.broken != "" || s.bc == nil {
+		return smtp.Reply{}, false
+	}
+	r, err := s.bc.Reply()
+	if err != nil {
+		s.tx.fail(err)
+		s.dropBackend()
+		return smtp.Reply{}, false
+	}
+	s.tx.backRep = r
+	return supplyEnhanced(r, detail), true
+}
+
+func supplyEnhanced(r smtp.Reply, detail string) smtp.Reply {
+	if r.Enhanced == "" && !r.Intermediate() {
+		if !r.Positive() {
+			detail = "0.0"
+		}
+		r.Enhanced = detail
+	}
+	return r
+}
+
+// fail notes that the backend cannot be used for this transaction any more.
+func (tx *transaction) fail(err error) { tx.broken = err.Error() }
+
+// time adds to the record how long a stage has taken.
+func (tx *transaction) time(stage string, since time.Time) {
+	if tx.took == nil {
+		tx.took = make(map[string]float64, 6)
+	}
+	tx.took[stage] += time.Since(since).Seconds()
+}
+
+// dropBackend lets go of a backend connection whose transaction did not come
+// to its end: no dot, no message.
+func (s *session) dropBackend() {
+	if s.bc != nil {
+		bc := s.bc
+		s.setBackend(nil)
+		bc.Abort()
+	}
+}
+
+// releaseBackend gives the backend connection back to its pool, in step.
+func (s *session) releaseBackend() {
+	if s.bc != nil {
+		bc := s.bc
+		s.setBackend(nil)
+		bc.Release()
+	}
+}
+
+// abandon ends the transaction without a message: RSET, EHLO, STARTTLS, QUIT or
+// a client that went away.
+func (s *session) abandon() {
+	tx := s.tx
+	if tx == nil {
+		return
+	}
+	if len(tx.pending) > 0 || tx.mailDue || tx.relay != nil && tx.relay.begun {
+		s.dropBackend() // replies are still due, or a message: out of step
+	}
+	if tx.relay != nil {
+		tx.relay.close()
+	}
+	s.releaseBackend()
+	s.finish(s.abandonedOutcome())
+}
+
+var (
+	errTooLarge = smtp.Reply{Code: 552, Enhanced: "3.4", Text: "Message too large"}
+)

@@ -1,0 +1,226 @@
+package proxy
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+)
+
+const (
+	commandBuffer = 4 << 10  // octets; the longest command line has 2048
+	blockSize     = 32 << 10 // octets read at once in DATA and BDAT
+)
+
+var (
+	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, commandBuffer) }}
+	blocks  = sync.Pool{New: func() any { return new([blockSize]byte) }}
+)
+
+// input reads what the client sends, and holds a buffer only while there is
+// something in it: ten thousand idle clients shall cost ten thousand
+// goroutines, not ten thousand buffers.
+//
+// On a plain socket the trick is to ask the runtime for the moment when the
+// descriptor can be read, and to take a buffer only then. It costs no system
+// call more than a Read. Inside TLS, and on connections that have no
+// descriptor, one octet is read into the session itself while it waits.
+type input struct {
+	conn  net.Conn              // the socket, or the TLS session on it
+	raw   syscall.RawConn       // the socket's descriptor; nil inside TLS
+	br    *bufio.Reader         // nil while nothing is buffered
+	try   func(fd uintptr) bool // tryRead, bound once
+	tryB  func(fd uintptr) bool // tryBlock, bound once
+	first [1]byte
+	have  bool   // first holds an octet
+	back  []byte // read too far and to be read again
+
+	// While try or tryB runs:
+	trying bool
+	fd     int
+	tail   []byte
+	block  *[blockSize]byte
+	n      int
+	err    error
+}
+
+func newInput(conn net.Conn) *input {
+	in := &input{}
+	in.reset(conn)
+	return in
+}
+
+// reset makes in read from conn and forgets everything buffered: what came
+// before TLS must not be read after it.
+func (in *input) reset(conn net.Conn) {
+	in.release()
+	*in = input{conn: conn}
+	if sc, ok := conn.(*net.TCPConn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			in.raw = raw
+			in.try, in.tryB = in.tryRead, in.tryBlock
+		}
+	}
+}
+
+// release gives the buffer back; only for an input that is not used any more
+// or that has nothing buffered.
+func (in *input) release() {
+	if in.br != nil {
+		in.br.Reset(nil)
+		readers.Put(in.br)
+		in.br = nil
+	}
+}
+
+// buffered says how many octets can be had without waiting.
+func (in *input) buffered() int {
+	if in.br == nil {
+		return len(in.back)
+	}
+	return in.br.Buffered() + len(in.back)
+}
+
+// unread gives octets back that were read too far: what the client pipelined
+// behind the end of its message. Nothing else may be buffered. b is copied.
+func (in *input) unread(b []byte) {
+	if len(b) > 0 {
+		in.back = append([]byte(nil), b...)
+	}
+}
+
+// wait blocks until at least one octet is buffered.
+func (in *input) wait() error {
+	if in.buffered() > 0 {
+		in.take()
+		_, err := in.br.Peek(1)
+		return err
+	}
+	if in.raw != nil {
+		if err := in.raw.Read(in.try); err != nil {
+			in.release()
+			return err
+		}
+		return in.err
+	}
+	in.release()
+	n, err := in.conn.Read(in.first[:])
+	if n == 0 {
+		if err == nil {
+			err = io.ErrNoProgress
+		}
+		return err
+	}
+	in.have = true
+	in.take()
+	_, err = in.br.Peek(1)
+	return err
+}
+
+func (in *input) take() {
+	if in.br == nil {
+		in.br = readers.Get().(*bufio.Reader)
+		in.br.Reset(in)
+	}
+}
+
+// tryRead is called by the runtime with the descriptor, at once and then each
+// time that it has become readable; false means: nothing there, wait on.
+func (in *input) tryRead(fd uintptr) bool {
+	in.fd = int(fd)
+	in.take()
+	in.trying = true
+	_, in.err = in.br.Peek(1)
+	in.trying = false
+	if errors.Is(in.err, syscall.EAGAIN) {
+		in.err = nil
+		in.release()
+		return false
+	}
+	return true
+}
+
+// Read is for the bufio.Reader on top.
+func (in *input) Read(p []byte) (int, error) {
+	if in.trying {
+		return readFD(in.fd, p)
+	}
+	if len(in.back) > 0 {
+		n := copy(p, in.back)
+		if in.back = in.back[n:]; len(in.back) == 0 {
+			in.back = nil
+		}
+		return n, nil
+	}
+	if in.have && len(p) > 0 {
+		p[0] = in.first[0]
+		in.have = false
+		return 1, nil
+	}
+	return in.conn.Read(p)
+}
+
+func readFD(fd int, p []byte) (int, error) {
+	for {
+		n, err := syscall.Read(fd, p)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err != nil:
+			return 0, err
+		case n == 0:
+			return 0, io.EOF
+		}
+		return n, nil
+	}
+}
+
+// readBlock returns the next octets of a message: tail, the few undecided
+// octets of the block before, followed by what has arrived. The block goes back
+// with putBlock. What is buffered comes before what the connection has.
+func (in *input) readBlock(tail []byte) (b []byte, block *[blockSize]byte, err error) {
+	if in.buffered() == 0 && in.raw != nil {
+		in.release()
+		in.tail = append(in.tail[:0], tail...)
+		in.block = nil
+		if err := in.raw.Read(in.tryB); err != nil {
+			return nil, nil, err
+		}
+		return in.block[:len(in.tail)+in.n], in.block, in.err
+	}
+	block = blocks.Get().(*[blockSize]byte)
+	k := copy(block[:], tail)
+	n := 0
+	if in.buffered() > 0 {
+		in.take()
+		n, err = in.br.Read(block[k:])
+	} else {
+		in.release()
+		n, err = in.conn.Read(block[k:])
+	}
+	if n > 0 {
+		err = nil
+	}
+	return block[:k+n], block, err
+}
+
+// tryBlock is to readBlock what tryRead is to wait.
+func (in *input) tryBlock(fd uintptr) bool {
+	block := blocks.Get().(*[blockSize]byte)
+	k := copy(block[:], in.tail)
+	in.n, in.err = readFD(int(fd), block[k:])
+	if errors.Is(in.err, syscall.EAGAIN) {
+		blocks.Put(block)
+		return false
+	}
+	in.block = block
+	return true
+}
+
+func putBlock(block *[blockSize]byte) {
+	if block != nil {
+		blocks.Put(block)
+	}
+}

@@ -1,0 +1,56 @@
+package proxy
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+
+	"github.com/pires/go-proxyproto"
+)
+
+// readProxyHeader learns the true client's address where a load balancer tells
+// it (PROXY protocol v1 or v2). Only listed peers are asked for a header, they
+// must send one, and nothing is said before it is complete: guessing whether
+// one is there would let any client choose its address.
+func (s *session) readProxyHeader() bool {
+	if len(s.listener.ProxyProtocol) == 0 || !listed(s.listener.ProxyProtocol, s.addr.Addr()) {
+		return true
+	}
+	if err := s.in.wait(); err != nil {
+		s.result = "proxy_header"
+		s.logProxyHeader(err)
+		return false
+	}
+	h, err := proxyproto.Read(s.in.br)
+	if err != nil {
+		s.result = "proxy_header"
+		s.logProxyHeader(err)
+		return false
+	}
+	if h.Command.IsLocal() || h.TransportProtocol.IsUnspec() {
+		return true // a health check of the balancer itself: the socket's own address
+	}
+	a, ok := h.SourceAddr.(*net.TCPAddr)
+	if !ok {
+		s.result = "proxy_header"
+		s.logProxyHeader(errors.New("not a TCP address"))
+		return false
+	}
+	ap := a.AddrPort()
+	s.addr = netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+	return true
+}
+
+func (s *session) logProxyHeader(err error) {
+	s.srv.log.Info("no usable PROXY header", "session", s.id, "peer", s.conn.RemoteAddr().String(),
+		"listener", s.listener.Name, "error", err.Error())
+}
+
+func listed(prefixes []netip.Prefix, a netip.Addr) bool {
+	for _, p := range prefixes {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,141 @@
+package proxy
+
+import (
+	"encoding/json"
+	"log/slog"
+
+	"postern/policy"
+	"postern/policy/journal"
+	"postern/proxy/smtp"
+)
+
+// finish ends the transaction: its facts go to the log, to the record and to
+// the metrics, once, and are dropped.
+func (s *session) finish(outcome journal.Outcome) {
+	tx := s.tx
+	s.tx = nil
+	rec := &journal.Record{
+		Time: tx.began, ID: tx.facts.ID, Session: s.id,
+		Outcome: outcome, Backend: tx.backend, BackendReply: tx.backRep.String(), Error: tx.broken, Bytes: tx.bytes,
+		Took: tx.took,
+	}
+	v := tx.verdict
+	if tx.accepted == 0 && outcome == journal.OutcomeRefused {
+		// All recipients were refused: the record is about the last refusal.
+		for i := range tx.rcpts {
+			if r := &tx.rcpts[i]; r.verdict.Refuses() {
+				v = r.verdict
+				tx.facts.Rcpt = policy.RcptTo{Address: r.address, Domain: r.domain}
+				tx.reply = r.reply
+			}
+		}
+	} else if tx.accepted > 0 {
+		tx.facts.Rcpt = tx.firstTaken()
+	}
+	for i := range tx.rcpts {
+		r := &tx.rcpts[i]
+		rec.Recipients = append(rec.Recipients, journal.Recipient{
+			Address: r.address, Disposition: r.verdict.Disposition.String(), Rule: r.verdict.Rule, Reply: r.reply.String(),
+		})
+	}
+	for _, c := range tx.ran {
+		rec.Checks = append(rec.Checks, journal.Check{Name: c.Name, Result: c.Result, Took: c.Took.Seconds()})
+	}
+	if tx.trace != nil {
+		rec.DNS = tx.trace.Answers()
+	}
+	s.publish(rec, &tx.facts, v, tx.reply, s.tagsOf(tx, v))
+}
+
+// tagsOf lists the tags for the record; those of recipients count where the
+// message was passed.
+func (s *session) tagsOf(tx *transaction, v policy.Verdict) []smtp.Field {
+	if tx.accepted == 0 {
+		return v.Tags
+	}
+	s.tx = tx
+	defer func() { s.tx = nil }()
+	return s.tags()
+}
+
+// recordRefusal records a verdict that came before any transaction: on the
+// connection, or on HELO.
+func (s *session) recordRefusal(f *policy.Facts, v policy.Verdict) {
+	rec := &journal.Record{Time: s.srv.now(), ID: f.ID, Session: s.id, Outcome: journal.OutcomeRefused}
+	s.publish(rec, f, v, withID(v.Reply, f.ID), v.Tags)
+}
+
+// publish completes the record and hands it out.
+func (s *session) publish(rec *journal.Record, f *policy.Facts, v policy.Verdict, reply smtp.Reply, tags []smtp.Field) {
+	rec.Facts = *f
+	rec.Stage, rec.Rule, rec.Disposition = v.Stage.String(), v.Rule, v.Disposition.String()
+	rec.Observed = s.set.Observe && v.Refuses()
+	rec.Reply = reply.String()
+	for _, t := range tags {
+		rec.Tags = append(rec.Tags, t.Name+": "+t.Value)
+	}
+	s.srv.metrics.Transaction(rec.Disposition, rec.Rule)
+	s.log(rec)
+	if s.srv.record != nil {
+		s.srv.record(rec)
+	}
+}
+
+// log writes the transaction's line.
+func (s *session) log(rec *journal.Record) {
+	if !s.srv.log.Enabled(s.srv.ctx, slog.LevelInfo) {
+		return
+	}
+	level := slog.LevelInfo
+	if rec.Outcome == journal.OutcomeFailed || rec.Outcome == journal.OutcomeUnknown {
+		level = slog.LevelError
+	}
+	s.srv.log.LogAttrs(s.srv.ctx, level, "transaction",
+		slog.String("id", rec.ID),
+		slog.String("session", rec.Session),
+		slog.String("client", rec.Facts.Client.IP),
+		slog.String("helo", rec.Facts.Helo.Name),
+		slog.String("from", rec.Facts.Mail.From),
+		slog.String("submitter", rec.Facts.Submitter.Address),
+		slog.String("stage", rec.Stage),
+		slog.String("rule", rec.Rule),
+		slog.String("disposition", rec.Disposition),
+		slog.Bool("observed", rec.Observed),
+		slog.String("outcome", string(rec.Outcome)),
+		slog.String("reply", rec.Reply),
+		slog.String("backend", rec.Backend),
+		slog.String("backend_reply", rec.BackendReply),
+		slog.String("error", rec.Error),
+		slog.Int64("bytes", rec.Bytes),
+		slog.Any("took", rec.Took),
+		slog.Any("recipients", rec.Recipients),
+		slog.Any("tags", rec.Tags),
+		slog.Any("facts", (*factsJSON)(&rec.Facts)),
+	)
+}
+
+// factsJSON makes the facts appear in a JSON log nested as they are, and in a
+// text log as one JSON word.
+type factsJSON policy.Facts
+
+func (f *factsJSON) MarshalJSON() ([]byte, error) { return json.Marshal((*policy.Facts)(f)) }
+
+func (f *factsJSON) MarshalText() ([]byte, error) { return f.MarshalJSON() }
+
+// abandonedOutcome is how a transaction ended that came to no message: refused,
+// if that was why, else abandoned.
+func (s *session) abandonedOutcome() journal.Outcome {
+	tx := s.tx
+	if tx.accepted > 0 || len(tx.rcpts) == 0 {
+		return journal.OutcomeAbandoned
+	}
+	if tx.broken != "" {
+		return journal.OutcomeFailed
+	}
+	for i := range tx.rcpts {
+		if tx.rcpts[i].verdict.Refuses() && !s.set.Observe {
+			return journal.OutcomeRefused
+		}
+	}
+	return journal.OutcomeBackendRefused
+}

@@ -1,0 +1,500 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"time"
+
+	"postern/checks"
+	"postern/policy"
+	"postern/policy/journal"
+	"postern/proxy/backend"
+	"postern/proxy/smtp"
+)
+
+// receivedLimit is where a message counts as going round (RFC 5321 §6.3).
+const receivedLimit = 100
+
+// The refusals of a message for what it is.
+var (
+	errBareCR       = smtp.Reply{Code: 550, Enhanced: "6.0", Text: "Message contains a bare CR"}
+	errBareLF       = smtp.Reply{Code: 550, Enhanced: "6.0", Text: "Message contains a bare LF"}
+	errNUL          = smtp.Reply{Code: 550, Enhanced: "6.0", Text: "Message contains NUL"}
+	errContinuation = smtp.Reply{Code: 550, Enhanced: "6.0", Text: "Message begins with white space"}
+	errHeaderSize   = smtp.Reply{Code: 552, Enhanced: "3.4", Text: "Header section too large"}
+	errLoop         = smtp.Reply{Code: 554, Enhanced: "4.6", Text: "Too many Received fields: mail loop"}
+	errEightBit     = smtp.Reply{Code: 554, Enhanced: "6.3", Text: "The mail server behind us takes no 8-bit text"}
+	errSpool        = smtp.Reply{Code: 452, Enhanced: "3.1", Text: "Cannot hold the message at the moment, try again later"}
+	errUnknown      = smtp.Reply{Code: 451, Enhanced: "4.2", Text: "The mail server behind us did not confirm the message, try again later"}
+)
+
+// relay takes one message from the client to the backend.
+//
+// It is a state machine that octets are pushed into, since DATA and BDAT bring
+// them in different ways. First it gathers the header section; when that is
+// complete it is judged, and only then does the backend hear DATA or BDAT. From
+// there the octets stream, or, where a rule needs the whole message, are held.
+// A message that was refused is read to its end all the same: before the end no
+// reply is allowed (RFC 5321 §3.3).
+//
+// On the way to the backend the octets stay as they are where they can: DATA
+// goes on as DATA, still dot-stuffed, BDAT as BDAT. A message that is in hand as
+// a whole goes as one BDAT to a backend that has it, since that saves the round
+// trip for the 354. Only from BDAT to DATA is every line looked at.
+type relay struct {
+	s     *session
+	state relayState
+
+	raw    bool // the octets come by BDAT: not dot-stuffed
+	binary bool // BODY=BINARYMIME: no lines either
+	whole  bool // what is pushed next is the rest of the message
+
+	head    []byte // the header section and what came with its end, while gathered
+	body    int    // where in head the body begins, once that is known
+	hold    *spool // the message, not dot-stuffed, where it must be held
+	unstuff smtp.Unstuffer
+	text    smtp.TextScanner
+	scratch []byte
+
+	begun  bool            // the backend has heard DATA or BDAT: only the end or a close ends that
+	chunks bool            // it was BDAT
+	dots   *smtp.DotWriter // stuffs what came by BDAT and goes by DATA
+
+	left    int64 // octets of the client's BDAT still to come
+	last    bool  // it is the last one
+	refusal smtp.Reply
+	outcome journal.Outcome
+}
+
+type relayState int
+
+const (
+	gathering relayState = iota
+	streaming
+	holding
+	discarding
+)
+
+// push takes the next good octets of the message, as they stand on the wire.
+// It cannot fail: what goes wrong is kept until the end.
+func (r *relay) push(b []byte) {
+	switch r.state {
+	case gathering:
+		r.gather(b)
+	case streaming:
+		r.send(b)
+	case holding:
+		r.spool(b)
+	case discarding:
+	}
+}
+
+// gather collects the header section, up to and including the empty line.
+func (r *relay) gather(b []byte) {
+	from := max(len(r.head)-3, 0)
+	borrowed := len(r.head) == 0
+	if borrowed {
+		r.head = b // most header sections come in one piece
+	} else {
+		r.head = append(r.head, b...)
+	}
+	switch i := bytes.Index(r.head[from:], []byte("\r\n\r\n")); {
+	case bytes.HasPrefix(r.head, []byte("\r\n")):
+		r.body = 2
+	case i >= 0:
+		r.body = from + i + 4
+	case r.whole:
+		r.body = len(r.head) // no empty line: all of it is header
+	case len(r.head) > int(r.s.set.Limits.HeaderSize):
+		r.discard(errHeaderSize, journal.OutcomeRefused)
+		return
+	default:
+		if borrowed {
+			r.head = append(make([]byte, 0, max(2*len(b), 4<<10)), b...)
+		}
+		return
+	}
+	r.judgeHeader()
+	r.head = nil
+}
+
+// judgeHeader decides on the header section and begins to pass the message on.
+func (r *relay) judgeHeader() {
+	s, tx := r.s, r.s.tx
+	start := time.Now()
+	head, rest := r.head[:r.body], r.head[r.body:]
+	if r.body > int(s.set.Limits.HeaderSize) {
+		r.discard(errHeaderSize, journal.OutcomeRefused)
+		return
+	}
+	if smtp.FirstLineContinues(head) {
+		r.discard(errContinuation, journal.OutcomeRefused)
+		return
+	}
+	h, _ := smtp.ParseHeader(head)
+	if countReceived(h) > receivedLimit {
+		r.discard(errLoop, journal.OutcomeRefused)
+		return
+	}
+	tx.facts.Rcpt = tx.firstTaken()
+	tx.facts.Header = checks.HeaderFacts(h)
+	s.runChecks(policy.Header, checks.Message{Header: h})
+	refusal := s.judge(policy.Header)
+	tx.time("header", start)
+	if !refusal.IsZero() {
+		r.discard(refusal, journal.OutcomeRefused)
+		return
+	}
+	if s.set.Chain.HoldsMessage() || s.set.Checks.HasStage(policy.Message) {
+		r.state = holding
+		r.hold = new(spool)
+		r.spool(head)
+		if r.state == holding {
+			r.hold.mark = r.hold.size
+			r.spool(rest)
+		}
+		return
+	}
+	fields := s.appendFields(nil)
+	kept := s.withoutForged(head, h)
+	if !r.begin(int64(len(fields)+len(kept)+len(rest)) + r.left) {
+		return
+	}
+	r.state = streaming
+	r.send(fields)
+	r.send(kept)
+	r.send(rest)
+}
+
+func countReceived(h smtp.Header) (n int) {
+	for i := range h {
+		if equalFold(h[i].Name, "Received") {
+			n++
+		}
+	}
+	return n
+}
+
+// begin tells the backend that the message comes; size is how many octets are
+// sure to follow, where the octets come by BDAT.
+func (r *relay) begin(size int64) bool {
+	s := r.s
+	caps := s.bc.Capabilities()
+	switch {
+	case r.raw && caps.Chunking, r.hold != nil && caps.Chunking:
+		r.chunks, r.begun = true, true
+		s.bc.QueueBdat(size, r.last || r.hold != nil)
+		return true
+	case r.whole && !r.raw && caps.Chunking:
+		// Nothing is said before its octets are unstuffed and counted.
+		r.chunks = true
+		return true
+	}
+	if r.binary {
+		// We said so at MAIL, from what the backend offered then.
+		r.discard(withID(errBackend, s.tx.facts.ID), journal.OutcomeFailed)
+		return false
+	}
+	if r.raw || r.hold != nil {
+		r.dots = smtp.NewDotWriter(writerFunc(r.write))
+	}
+	return r.data()
+}
+
+// data makes the backend say 354.
+func (r *relay) data() bool {
+	s, tx := r.s, r.s.tx
+	start := time.Now()
+	s.bc.QueueData()
+	reply, ok := s.backendReply("0.0")
+	tx.time("backend", start)
+	switch {
+	case !ok:
+		r.discard(withID(errBackend, tx.facts.ID), journal.OutcomeFailed)
+	case reply.Intermediate():
+		r.begun = true
+		return true
+	case reply.Positive():
+		// 2yz to DATA means nothing; the conversation is out of step.
+		s.dropBackend()
+		r.discard(withID(errBackend, tx.facts.ID), journal.OutcomeFailed)
+	default:
+		r.discard(reply, journal.OutcomeBackendRefused)
+	}
+	return false
+}
+
+// send passes octets on to the backend, framed as it was told they would be.
+func (r *relay) send(b []byte) {
+	switch {
+	case len(b) == 0 || r.state == discarding:
+	case r.dots != nil:
+		if _, err := r.dots.Write(b); err != nil {
+			r.discard(badOctets(err), journal.OutcomeRefused)
+		}
+	case r.chunks && !r.raw && r.hold == nil:
+		r.scratch = r.unstuff.Append(r.scratch, b) // leaves with finish
+	default:
+		_, _ = r.write(b)
+	}
+}
+
+// write hands octets to the backend connection. A failure is kept for the end.
+func (r *relay) write(b []byte) (int, error) {
+	s, tx := r.s, r.s.tx
+	if r.state == discarding {
+		return len(b), nil
+	}
+	if _, err := s.bc.Write(b); err != nil {
+		// Perhaps it said why before it hung up.
+		reply, rerr := s.bc.Reply()
+		for rerr == nil && reply.Positive() { // to BDATs before
+			reply, rerr = s.bc.Reply()
+		}
+		if rerr == nil && !reply.Intermediate() {
+			tx.backRep = reply
+			r.discard(supplyEnhanced(reply, "0.0"), journal.OutcomeBackendRefused)
+		} else {
+			tx.fail(err)
+			r.discard(withID(errBackend, tx.facts.ID), journal.OutcomeFailed)
+		}
+	}
+	return len(b), nil
+}
+
+type writerFunc func(b []byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// discard makes the message a refused one. The rest of it is read and dropped.
+// The first reason stands.
+func (r *relay) discard(reply smtp.Reply, outcome journal.Outcome) {
+	if r.state == discarding {
+		return
+	}
+	r.state = discarding
+	r.refusal, r.outcome = reply, outcome
+	r.close()
+	if r.begun {
+		r.s.dropBackend() // NOT: a dot. DATA cannot be taken back but by a close.
+	}
+}
+
+// chunk announces the next n octets, by BDAT.
+func (r *relay) chunk(n int64, last bool) {
+	r.left, r.last = n, last
+	if r.state == streaming && r.chunks && (n > 0 || last) {
+		r.s.bc.QueueBdat(n, last)
+		r.catchUp(maxUnanswered)
+	}
+}
+
+// maxUnanswered is how many BDATs may go on before the answer to the first is
+// read: enough to keep the backend busy, and a bound on what it may owe us.
+const maxUnanswered = 8
+
+// catchUp reads answers of the backend to chunks until so many are due.
+func (r *relay) catchUp(due int) {
+	for r.state != discarding && r.s.bc.Outstanding() > due {
+		reply, ok := r.s.backendReply("0.0")
+		switch {
+		case !ok:
+			r.discard(withID(errBackend, r.s.tx.facts.ID), journal.OutcomeFailed)
+		case !reply.Positive():
+			r.discard(reply, journal.OutcomeBackendRefused)
+		}
+	}
+}
+
+// chunkPart takes octets of the BDAT announced.
+func (r *relay) chunkPart(b []byte) {
+	if r.state == discarding {
+		return
+	}
+	if !r.binary {
+		if err := r.text.Scan(b); err != nil {
+			r.discard(badOctets(err), journal.OutcomeRefused)
+			return
+		}
+	}
+	r.left -= int64(len(b))
+	r.whole = r.last && r.left == 0
+	r.push(b)
+}
+
+// chunksEnd is the end of the last BDAT.
+func (r *relay) chunksEnd() {
+	if r.state != discarding && !r.binary {
+		if err := r.text.Close(); err != nil {
+			r.discard(badOctets(err), journal.OutcomeRefused)
+		}
+	}
+}
+
+// finish is the end of the message: the last judgement, the dot, and the
+// backend's answer, which is the client's.
+func (r *relay) finish() smtp.Reply {
+	s, tx := r.s, r.s.tx
+	began := time.Now()
+	s.srv.metrics.MessageBytes(tx.bytes)
+	tx.facts.Message.Size = tx.bytes
+	s.messages++
+	s.commands = 0
+	if r.state == gathering {
+		r.whole = true
+		r.gather(nil)
+	}
+	if r.state == holding {
+		r.judgeMessage()
+	}
+	reply, outcome := r.refusal, r.outcome
+	if r.state == discarding {
+		s.releaseBackend()
+	} else {
+		reply, outcome = r.end()
+	}
+	tx.reply = reply
+	r.close()
+	s.finish(outcome)
+	s.srv.metrics.TimeToFinalReply(time.Since(began))
+	return reply
+}
+
+// end sends the end of the message and reads what the backend says to it.
+func (r *relay) end() (smtp.Reply, journal.Outcome) {
+	s, tx := r.s, r.s.tx
+	defer tx.time("end_of_data", time.Now())
+	var err error
+	switch {
+	case r.dots != nil:
+		err = r.dots.Close()
+	case !r.chunks:
+		_, err = s.bc.Write([]byte(".\r\n"))
+	case !r.raw && r.hold == nil:
+		s.bc.QueueBdat(int64(len(r.scratch)), true)
+		_, err = s.bc.Write(r.scratch)
+	default:
+		// The last octets went as BDAT LAST. What it said to the chunks before
+		// comes first.
+		r.catchUp(1)
+	}
+	if r.state == discarding {
+		return r.refusal, r.outcome
+	}
+	var reply smtp.Reply
+	if err == nil {
+		reply, err = s.bc.FinalReply()
+	}
+	if err != nil {
+		return r.lost(err)
+	}
+	tx.backRep = reply
+	s.releaseBackend()
+	switch {
+	case reply.Positive():
+		return supplyEnhanced(reply, "6.0"), journal.OutcomeDelivered
+	case reply.Intermediate():
+		return withID(errBackend, tx.facts.ID), journal.OutcomeFailed
+	}
+	return supplyEnhanced(reply, "0.0"), journal.OutcomeBackendRefused
+}
+
+// lost is a conversation that ended between the end of the message and its
+// answer.
+func (r *relay) lost(err error) (smtp.Reply, journal.Outcome) {
+	s, tx := r.s, r.s.tx
+	tx.fail(err)
+	s.dropBackend()
+	var be *backend.Error
+	if errors.As(err, &be) && !be.Reply.IsZero() {
+		// It said 421 before it went: it has not taken the message.
+		return withID(errBackend, tx.facts.ID), journal.OutcomeFailed
+	}
+	// The end is out, and no word came back: the backend may have the message
+	// or not. 4yz makes the client send it again, and a message twice is better
+	// than none (RFC 5321 §6.1, RFC 1047).
+	s.srv.metrics.OutcomeUnknown()
+	s.srv.log.LogAttrs(s.srv.ctx, slog.LevelError, "outcome unknown: possible duplicate",
+		slog.String("id", tx.facts.ID), slog.String("backend", tx.backend), slog.String("error", err.Error()))
+	return withID(errUnknown, tx.facts.ID), journal.OutcomeUnknown
+}
+
+// clientGone is the end of a message that never came to its end.
+func (r *relay) clientGone() {
+	s := r.s
+	r.close()
+	if r.begun {
+		s.dropBackend()
+	}
+	if r.state == discarding {
+		s.tx.reply = r.refusal
+		s.releaseBackend()
+		s.finish(r.outcome)
+		return
+	}
+	s.abandon()
+}
+
+func (r *relay) close() {
+	r.hold.close()
+	r.head = nil
+}
+
+// spool holds octets back.
+func (r *relay) spool(b []byte) {
+	if !r.raw {
+		r.scratch = r.unstuff.Append(r.scratch[:0], b)
+		b = r.scratch
+	}
+	if _, err := r.hold.Write(b); err != nil {
+		r.cannotHold(err)
+	}
+}
+
+func (r *relay) cannotHold(err error) {
+	s := r.s
+	s.srv.log.LogAttrs(s.srv.ctx, slog.LevelError, "cannot hold a message",
+		slog.String("id", s.tx.facts.ID), slog.String("error", err.Error()))
+	s.tx.fail(err)
+	r.discard(withID(errSpool, s.tx.facts.ID), journal.OutcomeFailed)
+}
+
+// judgeMessage judges a held message and passes it on.
+func (r *relay) judgeMessage() {
+	s, tx := r.s, r.s.tx
+	start := time.Now()
+	head := make([]byte, r.hold.mark)
+	if _, err := r.hold.ReadAt(head, 0); err != nil && len(head) > 0 {
+		r.cannotHold(err)
+		return
+	}
+	h, _ := smtp.ParseHeader(head)
+	s.runChecks(policy.Message, checks.Message{Header: h, Whole: r.hold, Size: r.hold.size})
+	refusal := s.judge(policy.Message)
+	tx.time("message", start)
+	if !refusal.IsZero() {
+		r.discard(refusal, journal.OutcomeRefused)
+		return
+	}
+	fields := s.appendFields(nil)
+	kept := s.withoutForged(head, h)
+	if !r.begin(int64(len(fields)+len(kept)) + r.hold.size - r.hold.mark) {
+		return
+	}
+	r.send(fields)
+	r.send(kept)
+	if err := r.hold.bodyTo(writerFunc(func(b []byte) (int, error) { r.send(b); return len(b), nil })); err != nil {
+		r.cannotHold(err)
+	}
+}
+
+func badOctets(err error) smtp.Reply {
+	switch {
+	case errors.Is(err, smtp.ErrBareCR):
+		return errBareCR
+	case errors.Is(err, smtp.ErrNUL):
+		return errNUL
+	}
+	return errBareLF
+}

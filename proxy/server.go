@@ -1,0 +1,255 @@
+// Package proxy is the SMTP side that faces the Internet: the server, the
+// session, the relay of messages to the backend, and the fields put on top of
+// them. It asks checks to measure and policy to judge, and it never says 250
+// to a message that the backend has not said 250 to.
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"postern/checks"
+	"postern/configs"
+	"postern/metrics"
+	"postern/policy"
+	"postern/policy/journal"
+	"postern/proxy/backend"
+	"postern/proxy/smtp"
+)
+
+// Settings is what a configuration makes of the server. It is replaced as a
+// whole, never changed; a session takes the newest at each new transaction.
+type Settings struct {
+	Hostname string
+	TLS      *tls.Config // nil: STARTTLS is not offered
+	Checks   *checks.Set
+	Chain    *policy.Chain
+	Observe  bool // judge, log and count, but refuse nothing
+	Backends *backend.Set
+	Headers  configs.Headers
+	Limits   configs.Limits
+	Timeouts configs.Timeouts
+	TraceDNS bool // keep each DNS answer in the transaction's record
+}
+
+// Listener says what is particular to one address that the server stands on.
+type Listener struct {
+	Name          string
+	TLS           string         // off | starttls | implicit
+	ProxyProtocol []netip.Prefix // the peers that must send a PROXY header; none: no header is read
+}
+
+// Options is what stays the same for the life of a server.
+type Options struct {
+	Log     *slog.Logger          // nil: discard
+	Metrics *metrics.Metrics      // may be nil
+	Record  func(*journal.Record) // called once for each transaction, after it was logged; may be nil
+	Now     func() time.Time      // nil: time.Now
+}
+
+// Server accepts SMTP sessions. Make it with New.
+type Server struct {
+	log      *slog.Logger
+	metrics  *metrics.Metrics
+	record   func(*journal.Record)
+	now      func() time.Time
+	settings atomic.Pointer[Settings]
+	draining atomic.Bool
+
+	// ctx ends when sessions must end, whatever they are doing.
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	sessions  map[*session]struct{}
+	perClient map[netip.Addr]int
+	wg        sync.WaitGroup
+}
+
+// New returns a server with those settings.
+func New(o Options, s *Settings) *Server {
+	srv := &Server{
+		log: o.Log, metrics: o.Metrics, record: o.Record, now: o.Now,
+		listeners: make(map[net.Listener]struct{}),
+		sessions:  make(map[*session]struct{}),
+		perClient: make(map[netip.Addr]int),
+	}
+	if srv.log == nil {
+		srv.log = slog.New(slog.DiscardHandler)
+	}
+	if srv.now == nil {
+		srv.now = time.Now
+	}
+	srv.ctx, srv.cancel = context.WithCancel(context.Background())
+	srv.settings.Store(s)
+	return srv
+}
+
+// Configure replaces the settings. Running transactions end under those they
+// began with.
+func (srv *Server) Configure(s *Settings) { srv.settings.Store(s) }
+
+// ErrServerClosed is what Serve returns after Shutdown.
+var ErrServerClosed = errors.New("proxy: server closed")
+
+// Serve accepts connections on ln until Shutdown, or until ln fails for good.
+func (srv *Server) Serve(ln net.Listener, l Listener) error {
+	srv.mu.Lock()
+	if srv.draining.Load() {
+		srv.mu.Unlock()
+		_ = ln.Close()
+		return ErrServerClosed
+	}
+	srv.listeners[ln] = struct{}{}
+	srv.mu.Unlock()
+	defer func() {
+		srv.mu.Lock()
+		delete(srv.listeners, ln)
+		srv.mu.Unlock()
+	}()
+
+	pause := time.Duration(0)
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			if srv.draining.Load() {
+				return ErrServerClosed
+			}
+			// Out of descriptors, or a connection that was gone before we came:
+			// the listener lives on, so we do too, and slowly (net/http does
+			// the same).
+			var ne net.Error
+			if errors.As(err, &ne) && !errors.Is(err, net.ErrClosed) {
+				pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+				srv.log.Error("accept failed", "listener", l.Name, "error", err.Error(), "pause", pause.String())
+				select {
+				case <-time.After(pause):
+				case <-srv.ctx.Done():
+				}
+				continue
+			}
+			return fmt.Errorf("proxy: accept on %s: %w", ln.Addr(), err)
+		}
+		pause = 0
+		srv.wg.Add(1)
+		go func() {
+			defer srv.wg.Done()
+			srv.Handle(conn, l)
+		}()
+	}
+}
+
+// Handle runs one session on conn, from the greeting to the close.
+func (srv *Server) Handle(conn net.Conn, l Listener) {
+	s := newSession(srv, conn, l)
+	if !srv.enter(s) {
+		s.turnAway(421, "3.2", "Service shutting down")
+		srv.metrics.Connection(l.Name, "shutdown")
+		return
+	}
+	defer srv.leave(s)
+	s.serve()
+}
+
+// enter registers the session; false if the server is shutting down.
+func (srv *Server) enter(s *session) bool {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	if srv.draining.Load() {
+		return false
+	}
+	srv.sessions[s] = struct{}{}
+	return true
+}
+
+func (srv *Server) leave(s *session) {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	delete(srv.sessions, s)
+	if s.admitted.IsValid() {
+		if srv.perClient[s.admitted]--; srv.perClient[s.admitted] <= 0 {
+			delete(srv.perClient, s.admitted)
+		}
+	}
+}
+
+// admit counts the session against the limits, once its true address is known
+// (behind a load balancer that is after the PROXY header). It says why not, or
+// nothing.
+func (srv *Server) admit(s *session, addr netip.Addr, l configs.Limits) (why string) {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	if l.Connections > 0 && len(srv.sessions) > l.Connections {
+		return "limit"
+	}
+	key := clientKey(addr)
+	if l.ConnectionsPerClient > 0 && srv.perClient[key] >= l.ConnectionsPerClient {
+		return "client_limit"
+	}
+	srv.perClient[key]++
+	s.admitted = key
+	return ""
+}
+
+// clientKey is what counts as one client: an IPv4 address, or an IPv6 /64,
+// which is what one customer gets (RFC 6177).
+func clientKey(a netip.Addr) netip.Addr {
+	if a.Is6() && !a.Is4In6() {
+		if p, err := a.Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return a.Unmap()
+}
+
+// Draining says whether Shutdown was called.
+func (srv *Server) Draining() bool { return srv.draining.Load() }
+
+// Shutdown stops accepting, tells idle clients 421 4.3.2, and lets messages on
+// their way be finished until ctx ends. Then it closes what is left and returns
+// ctx's error.
+func (srv *Server) Shutdown(ctx context.Context) error {
+	srv.draining.Store(true)
+	srv.mu.Lock()
+	for ln := range srv.listeners {
+		_ = ln.Close()
+	}
+	for s := range srv.sessions {
+		s.wake()
+	}
+	srv.mu.Unlock()
+
+	done := make(chan struct{})
+	go func() {
+		srv.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		srv.cancel()
+		return nil
+	case <-ctx.Done():
+	}
+	srv.cancel()
+	srv.mu.Lock()
+	for s := range srv.sessions {
+		s.abort()
+	}
+	srv.mu.Unlock()
+	<-done
+	return context.Cause(ctx)
+}
+
+// reply texts that more than one place gives.
+var (
+	errBackend = smtp.Reply{Code: 451, Enhanced: "4.1", Text: "The mail server behind us does not answer, try again later"}
+)

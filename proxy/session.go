@@ -1,0 +1,342 @@
+package proxy
+
+import (
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/base32"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"postern/policy"
+	"postern/proxy/backend"
+	"postern/proxy/smtp"
+)
+
+const (
+	// lineLimit bounds a command line, CRLF included: the 512 octets of
+	// RFC 5321 §4.5.3.1.4 and what the extensions add to MAIL, SUBMITTER with
+	// every octet encoded among them.
+	lineLimit = 2048
+	// errorLimit ends a session that babbles: so many commands that were
+	// refused for their syntax or order.
+	errorLimit = 20
+	// idleCommandLimit ends a session that talks without ever sending mail: so
+	// many commands since the last message.
+	idleCommandLimit = 1000
+	// outLimit is where replies leave although more commands are there.
+	outLimit = 4 << 10
+)
+
+// session is one SMTP connection. One goroutine, half duplex, no locks: only
+// wake and abort may be called from elsewhere.
+type session struct {
+	srv      *Server
+	set      *Settings
+	listener Listener
+	conn     net.Conn // as accepted
+	in       *input
+	w        net.Conn // conn, or the TLS session on it
+	out      *[]byte  // replies not yet sent; nil if there are none
+
+	id       string
+	began    time.Time
+	facts    policy.Facts // of the connection
+	addr     netip.AddrPort
+	admitted netip.Addr // the key under which it was counted
+
+	greeted  bool // EHLO or HELO was accepted
+	esmtp    bool // by EHLO
+	tls      *tls.ConnectionState
+	offered  offer // what the last EHLO reply announced
+	barred   bool  // refused at connect: only QUIT is served (RFC 5321 §3.1)
+	closing  bool
+	result   string // how the connection ended, for its log line
+	errors   int
+	commands int // since the last message
+
+	tx           *transaction
+	bc           *backend.Conn // the backend connection of the transaction
+	transactions int
+	messages     int
+
+	wakeMu sync.Mutex
+	gone   bool // abort was called
+}
+
+func newSession(srv *Server, conn net.Conn, l Listener) *session {
+	s := &session{
+		srv: srv, set: srv.settings.Load(), listener: l,
+		conn: conn, w: conn, id: newID(), began: srv.now(), result: "lost",
+	}
+	if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
+		s.addr = netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+	}
+	return s
+}
+
+var idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
+
+// newID returns twelve characters that nobody has to spell twice: no i, l, o
+// or u, and sixty random bits, so that an id is never given out again.
+func newID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return idEncoding.EncodeToString(b[:])[:12]
+}
+
+// wake makes a session that waits for a command look up.
+func (s *session) wake() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) }
+
+// abort ends the session whatever it is doing.
+func (s *session) abort() {
+	s.wakeMu.Lock()
+	s.gone = true
+	bc := s.bc
+	s.wakeMu.Unlock()
+	_ = s.conn.Close()
+	if bc != nil {
+		bc.Abort()
+	}
+}
+
+// setBackend changes s.bc under the lock that abort takes.
+func (s *session) setBackend(bc *backend.Conn) {
+	s.wakeMu.Lock()
+	s.bc = bc
+	gone := s.gone
+	s.wakeMu.Unlock()
+	if gone && bc != nil {
+		bc.Abort()
+	}
+}
+
+// serve is the whole session. A panic ends this session and no other, and the
+// client hears a 421.
+func (s *session) serve() {
+	s.srv.metrics.SessionStarted()
+	defer s.srv.metrics.SessionEnded()
+	defer func() {
+		if p := recover(); p != nil {
+			s.srv.log.Error("panic in session", "session", s.id, "panic", p, "stack", string(debug.Stack()))
+			s.result = "panic"
+			s.say(s.refuse(421, "3.0", "Internal error, closing connection"))
+			s.dropBackend()
+			_ = s.flush()
+		}
+		s.end()
+	}()
+
+	if !s.open() {
+		return
+	}
+	for !s.closing {
+		line, err := s.nextLine()
+		switch {
+		case err == nil:
+			s.command(line)
+		case errors.Is(err, smtp.ErrLineTooLong):
+			s.settle()
+			s.fault(smtp.Reply{Code: 500, Enhanced: "5.2", Text: "Line too long"})
+		case errors.Is(err, smtp.ErrBadOctet):
+			s.settle()
+			s.fault(smtp.Reply{Code: 500, Enhanced: "5.2", Text: "Bare CR or NUL in a command line"})
+		default:
+			s.readFailed(err)
+			return
+		}
+		if s.out != nil && len(*s.out) > outLimit {
+			s.settle()
+			if s.flush() != nil {
+				return
+			}
+		}
+	}
+	s.settle()
+	_ = s.flush()
+}
+
+// open does what comes before the first command: the PROXY header, the limits,
+// implicit TLS, the verdict on the connection and the greeting.
+func (s *session) open() bool {
+	deadline := time.Now().Add(s.set.Timeouts.Greeting)
+	_ = s.conn.SetDeadline(deadline)
+	s.in = newInput(s.conn)
+	if !s.readProxyHeader() {
+		return false
+	}
+	s.facts = policy.Facts{
+		Client:   policy.Client{IP: s.addr.Addr().String(), Port: int(s.addr.Port())},
+		Listener: s.listener.Name,
+	}
+	if why := s.srv.admit(s, s.addr.Addr(), s.set.Limits); why != "" {
+		s.result = why
+		s.say(s.refuse(421, "7.0", "Too many connections, try again later"))
+		_ = s.flush()
+		return false
+	}
+	if s.listener.TLS == "implicit" && !s.handshake() {
+		return false
+	}
+	f := s.facts.Transaction(newID())
+	if v := s.set.Chain.Decide(policy.Connect, &f); v.Refuses() {
+		s.recordRefusal(&f, v)
+		if !s.set.Observe {
+			if v.Disposition == policy.DispositionDefer {
+				s.result = "deferred"
+				v.Reply.Code = 421
+				s.say(withID(v.Reply, f.ID))
+				_ = s.flush()
+				return false
+			}
+			// RFC 5321 §3.1: 554 in place of the greeting, then only QUIT is
+			// served, so that the client does not take us for broken.
+			s.barred = true
+			s.result = "refused"
+			v.Reply.Code = 554
+			s.say(withID(v.Reply, f.ID))
+			return true
+		}
+	}
+	s.say(smtp.Reply{Code: 220, Text: s.set.Hostname + " ESMTP"})
+	return true
+}
+
+// nextLine returns the next command line without its CRLF. Everything said so
+// far leaves when the input has run dry: not sooner, since replies that are
+// ready together travel together (RFC 2920 §3.2), and not later.
+func (s *session) nextLine() ([]byte, error) {
+	if s.in.buffered() == 0 {
+		s.settle()
+		if err := s.flush(); err != nil {
+			return nil, err
+		}
+		limit := s.set.Timeouts.Command
+		if s.commands == 0 && s.transactions == 0 {
+			limit = s.set.Timeouts.Greeting
+		}
+		_ = s.conn.SetReadDeadline(time.Now().Add(limit))
+		if s.srv.draining.Load() {
+			s.wake()
+		}
+	}
+	if err := s.in.wait(); err != nil {
+		return nil, err
+	}
+	return smtp.ReadLine(s.in.br, lineLimit)
+}
+
+// readFailed answers a line that could not be read, if anybody is there to
+// hear it.
+func (s *session) readFailed(err error) {
+	switch {
+	case errors.Is(err, smtp.ErrBareLF):
+		// What follows a bare LF might be meant as a command or not: two
+		// parsers would differ, and that is what smuggling lives on. So the
+		// session ends here.
+		s.result = "bare_lf"
+		s.settle()
+		s.say(s.refuse(500, "5.2", "Bare LF is no line ending, closing connection"))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		s.settle()
+		if s.srv.draining.Load() {
+			s.result = "shutdown"
+			s.say(s.refuse(421, "3.2", "Service shutting down, closing connection"))
+		} else {
+			s.result = "timeout"
+			s.say(s.refuse(421, "4.2", "Timeout, closing connection"))
+		}
+	case errors.Is(err, io.EOF):
+		if s.result == "lost" && s.tx == nil && s.messages > 0 {
+			s.result = "closed"
+		}
+		return
+	default:
+		return
+	}
+	_ = s.flush()
+}
+
+// say queues a reply.
+func (s *session) say(r smtp.Reply) {
+	if r.IsZero() {
+		return
+	}
+	if s.out == nil {
+		s.out = outs.Get().(*[]byte)
+	}
+	*s.out = smtp.AppendReply(*s.out, r)
+	s.srv.metrics.Reply(r.Code, r.Enhanced)
+	if s.srv.log.Enabled(s.srv.ctx, slog.LevelDebug) {
+		s.srv.log.Debug("reply", "session", s.id, "reply", r.String())
+	}
+}
+
+var outs = sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }}
+
+// flush sends what was said.
+func (s *session) flush() error {
+	if s.out == nil {
+		return nil
+	}
+	_ = s.conn.SetWriteDeadline(time.Now().Add(s.set.Timeouts.Command))
+	_, err := s.w.Write(*s.out)
+	if cap(*s.out) <= 2*outLimit {
+		*s.out = (*s.out)[:0]
+		outs.Put(s.out)
+	}
+	s.out = nil
+	return err
+}
+
+// turnAway is for a connection that gets no session.
+func (s *session) turnAway(code int, enhanced, text string) {
+	_ = s.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	_, _ = s.conn.Write(smtp.AppendReply(nil, s.refuse(code, enhanced, text)))
+	_ = s.conn.Close()
+}
+
+// refuse makes a reply of ours that bears an id: the transaction's, or that of
+// the session where there is none.
+func (s *session) refuse(code int, enhanced, text string) smtp.Reply {
+	id := s.id
+	if s.tx != nil {
+		id = s.tx.facts.ID
+	}
+	return withID(smtp.Reply{Code: code, Enhanced: enhanced, Text: text}, id)
+}
+
+// withID ends a reply with the id under which the log and the journal know it.
+func withID(r smtp.Reply, id string) smtp.Reply {
+	r.Text += " (" + id + ")"
+	return r
+}
+
+// end closes the session and writes its log line.
+func (s *session) end() {
+	s.abandon()
+	s.dropBackend()
+	if s.in != nil {
+		s.in.release()
+	}
+	_ = s.w.Close()
+	_ = s.conn.Close()
+	s.srv.metrics.Connection(s.listener.Name, s.result)
+	s.srv.log.LogAttrs(s.srv.ctx, slog.LevelInfo, "connection",
+		slog.String("session", s.id),
+		slog.String("client", s.addr.String()),
+		slog.String("listener", s.listener.Name),
+		slog.String("helo", s.facts.Helo.Name),
+		slog.String("tls", s.facts.TLS.Version),
+		slog.String("result", s.result),
+		slog.Int("transactions", s.transactions),
+		slog.Int("messages", s.messages),
+		slog.Float64("took", time.Since(s.began).Seconds()),
+	)
+}

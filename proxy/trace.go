@@ -1,0 +1,387 @@
+package proxy
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"postern/policy"
+	"postern/proxy/smtp"
+)
+
+// The fields on top of a message: Received, Authentication-Results,
+// Received-SPF and tags, in this order, and the forged ones taken out below.
+
+const (
+	commentLimit = 300 // octets of a comment that comes from elsewhere
+)
+
+// appendFields appends the fields for the current transaction.
+func (s *session) appendFields(b []byte) []byte {
+	if s.set.Headers.Received {
+		b = s.appendReceived(b, s.srv.now())
+	}
+	f := &s.tx.facts
+	if s.set.Headers.AuthenticationResults {
+		b = appendAuthResults(b, s.set.Hostname, f)
+	}
+	if s.set.Headers.ReceivedSPF {
+		b = appendReceivedSPFs(b, s.set.Hostname, f)
+	}
+	for _, t := range s.tags() {
+		b = append(b, t.Name...)
+		b = append(b, ": "...)
+		b = append(b, strings.TrimSpace(t.Value)...)
+		b = append(b, "\r\n"...)
+	}
+	return b
+}
+
+// tags is every tag that the transaction has earned: of the message and of
+// each recipient that the backend took, each text once.
+func (s *session) tags() []smtp.Field {
+	tx := s.tx
+	tags := append([]smtp.Field(nil), tx.verdict.Tags...)
+	for i := range tx.rcpts {
+		if !tx.rcpts[i].taken {
+			continue
+		}
+	next:
+		for _, t := range tx.rcpts[i].verdict.Tags {
+			for _, have := range tags {
+				if have == t {
+					continue next
+				}
+			}
+			tags = append(tags, t)
+		}
+	}
+	return tags
+}
+
+// appendReceived is the trace of RFC 5321 §4.4.
+func (s *session) appendReceived(b []byte, now time.Time) []byte {
+	f := &s.tx.facts
+	b = append(b, "Received: from "...)
+	b = append(b, f.Helo.Name...)
+	b = append(b, " ("...)
+	if f.Client.Name != "" {
+		b = appendComment(b, f.Client.Name)
+		b = append(b, ' ')
+	}
+	b = appendLiteral(b, s.addr.Addr())
+	b = append(b, ")\r\n\tby "...)
+	b = append(b, s.set.Hostname...)
+	b = append(b, " with "...)
+	b = append(b, s.protocol()...)
+	b = append(b, " id "...)
+	b = append(b, f.ID...)
+	if f.TLS.Cipher != "" { // RFC 8314 §4.3
+		b = append(b, "\r\n\ttls "...)
+		b = append(b, f.TLS.Cipher...)
+	}
+	// NOT: for several recipients. It would tell each of them of the others.
+	if s.tx.accepted == 1 {
+		for i := range s.tx.rcpts {
+			if s.tx.rcpts[i].taken {
+				b = append(b, "\r\n\tfor "...)
+				b = s.tx.rcpts[i].path.AppendAngle(b)
+			}
+		}
+	}
+	b = append(b, ";\r\n\t"...)
+	b = now.AppendFormat(b, "Mon, 2 Jan 2006 15:04:05 -0700")
+	return append(b, "\r\n"...)
+}
+
+// protocol is the word of RFC 3848 and RFC 6531 §4.3 for this session.
+func (s *session) protocol() string {
+	switch {
+	case s.tx.facts.Mail.SMTPUTF8 && s.tls != nil:
+		return "UTF8SMTPS"
+	case s.tx.facts.Mail.SMTPUTF8:
+		return "UTF8SMTP"
+	case s.tls != nil:
+		return "ESMTPS"
+	case s.esmtp:
+		return "ESMTP"
+	}
+	return "SMTP"
+}
+
+// appendLiteral writes an address as RFC 5321 §4.1.3 has it.
+func appendLiteral(b []byte, a netip.Addr) []byte {
+	if !a.IsValid() {
+		return append(b, "unknown"...)
+	}
+	b = append(b, '[')
+	if a.Is6() {
+		b = append(b, "IPv6:"...)
+	}
+	b = a.AppendTo(b)
+	return append(b, ']')
+}
+
+// appendComment appends text from elsewhere as it may stand within a comment:
+// printable ASCII, no parenthesis, no backslash, and not too long.
+func appendComment(b []byte, text string) []byte {
+	if len(text) > commentLimit {
+		text = text[:commentLimit]
+	}
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c == '(' || c == ')' || c == '\\':
+			b = append(b, '/')
+		case c < ' ' || c > '~':
+			b = append(b, '?')
+		default:
+			b = append(b, c)
+		}
+	}
+	return b
+}
+
+// appendValue appends a property value (RFC 8601 §2.2): as it is, where it is
+// a token or an address made of such, else quoted.
+func appendValue(b []byte, v string) []byte {
+	plain := v != ""
+	for i := range len(v) {
+		c := v[i]
+		if c <= ' ' || c > '~' || strings.IndexByte(`()<>,;:\"/[]?=`, c) >= 0 {
+			plain = false
+			break
+		}
+	}
+	if plain && len(v) <= commentLimit {
+		return append(b, v...)
+	}
+	return appendQuoted(b, v)
+}
+
+// appendQuoted appends a quoted-string of printable ASCII.
+func appendQuoted(b []byte, v string) []byte {
+	if len(v) > commentLimit {
+		v = v[:commentLimit]
+	}
+	b = append(b, '"')
+	for i := range len(v) {
+		switch c := v[i]; {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c < ' ' || c > '~':
+			b = append(b, '?')
+		default:
+			b = append(b, c)
+		}
+	}
+	return append(b, '"')
+}
+
+// appendAuthResults renders RFC 8601: one method for each check that ran.
+// SUBMITTER and PRA are not among them: sender-id is deprecated there, they
+// stand in Received-SPF.
+func appendAuthResults(b []byte, id string, f *policy.Facts) []byte {
+	b = append(b, "Authentication-Results: "...)
+	b = append(b, id...)
+	n := 0
+	method := func(name string, r policy.Result, reason string) bool {
+		if r == policy.Skipped || r == "" {
+			return false
+		}
+		n++
+		b = append(b, ";\r\n\t"...)
+		b = append(b, name...)
+		b = append(b, '=')
+		b = append(b, r...)
+		if reason != "" {
+			b = append(b, " ("...)
+			b = appendComment(b, reason)
+			b = append(b, ')')
+		}
+		return true
+	}
+	prop := func(name, value string) {
+		if value == "" {
+			return
+		}
+		b = append(b, ' ')
+		b = append(b, name...)
+		b = append(b, '=')
+		b = appendValue(b, value)
+	}
+	if f.Mail.From == "" {
+		if method("spf", f.SPF.Result, f.SPF.Reason) {
+			prop("smtp.helo", f.Helo.Name)
+		}
+	} else {
+		if method("spf", f.SPF.Result, f.SPF.Reason) {
+			prop("smtp.mailfrom", f.Mail.Domain)
+		}
+		// RFC 7208 §2.3: the HELO identity is one of its own.
+		if f.Helo.Domain != "" && method("spf", f.SPFHelo.Result, f.SPFHelo.Reason) {
+			prop("smtp.helo", f.Helo.Name)
+		}
+	}
+	if method("iprev", f.Iprev.Result, f.Iprev.Name) {
+		prop("policy.iprev", f.Client.IP)
+	}
+	if len(f.DKIM.Signatures) > 0 {
+		for _, sig := range f.DKIM.Signatures {
+			if method("dkim", sig.Result, sig.Reason) {
+				prop("header.d", sig.Domain)
+				prop("header.s", sig.Selector)
+			}
+		}
+	} else {
+		method("dkim", f.DKIM.Result, "")
+	}
+	if method("dmarc", f.DMARC.Result, "") {
+		prop("header.from", f.Header.FromDomain)
+	}
+	if n == 0 {
+		b = append(b, "; none"...)
+	}
+	return append(b, "\r\n"...)
+}
+
+// appendReceivedSPFs renders RFC 7208 §9.1 for each identity that was checked:
+// mailfrom, helo, and those of Sender ID, submitter and pra.
+func appendReceivedSPFs(b []byte, receiver string, f *policy.Facts) []byte {
+	identity := "mailfrom"
+	if f.Mail.From == "" {
+		identity = "helo"
+	}
+	b = appendReceivedSPF(b, receiver, f, f.SPF.Result, f.SPF.Reason, identity, "")
+	if identity != "helo" && f.Helo.Domain != "" {
+		b = appendReceivedSPF(b, receiver, f, f.SPFHelo.Result, f.SPFHelo.Reason, "helo", "")
+	}
+	if f.Submitter.Address != "" {
+		b = appendReceivedSPF(b, receiver, f, f.Submitter.Result, f.Submitter.Reason, "submitter", f.Submitter.Address)
+	}
+	return appendReceivedSPF(b, receiver, f, f.PRA.Result, f.PRA.Reason, "pra", f.PRA.Address)
+}
+
+func appendReceivedSPF(b []byte, receiver string, f *policy.Facts, r policy.Result, reason, identity, address string) []byte {
+	if r == policy.Skipped || r == "" {
+		return b
+	}
+	b = append(b, "Received-SPF: "...)
+	b = append(b, r...)
+	if reason != "" {
+		b = append(b, " ("...)
+		b = appendComment(b, reason)
+		b = append(b, ')')
+	}
+	b = append(b, "\r\n\tclient-ip="...)
+	b = append(b, f.Client.IP...)
+	b = append(b, "; envelope-from="...)
+	b = appendQuoted(b, f.Mail.From)
+	b = append(b, ";\r\n\thelo="...)
+	b = appendValue(b, f.Helo.Name)
+	b = append(b, "; identity="...)
+	b = append(b, identity...)
+	if address != "" {
+		b = append(b, "; x-"...)
+		b = append(b, identity...)
+		b = append(b, '=')
+		b = appendQuoted(b, address)
+	}
+	b = append(b, "; receiver="...)
+	b = appendValue(b, receiver)
+	return append(b, "\r\n"...)
+}
+
+// withoutForged returns the header section head, parsed as h, less the fields
+// that would speak in our name: an Authentication-Results with our
+// authserv-id (RFC 8601 §5), and every field that a tag rule may write.
+func (s *session) withoutForged(head []byte, h smtp.Header) []byte {
+	names := s.set.Chain.TagNames()
+	forged := func(f *smtp.Field) bool {
+		if equalFold(f.Name, "Authentication-Results") {
+			return s.set.Headers.AuthenticationResults && claims(f.Value, s.set.Hostname)
+		}
+		for _, name := range names {
+			if equalFold(f.Name, name) {
+				return true
+			}
+		}
+		return false
+	}
+	any := false
+	for i := range h {
+		any = any || forged(&h[i])
+	}
+	if !any {
+		return head
+	}
+	h, at, _ := smtp.ParseHeaderExtents(head)
+	kept := make([]byte, 0, len(head))
+	from := 0
+	for i := range h {
+		if forged(&h[i]) {
+			kept = append(kept, head[from:at[i].Start]...)
+			from = at[i].End
+		}
+	}
+	return append(kept, head[from:]...)
+}
+
+// claims says whether an Authentication-Results field bears the authserv-id id:
+// the first token or quoted-string, comments and folding skipped, compared
+// without regard to case, and as a domain (RFC 8601 §2.2).
+func claims(value, id string) bool {
+	got := authservID(value)
+	if equalFold(got, id) {
+		return true
+	}
+	a, err1 := smtp.ASCIIDomain(got)
+	b, err2 := smtp.ASCIIDomain(id)
+	return err1 == nil && err2 == nil && a == b
+}
+
+func authservID(v string) string {
+	v = skipCFWS(v)
+	if !strings.HasPrefix(v, `"`) {
+		end := strings.IndexAny(v, " \t\r\n;(")
+		if end < 0 {
+			end = len(v)
+		}
+		return v[:end]
+	}
+	var b strings.Builder
+	for i := 1; i < len(v); i++ {
+		switch c := v[i]; c {
+		case '"':
+			return b.String()
+		case '\r', '\n':
+			// folding within the string
+		case '\\':
+			if i++; i < len(v) {
+				b.WriteByte(v[i])
+			}
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// skipCFWS skips white space and comments, nested ones too (RFC 5322 §3.2.2).
+func skipCFWS(v string) string {
+	depth := 0
+	for i := 0; i < len(v); i++ {
+		switch c := v[i]; {
+		case c == '(':
+			depth++
+		case c == ')' && depth > 0:
+			depth--
+		case c == '\\' && depth > 0:
+			i++
+		case depth == 0 && c != ' ' && c != '\t' && c != '\r' && c != '\n':
+			return v[i:]
+		}
+	}
+	return ""
+}
+
+func equalFold(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
