@@ -2,7 +2,6 @@ package checks
 
 import (
 	"context"
-	"net"
 	"strings"
 
 	"postern/policy"
@@ -208,11 +207,4 @@ func HeaderFacts(h smtp.Header) policy.HeaderSum {
 		}
 	}
 	return sum
-}
-
-// isNXDomain tells a name that does not exist from one without the type asked
-// for; both are IsNotFound.
-func isNXDomain(err error) bool {
-	e, ok := err.(*net.DNSError)
-	return ok && e.IsNotFound && strings.Contains(e.Err, "NXDOMAIN")
 }

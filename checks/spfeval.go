@@ -9,6 +9,7 @@ import (
 
 	"blitiri.com.ar/go/spf"
 
+	"postern/checks/dnscache"
 	"postern/policy"
 )
 
@@ -55,7 +56,8 @@ type evaluation struct {
 type target struct {
 	rec  *spfRecord // that holds the term; nil for the identity's own domain
 	term int        // index in rec.terms; -1: its redirect=
-	host string     // for a host of an mx term
+	mx   bool       // one of the hosts of an mx term:
+	host string     // its name; empty if no query can be composed from it
 }
 
 // outcome is what an evaluation comes to.
@@ -105,11 +107,11 @@ func (e *evaluation) run(ctx context.Context) outcome {
 func permErrorReason(err error) string {
 	switch err {
 	case spf.ErrLookupLimitReached:
-		return "more than 10 terms ask the DNS (RFC 7208 §4.6.4)"
+		return "more than 10 terms ask the DNS (RFC 7208, 4.6.4)"
 	case spf.ErrVoidLookupLimitReached:
-		return "more than 2 look-ups were answered with nothing (RFC 7208 §4.6.4)"
+		return "more than 2 look-ups were answered with nothing (RFC 7208, 4.6.4)"
 	case spf.ErrTooManyMXRecords:
-		return "more than 10 MX records in one term (RFC 7208 §4.6.4)"
+		return "more than 10 MX records in one term (RFC 7208, 4.6.4)"
 	case spf.ErrNoResult:
 		return "include or redirect leads to a domain without a record"
 	}
@@ -135,7 +137,7 @@ func (e *evaluation) LookupTXT(ctx context.Context, number string) ([]string, er
 	}
 	txts, err := e.resolver.LookupTXT(ctx, name)
 	if err != nil {
-		if t.rec == nil && isNXDomain(err) {
+		if t.rec == nil && dnscache.IsNXDomain(err) {
 			e.nxdomain = true
 		}
 		return nil, e.failed(err, "TXT ", name)
@@ -211,10 +213,10 @@ func (e *evaluation) target(number string) target {
 func (e *evaluation) LookupIPAddr(ctx context.Context, number string) ([]net.IPAddr, error) {
 	tg := e.target(number)
 	t := &tg.rec.terms[tg.term]
-	if tg.host != "" {
-		if t.matched {
-			return answerNo, nil // another host of the same term did
-		}
+	switch {
+	case tg.mx && (t.matched || tg.host == ""):
+		return answerNo, nil // matched: another host of the same term did
+	case tg.mx:
 		return e.address(ctx, tg.host, t)
 	}
 	name, ok := e.targetName(ctx, t.spec, tg.rec.domain)
@@ -264,14 +266,10 @@ func (e *evaluation) LookupMX(ctx context.Context, number string) ([]*net.MX, er
 	for _, mx := range mxs {
 		host := strings.TrimSuffix(mx.Host, ".")
 		if !askable(host) {
-			host = "" // a null MX (RFC 7505), or nonsense: no such host
+			host = "" // a null MX (RFC 7505), or nonsense
 		}
-		number := string(strconv.AppendInt([]byte{'='}, int64(len(e.targets)), 10))
-		if host == "" {
-			number = "=0"
-		}
-		e.targets = append(e.targets, target{rec: tg.rec, term: tg.term, host: host})
-		out = append(out, &net.MX{Host: number, Pref: mx.Pref})
+		out = append(out, &net.MX{Host: "=" + strconv.Itoa(len(e.targets))})
+		e.targets = append(e.targets, target{rec: tg.rec, term: tg.term, mx: true, host: host})
 	}
 	return out, nil
 }

@@ -86,7 +86,7 @@ func parseSPF(text string) (*spfRecord, error) {
 			switch {
 			case strings.EqualFold(name, "redirect"):
 				if seenRedirect {
-					return nil, badTerm(word, "redirect= stands twice (RFC 7208 §6)")
+					return nil, badTerm(word, "redirect= stands twice")
 				}
 				if err := checkDomainSpec(word, value); err != nil {
 					return nil, err
@@ -94,7 +94,7 @@ func parseSPF(text string) (*spfRecord, error) {
 				seenRedirect, rec.redirect = true, value
 			case strings.EqualFold(name, "exp"):
 				if seenExp {
-					return nil, badTerm(word, "exp= stands twice (RFC 7208 §6)")
+					return nil, badTerm(word, "exp= stands twice")
 				}
 				if err := checkDomainSpec(word, value); err != nil {
 					return nil, err

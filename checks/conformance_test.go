@@ -1,0 +1,137 @@
+package checks
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"blitiri.com.ar/go/spf"
+
+	"postern/checks/dnscache"
+	"postern/checks/dnstest"
+)
+
+// The public suites and our own, in one table:
+//
+//	go test ./checks -run Conformance -v
+func TestConformance(t *testing.T) {
+	suites := []struct {
+		name  string
+		cases int // so that a suite that is not read in full does not pass
+		known deviations
+		run   func(*testing.T, *tally, deviations)
+	}{
+		{"SPF: rfc7208-tests", 203, nil, suiteOf("spf/rfc7208-tests.yml", direct)},
+		{"SPF: rfc7208-tests, real resolver", 203, cachedDeviations, suiteOf("spf/rfc7208-tests.yml", cached)},
+		{"SPF: rfc4408-tests", 191, nil, suiteOf("spf/rfc4408-tests.yml", direct)},
+		{"SPF: mail-auth", 163, stalwartDeviations, runStalwart},
+		{"SPF: adapter", 12, nil, suiteOf("spf/adapter-dev.yml", direct)},
+		{"SPF, Sender ID: Mail::SPF::Iterator", 9, iteratorDeviations, suiteOf("senderid/mail-spf-iterator-misc.yml", direct)},
+		{"Sender ID: records", 29, nil, runSpf2},
+		{"Sender ID: PRA", 36, nil, runPRA},
+		{"SUBMITTER: transactions", 8, nil, runSubmitterTransactions},
+		{"DNSBL", 11, nil, runDNSBL},
+	}
+	var table strings.Builder
+	fmt.Fprintf(&table, "%-40s %6s %7s %11s\n", "suite", "cases", "passed", "deviations")
+	var notes []string
+	for _, s := range suites {
+		c := tally{suite: s.name}
+		t.Run(s.name, func(t *testing.T) { s.run(t, &c, s.known) })
+		if c.cases != s.cases {
+			t.Errorf("%s: %d cases read, want %d", s.name, c.cases, s.cases)
+		}
+		if len(c.deviations) != len(s.known) {
+			t.Errorf("%s: %d deviations met, %d are listed", s.name, len(c.deviations), len(s.known))
+		}
+		fmt.Fprintf(&table, "%-40s %6d %7d %11d\n", s.name, c.cases, c.passed, len(c.deviations))
+		for _, d := range c.deviations {
+			notes = append(notes, s.name+": "+d)
+		}
+	}
+	for _, n := range notes {
+		fmt.Fprintf(&table, "  deviation: %s\n", n)
+	}
+	t.Log("\n" + table.String())
+}
+
+func suiteOf(path string, r func(*testing.T, *dnstest.Zone) Resolver) func(*testing.T, *tally, deviations) {
+	return func(t *testing.T, c *tally, known deviations) { runSPFSuite(t, c, path, known, r) }
+}
+
+// cached asks through the real resolver and its cache, over UDP and TCP on
+// loopback.
+func cached(t *testing.T, z *dnstest.Zone) Resolver {
+	addr, stop := z.Serve()
+	t.Cleanup(stop)
+	r, err := dnscache.New(dnscache.Options{Servers: []string{addr}, Timeout: 250 * time.Millisecond, Total: 500 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+const noSuchHosts = "the MX host has a colon and a slash in its name: the resolver hands out host names alone, for they end up in header fields and logs"
+
+var cachedDeviations = deviations{
+	"mx-colon-domain":           noSuchHosts,
+	"mx-colon-domain-ip4mapped": noSuchHosts,
+}
+
+var stalwartDeviations = deviations{
+	"all.yml/All test/1":             "a syntax error behind all is a permerror all the same (RFC 7208 §4.6; detect-errors-anywhere of rfc7208-tests)",
+	"basic.yml/DNS Lookup Limits/9":  "its targets do not exist: more than two void look-ups are a permerror (RFC 7208 §4.6.4)",
+	"basic.yml/DNS Lookup Limits/14": "eleven MX are a permerror, whichever of them would match (RFC 7208 §4.6.4; mx-limit of rfc7208-tests)",
+	"exists.yml/Exists/2":            "exists: asks for A whatever the client is, and there are only AAAA (RFC 7208 §5.7)",
+	"ip.yml/IPv6 match/11":           "an IPv4 client never matches ip6:, mapped or not (RFC 7208 §5; cidr6-ip4 of rfc7208-tests)",
+	"macro.yml/Macro expansion 2/4":  "exists: asks for A whatever the client is, and there are only AAAA (RFC 7208 §5.7)",
+}
+
+const mailFromReadsSPF1 = "MAIL FROM is judged by RFC 7208, which knows v=spf1 alone; spf2.0/mfrom went with RFC 4406"
+
+var iteratorDeviations = deviations{
+	"sender-id":             mailFromReadsSPF1,
+	"sender-id-pick-mfrom1": mailFromReadsSPF1,
+	"sender-id-pick-mfrom2": mailFromReadsSPF1,
+}
+
+// The spf package by itself deviates where its list says, no more and no less:
+// so that a new version of it is noticed, either way. What it lacks is what
+// evaluation adds.
+func TestTheBareLibraryDeviatesAsListed(t *testing.T) {
+	var list struct {
+		Deviations []struct {
+			Test string
+			Got  string
+		}
+	}
+	readJSON(t, "spf/blitiri-1.6.0-deviations.json", &list)
+	want := map[string]string{}
+	for _, d := range list.Deviations {
+		want[d.Test] = d.Got
+	}
+	for _, s := range readSuite(t, "spf/rfc7208-tests.yml") {
+		for _, tc := range s.cases {
+			sender := tc.mailFrom
+			if sender == "" {
+				sender = "postmaster@" + tc.helo
+			}
+			got, _ := spf.CheckHostWithSender(net.ParseIP(tc.host), tc.helo, sender, spf.WithContext(t.Context()), spf.WithResolver(s.zone))
+			listed, ok := want[tc.name]
+			delete(want, tc.name)
+			switch good := slices.Contains(tc.results, string(got)); {
+			case ok && string(got) != listed:
+				t.Errorf("%s: the library says %s, listed is %s", tc.name, got, listed)
+			case !ok && !good:
+				t.Errorf("%s: the library says %s, and that is not listed", tc.name, got)
+			}
+		}
+	}
+	for name := range want {
+		t.Errorf("%s is listed and no test", name)
+	}
+}
