@@ -217,7 +217,11 @@ func (c *Conn) Flush() error {
 		c.sent++
 	}
 	c.written = end
-	return c.wrote(c.l.write(p, c.pool.o.Timeouts.DataBlock), whole)
+	err := c.wrote(c.l.write(p, c.pool.o.Timeouts.DataBlock), whole)
+	if err != nil && c.replay && c.restart() {
+		return c.Flush()
+	}
+	return err
 }
 
 // wrote ends a write: it keeps the error, or forgets what need not be kept.

@@ -141,9 +141,6 @@ func (c *Conn) read() (smtp.Reply, error) {
 	t := &c.pool.o.Timeouts
 	var wait time.Duration
 	if c.Flush() != nil {
-		if c.replay {
-			return smtp.Reply{}, c.werr
-		}
 		wait = lastWords
 	} else if c.queue[c.head].kind == kindBdatLast {
 		wait = t.EndOfData
@@ -191,7 +188,11 @@ func (c *Conn) restart() bool {
 		return false
 	}
 	c.pool.putAddress(old.at)
-	l.mails = old.mails
+	for _, cmd := range c.queue {
+		if cmd.kind == kindMail {
+			l.mails++
+		}
+	}
 	c.l = l
 	c.written, c.head, c.sent, c.werr, c.ready = 0, 0, 0, nil, nil
 	return true
