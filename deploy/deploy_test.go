@@ -1,0 +1,284 @@
+// Package deploy holds files for other programs. Its test keeps them true to
+// the program that they are about.
+package deploy
+
+import (
+	"encoding/json"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"postern/configs"
+)
+
+// Whoever renames a metric or a label breaks alerts and dashboards in silence:
+// Prometheus takes an expression over nothing for one that is never true.
+func TestMetricsOfAlertsAndDashboardExist(t *testing.T) {
+	families := goldenMetrics(t)
+	for file, expressions := range map[string][]string{
+		"prometheus/alerts.yml": alertExpressions(t),
+		"grafana/postern.json":  dashboardExpressions(t),
+	} {
+		if len(expressions) < 10 {
+			t.Errorf("%s: only %d expressions found", file, len(expressions))
+		}
+		for _, e := range expressions {
+			for _, fault := range unknownNames(e, families) {
+				t.Errorf("%s: %s in %s", file, fault, e)
+			}
+		}
+	}
+}
+
+func TestUnknownNamesAreFound(t *testing.T) {
+	families := map[string]family{"postern_x_total": {"counter", []string{"code"}}, "postern_y_seconds": {"histogram", nil}}
+	for expression, faults := range map[string]int{
+		`rate(postern_x_total{code="1",instance="a"}[5m])`:           0,
+		`sum by (le, instance) (rate(postern_y_seconds_bucket[5m]))`: 0,
+		`postern_z_total`:                 1,
+		`postern_x_total{kode="1"}`:       1,
+		`sum by (kode) (postern_x_total)`: 1,
+		`postern_y_seconds`:               1, // a histogram has no sample of its bare name
+		`postern_x_total_bucket`:          1,
+		`go_gorountines`:                  1,
+		`process_open_fds{job="postern"}`: 0,
+	} {
+		if got := unknownNames(expression, families); len(got) != faults {
+			t.Errorf("%s: %q, want %d faults", expression, got, faults)
+		}
+	}
+}
+
+type family struct {
+	kind   string
+	labels []string
+}
+
+// goldenMetrics reads the list that the room metrics keeps of itself.
+func goldenMetrics(t *testing.T) map[string]family {
+	t.Helper()
+	b, err := os.ReadFile("../metrics/testdata/names.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	families := map[string]family{}
+	for line := range strings.Lines(string(b)) {
+		fields := strings.Fields(line)
+		if len(fields) == 3 && strings.HasPrefix(fields[0], "postern_") {
+			families[fields[0]] = family{fields[1], strings.FieldsFunc(fields[2], func(r rune) bool { return strings.ContainsRune("{,}", r) })}
+		}
+	}
+	if len(families) == 0 {
+		t.Fatal("no metrics in ../metrics/testdata/names.txt")
+	}
+	return families
+}
+
+var (
+	quoted    = regexp.MustCompile(`"[^"]*"`)
+	names     = regexp.MustCompile(`\b(?:postern|go|process|up)\w*\b`)
+	matchers  = regexp.MustCompile(`(\w+)\s*(?:=~|!~|!=|=)\s*""`)
+	groupings = regexp.MustCompile(`\b(?:by|on)\s*\(([^)]*)\)`)
+)
+
+// Collectors of the client library that the files use.
+var collectors = []string{
+	"up", "go_goroutines", "go_memstats_heap_inuse_bytes", "process_cpu_seconds_total", "process_max_fds", "process_open_fds",
+	"process_resident_memory_bytes", "process_start_time_seconds",
+}
+
+// unknownNames returns what an expression names and no scrape has.
+func unknownNames(expression string, families map[string]family) []string {
+	var faults []string
+	bare := quoted.ReplaceAllString(expression, `""`)
+	labels := []string{"instance", "job", "le"}
+	for _, name := range names.FindAllString(bare, -1) {
+		base, sample := name, true
+		if f, ok := families[name]; ok {
+			sample = f.kind != "histogram"
+		} else {
+			for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+				if cut, ok := strings.CutSuffix(name, suffix); ok && families[cut].kind == "histogram" {
+					base = cut
+				}
+			}
+		}
+		f, ours := families[base]
+		if !sample || !ours && !slices.Contains(collectors, name) {
+			faults = append(faults, "no metric "+name)
+		}
+		labels = append(labels, f.labels...)
+	}
+	used := []string{}
+	for _, m := range matchers.FindAllStringSubmatch(bare, -1) {
+		used = append(used, m[1])
+	}
+	for _, m := range groupings.FindAllStringSubmatch(bare, -1) {
+		for label := range strings.SplitSeq(m[1], ",") {
+			used = append(used, strings.TrimSpace(label))
+		}
+	}
+	for _, label := range used {
+		if !slices.Contains(labels, label) {
+			faults = append(faults, "no label "+label)
+		}
+	}
+	return faults
+}
+
+func alertExpressions(t *testing.T) []string {
+	t.Helper()
+	var rules struct {
+		Groups []struct {
+			Name  string
+			Rules []struct {
+				Alert, Expr, For    string
+				Labels, Annotations map[string]string
+			}
+		}
+	}
+	decodeYAML(t, "prometheus/alerts.yml", &rules)
+	var expressions []string
+	for _, g := range rules.Groups {
+		for _, r := range g.Rules {
+			if s := r.Labels["severity"]; s != "page" && s != "ticket" || r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
+				t.Errorf("%s: severity is page or ticket, and whoever is woken needs a summary and a description", r.Alert)
+			}
+			expressions = append(expressions, r.Expr)
+		}
+	}
+	return expressions
+}
+
+func dashboardExpressions(t *testing.T) []string {
+	t.Helper()
+	b, err := os.ReadFile("grafana/postern.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type target struct{ Expr string }
+	var dashboard struct {
+		Title       string
+		Annotations struct{ List []target }
+		Panels      []struct {
+			ID      int
+			Title   string
+			Type    string
+			Targets []target
+			GridPos struct{ X, Y, W, H int }
+		}
+	}
+	if err := json.Unmarshal(b, &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	var expressions []string
+	ids := map[int]bool{}
+	for _, a := range dashboard.Annotations.List {
+		expressions = append(expressions, a.Expr)
+	}
+	for _, p := range dashboard.Panels {
+		if ids[p.ID] || p.Title == "" || p.GridPos.X+p.GridPos.W > 24 || p.Type != "row" && len(p.Targets) == 0 {
+			t.Errorf("panel %d %q: doubled id, no title, no query, or wider than the page", p.ID, p.Title)
+		}
+		ids[p.ID] = true
+		for _, q := range p.Targets {
+			expressions = append(expressions, q.Expr)
+		}
+	}
+	return expressions
+}
+
+// decodeYAML reads a file and refuses keys that v has not.
+func decodeYAML(t *testing.T, path string, v any) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	d := yaml.NewDecoder(f)
+	d.KnownFields(true)
+	if err := d.Decode(v); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+}
+
+// Every configuration that the guide and the compose file show must load.
+func TestConfigurationsOfTheGuideLoad(t *testing.T) {
+	guide, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	compose, err := os.ReadFile("compose/postern.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := map[string]string{"compose/postern.yaml": string(compose)}
+	// Indented blocks whose first line is a key of the configuration.
+	for _, block := range regexp.MustCompile(`(?m)^    (?:hostname|listeners):.*\n(?:    .*\n)*`).FindAllString(string(guide), -1) {
+		first, _, _ := strings.Cut(strings.TrimSpace(block), "\n")
+		examples["README.md: "+first] = strings.ReplaceAll(block, "\n    ", "\n")[4:]
+	}
+	for _, inline := range regexp.MustCompile("`((?:backends|policy|admin): [^`]*)`").FindAllStringSubmatch(string(guide), -1) {
+		examples["README.md: "+inline[1]] = inline[1] + "\n"
+	}
+	if len(examples) < 5 {
+		t.Fatalf("only %d examples found", len(examples))
+	}
+	for name, text := range examples {
+		if faults := load(t, text); faults != nil {
+			t.Errorf("%s: %v\n%s", name, faults, text)
+		}
+	}
+}
+
+func load(t *testing.T, text string) error {
+	t.Helper()
+	path := t.TempDir() + "/postern.yaml"
+	// The certificates of the examples are those of another machine.
+	text = regexp.MustCompile(`(?m)^tls:\n  certificates: .*\n`).ReplaceAllString(text, "")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := configs.Load(configs.Options{File: path, NoEnvironment: true})
+	return err
+}
+
+// The unit's limits must fit the program's defaults.
+func TestUnitFitsTheDefaults(t *testing.T) {
+	b, err := os.ReadFile("systemd/postern.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unit := string(b)
+	number := func(key string) int {
+		m := regexp.MustCompile(`(?m)^` + key + `=(\d+)$`).FindStringSubmatch(unit)
+		if m == nil {
+			t.Fatalf("no number %s in the unit", key)
+		}
+		n := 0
+		for _, digit := range m[1] {
+			n = 10*n + int(digit-'0')
+		}
+		return n
+	}
+	c := configs.Default()
+	if got, least := number("TimeoutStopSec"), int(c.Timeouts.Drain.Seconds())+10; got < least {
+		t.Errorf("TimeoutStopSec=%d kills before timeouts.drain (%v) is over", got, c.Timeouts.Drain)
+	}
+	if got, least := number("LimitNOFILE"), 2*c.Limits.Connections+1000; got < least {
+		t.Errorf("LimitNOFILE=%d is too few for %d connections", got, c.Limits.Connections)
+	}
+	for _, line := range []string{
+		"Type=notify", "User=postern", "NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet=CAP_NET_BIND_SERVICE",
+		"SystemCallFilter=@system-service", "MemoryMax=1G", "KillSignal=SIGTERM",
+	} {
+		if !strings.Contains(unit, "\n"+line+"\n") {
+			t.Errorf("the unit lost %s", line)
+		}
+	}
+}
