@@ -12,8 +12,8 @@ var crlfDot = []byte("\r\n.")
 // refuses text that could be taken for another: bare CR, bare LF, NUL.
 type DotWriter struct {
 	w      io.Writer
-	within bool // what was written so far does not end a line
-	cr     bool // a CR waits for its LF
+	text   TextScanner // holds back a CR that waits for its LF
+	within bool        // what was written so far does not end a line
 	err    error
 }
 
@@ -37,26 +37,21 @@ func (d *DotWriter) write(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	rest, cr := p, false
-	if rest[len(rest)-1] == '\r' {
-		rest, cr = rest[:len(rest)-1], true
-	}
-	if d.cr {
-		if p[0] != '\n' {
-			return ErrBareCR
-		}
-		rest = rest[1:]
-	}
-	if err := checkText(rest); err != nil {
+	held := d.text.cr
+	if err := d.text.Scan(p); err != nil {
 		return err
 	}
-	if d.cr {
+	rest := p
+	if held {
 		if _, err := d.w.Write(crlfDot[:2]); err != nil {
 			return err
 		}
 		d.within = false
+		rest = rest[1:] // the LF
 	}
-	d.cr = cr
+	if d.text.cr {
+		rest = rest[:len(rest)-1]
+	}
 	if len(rest) == 0 {
 		return nil
 	}
@@ -81,30 +76,6 @@ func (d *DotWriter) write(p []byte) error {
 	}
 }
 
-// checkText says whether every CR in b has its LF and every LF its CR, and
-// there is no NUL. b begins anywhere in a line and does not end in CR.
-func checkText(b []byte) error {
-	lines := 0
-	for i := 0; ; {
-		j := bytes.IndexByte(b[i:], '\n')
-		if j < 0 {
-			break
-		}
-		if i += j; i == 0 || b[i-1] != '\r' {
-			return ErrBareLF
-		}
-		lines++
-		i++
-	}
-	switch {
-	case bytes.Count(b, crByte) != lines:
-		return ErrBareCR
-	case bytes.IndexByte(b, 0) >= 0:
-		return ErrNUL
-	}
-	return nil
-}
-
 // Close writes the end of the message, "." CRLF, after a CRLF if the text does
 // not end in one. It does not write the end after an error, and does not close
 // the writer below.
@@ -112,8 +83,7 @@ func (d *DotWriter) Close() error {
 	if d.err != nil {
 		return d.err
 	}
-	if d.cr {
-		d.err = ErrBareCR
+	if d.err = d.text.Close(); d.err != nil {
 		return d.err
 	}
 	end := "\r\n.\r\n"
@@ -168,4 +138,49 @@ func (u *Unstuffer) Append(dst, src []byte) []byte {
 		u.seen = 'x' // src was the dot alone
 	}
 	return append(dst, src...)
+}
+
+// Restuff returns b, dot-stuffed text that begins at the start of a line, with
+// the stuffing that a conforming sender would have used: a dot in front of a
+// line that has no second one stands for nothing and is dropped. It is the
+// same message to whoever unstuffs it.
+//
+// Header sections are read in this form. NOT: as they came; ".From: x" is the
+// field From to everyone behind us, and a line ". x" continues the field above.
+//
+// It does not allocate where nothing is to be done, which is nearly always.
+func Restuff(b []byte) []byte {
+	if !hasLoneDot(b) {
+		return b
+	}
+	out := make([]byte, 0, len(b))
+	for len(b) > 0 {
+		if b[0] == '.' && (len(b) == 1 || b[1] != '.') {
+			b = b[1:]
+		}
+		i := bytes.Index(b, crlfDot[:2])
+		if i < 0 {
+			break
+		}
+		out = append(out, b[:i+2]...)
+		b = b[i+2:]
+	}
+	return append(out, b...)
+}
+
+// hasLoneDot says whether a line of b begins with exactly one dot.
+func hasLoneDot(b []byte) bool {
+	lone := func(b []byte) bool { return len(b) < 2 || b[1] != '.' } // b begins with a dot
+	if len(b) > 0 && b[0] == '.' && lone(b) {
+		return true
+	}
+	for {
+		i := bytes.Index(b, crlfDot)
+		if i < 0 {
+			return false
+		}
+		if b = b[i+2:]; lone(b) {
+			return true
+		}
+	}
 }

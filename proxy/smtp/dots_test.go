@@ -124,6 +124,78 @@ func TestUnstuffer(t *testing.T) {
 	}
 }
 
+func TestRestuff(t *testing.T) {
+	for _, tt := range []struct{ story, in, want string }{
+		{"nothing to do", "From: a\r\n\r\n", "From: a\r\n\r\n"},
+		{"stuffed as it should be", "..From: a\r\n...\r\n", "..From: a\r\n...\r\n"},
+		{"a field that hides behind a dot", "To: a\r\n.From: b\r\n\r\n", "To: a\r\nFrom: b\r\n\r\n"},
+		{"in the first line", ".From: b\r\n\r\n", "From: b\r\n\r\n"},
+		{"a continuation that does", "From: a\r\n. , b\r\n", "From: a\r\n , b\r\n"},
+		{"cut behind the dot", "A: b\r\n.", "A: b\r\n"},
+		{"nothing", "", ""},
+	} {
+		if got := string(Restuff([]byte(tt.in))); got != tt.want {
+			t.Errorf("%s: Restuff(%q) = %q, want %q", tt.story, tt.in, got, tt.want)
+		}
+	}
+	b := []byte("From: a\r\n..b: c\r\n\r\n")
+	if n := testing.AllocsPerRun(10, func() { Restuff(b) }); n != 0 {
+		t.Errorf("%v allocations for nothing", n)
+	}
+}
+
+// TestRestuffIsUnstuffAndStuff: Restuff is what unstuffing and stuffing again
+// gives, and keeps the message as it is for who unstuffs it.
+func TestRestuffIsUnstuffAndStuff(t *testing.T) {
+	alphabet := rapid.SampledFrom([]string{"\r\n", ".", "..", "a", " ", "\r\n.", "\r\n.."})
+	rapid.Check(t, func(t *rapid.T) {
+		wire := strings.Join(rapid.SliceOfN(alphabet, 0, 20).Draw(t, "wire"), "") + "\r\n"
+		var u, v Unstuffer
+		plain := string(u.Append(nil, []byte(wire)))
+		want, err := stuff(plain, 1000)
+		got := string(Restuff([]byte(wire)))
+		if want = strings.TrimSuffix(want, ".\r\n"); got != want || err != nil {
+			t.Fatalf("%q: %q, want %q, %v", wire, got, want, err)
+		}
+		if again := string(v.Append(nil, []byte(got))); again != plain {
+			t.Fatalf("%q is %q to the reader, was %q", wire, again, plain)
+		}
+	})
+}
+
+func TestTextScanner(t *testing.T) {
+	for _, tt := range []struct {
+		story, in string
+		want      error
+	}{
+		{"lines", "a\r\nb\r\n", nil},
+		{"no line end", "a", nil},
+		{"nothing", "", nil},
+		{"a dot alone is text", "a\r\n.\r\n", nil},
+		{"a bare LF", "a\nb", ErrBareLF},
+		{"a bare CR", "a\rb", ErrBareCR},
+		{"CR CR LF", "a\r\r\n", ErrBareCR},
+		{"a CR at the end", "a\r", ErrBareCR},
+		{"a NUL", "a\x00", ErrNUL},
+	} {
+		for _, size := range []int{1, 2, 3, 1000} {
+			var s TextScanner
+			var err error
+			for _, p := range pieces(tt.in, size) {
+				if err == nil {
+					err = s.Scan([]byte(p))
+				}
+			}
+			if err == nil {
+				err = s.Close()
+			}
+			if err != tt.want {
+				t.Errorf("%s, in pieces of %d: %v, want %v", tt.story, size, err, tt.want)
+			}
+		}
+	}
+}
+
 // roundTrip: text that DotWriter takes has its end where it was written and
 // nowhere before, for DataScanner, and comes back from Unstuffer as it was.
 func roundTrip(t interface{ Fatalf(string, ...any) }, text string, size int) {

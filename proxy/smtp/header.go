@@ -57,8 +57,8 @@ func FirstLineContinues(b []byte) bool {
 // at the first empty line. Lines end in CRLF; a bare LF is taken for a line end
 // as well, since an MTA may do the same.
 //
-// b must not be dot-stuffed. NOT: the octets off the wire; ".From: x" there is
-// the field From to everyone behind us.
+// b is either not dot-stuffed or comes from Restuff, in which a line that begins
+// with a dot has a name that does. NOT: the octets off the wire as they are.
 //
 // White space between name and colon is allowed (RFC 5322 §4.5.8). A line that
 // is neither a field nor the continuation of one is counted in bad and left

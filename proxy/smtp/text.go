@@ -23,7 +23,7 @@ func (s *TextScanner) Scan(b []byte) error {
 		b = b[1:]
 	}
 	// As many CRs as LFs, and a CR before each LF: then none stands alone.
-	crs := bytes.Count(b, []byte{'\r'})
+	crs := bytes.Count(b, crByte)
 	for i := 0; ; crs-- {
 		j := bytes.IndexByte(b[i:], '\n')
 		if j < 0 {
