@@ -80,6 +80,7 @@ func (s *session) receiveData(r *relay) error {
 		eight   = s.bc.Capabilities().EightBitMIME
 		pace    = newPace(s.set.Timeouts.DataBlock)
 	)
+	sc.Detect8Bit = !eight
 	for {
 		pace.arm(s, sc.Octets()+skipped)
 		b, block, err := s.in.readBlock(tail)

@@ -128,6 +128,9 @@ func (r *relay) judgeHeader() {
 		r.discard(errHeaderSize, journal.OutcomeRefused)
 		return
 	}
+	if !r.raw {
+		head = smtp.Restuff(head) // or ".From: x" would be a field to the MTA and none to us
+	}
 	if smtp.FirstLineContinues(head) {
 		r.discard(errContinuation, journal.OutcomeRefused)
 		return
