@@ -3,7 +3,6 @@ package policy
 import (
 	"errors"
 	"fmt"
-	"math"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -67,6 +66,7 @@ type part struct {
 	// free says that the part may be taken to be either, for no fact's closed
 	// set of values tells.
 	free bool
+	list string // that in_list reads
 	// fact and the values it is compared with, unless free.
 	fact    *fact
 	texts   []string
@@ -138,14 +138,16 @@ func (x *expression) syntaxFault(err error) {
 			text = "= does not compare: write =="
 		case "&", "|":
 			text = fmt.Sprintf("%s is no operator: write %s", what, map[string]string{"&": "and", "|": "or"}[what])
-		case "<>":
-			text = "<> does not compare: write !="
+		case ">":
+			text = "> is not expected here; for unequal write !="
 		default:
 			text = fmt.Sprintf("%s is not expected here", strconv.Quote(what))
 			if strings.EqualFold(what, "and") || strings.EqualFold(what, "or") || strings.EqualFold(what, "in") {
 				text += ": operators are written in lower case"
 			}
 		}
+	} else if text == "literal not terminated" {
+		text = "a text is not closed: its last quote is missing"
 	} else if strings.Contains(text, "maximum allowed nodes") {
 		text = fmt.Sprintf("the expression has more than %d parts: move addresses and domains into a list and read it with in_list", maxNodes)
 	}
@@ -317,7 +319,7 @@ func (x *expression) unknownName(n ast.Node, name string) {
 	if i := strings.LastIndexByte(name, '.'); i > 0 {
 		group := name[:i]
 		if groups[group] {
-			x.fault(n.Location().From, "%s has no %s%s; there is %s", group, name[i+1:], didYouMean(name, known), alternatives(members(group)))
+			x.fault(n.Location().From, "%s has no %s%s; there is %s", group, name[i+1:], didYouMeanIn(group, name[i+1:]), alternatives(members(group)))
 			return
 		}
 		if _, ok := vocabulary[group]; ok {
@@ -800,7 +802,7 @@ func (x *expression) inList(n ast.Node, args []ast.Node) *value {
 	}
 	lists, list, text := x.lists, name.Value, v.text
 	result := &value{kind: kindBool, truth: func(s scope) bool { return lists.Contains(list, text(s)) }}
-	return x.part(n, result, &part{operands: []*value{v}})
+	return x.part(n, result, &part{operands: []*value{v}, list: list})
 }
 
 func (x *expression) quantifier(n ast.Node, name string, args []ast.Node) *value {
@@ -836,16 +838,4 @@ func (x *expression) quantifier(n ast.Node, name string, args []ast.Node) *value
 		return !found
 	}}
 	return x.part(n, v, &part{operands: []*value{list}})
-}
-
-// neighbours returns the numbers at which a comparison with n can turn.
-func neighbours(n int64) []int64 {
-	around := []int64{n}
-	if n > math.MinInt64 {
-		around = append(around, n-1)
-	}
-	if n < math.MaxInt64 {
-		around = append(around, n+1)
-	}
-	return around
 }

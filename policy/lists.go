@@ -1,14 +1,13 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"errors"
 
 	"github.com/gaissmai/bart"
 
@@ -254,8 +253,12 @@ func (ls *Lists) Find(name, value string) (*Entry, bool) {
 		}
 		return ls.findDomain(l, value[at+1:])
 	}
-	if addr, err := netip.ParseAddr(value); err == nil {
-		return ls.findAddr(l, addr.Unmap().WithZone(""))
+	// A cheap look first: the error that ParseAddr would make of a domain
+	// costs an allocation.
+	if strings.Contains(value, ":") || strings.Trim(value, "0123456789.") == "" {
+		if addr, err := netip.ParseAddr(value); err == nil {
+			return ls.findAddr(l, addr.Unmap().WithZone(""))
+		}
 	}
 	return ls.findDomain(l, strings.TrimSuffix(strings.ToLower(value), "."))
 }

@@ -8,6 +8,29 @@ import (
 // didYouMean returns " (did you mean X?)" for the candidate nearest to word, or
 // nothing where none is near enough to be a slip of the keyboard.
 func didYouMean(word string, candidates []string) string {
+	return asQuestion(nearest(word, candidates))
+}
+
+// didYouMeanIn is didYouMean for the name of a fact inside a group.
+func didYouMeanIn(group, name string) string {
+	inside := members(group)
+	for i, m := range inside {
+		inside[i] = strings.TrimPrefix(m, group+".")
+	}
+	if best := nearest(name, inside); best != "" {
+		return asQuestion(group + "." + best)
+	}
+	return ""
+}
+
+func asQuestion(best string) string {
+	if best == "" {
+		return ""
+	}
+	return " (did you mean " + best + "?)"
+}
+
+func nearest(word string, candidates []string) string {
 	best, least := "", 1+len(word)/3
 	for _, c := range candidates {
 		if c == "" {
@@ -17,10 +40,7 @@ func didYouMean(word string, candidates []string) string {
 			best, least = c, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return " (did you mean " + best + "?)"
+	return best
 }
 
 // editDistance counts the insertions, deletions, replacements and swaps of

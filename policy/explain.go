@@ -1,0 +1,267 @@
+package policy
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Explanation says how the chain came to its verdict.
+type Explanation struct {
+	Disposition Disposition `json:"disposition"`
+	Rule        string      `json:"rule"`               // that decided, or the last tag rule; empty if none matched
+	Position    string      `json:"position,omitempty"` // of that rule: file:line:column
+	Stage       Stage       `json:"stage"`
+	Reply       string      `json:"reply,omitempty"`
+	// Rules are all rules in their order.
+	Rules []RuleExplanation `json:"rules"`
+	// Changes are the smallest changes of facts that would have turned an
+	// accepted message into a refused one or the other way round: each stands
+	// for itself. Facts are varied alone, and in pairs if that is not enough;
+	// empty if that is not enough either.
+	Changes []Change `json:"changes"`
+}
+
+// RuleExplanation says what one rule made of the facts.
+type RuleExplanation struct {
+	Rule     string `json:"rule"`
+	Do       string `json:"do"`
+	When     string `json:"when"`
+	Position string `json:"position"` // file:line:column
+	Stage    Stage  `json:"stage"`
+	// Outcome is "decided", "matched" (a tag rule), "no match", or "not reached"
+	// below the rule that decided.
+	Outcome string `json:"outcome"`
+	// Parts are the comparisons and calls of the condition, those of its lets
+	// included; none where the rule was not reached.
+	Parts []PartExplanation `json:"parts,omitempty"`
+}
+
+// PartExplanation is one comparison or call with its value.
+type PartExplanation struct {
+	Text     string    `json:"text"`
+	Position string    `json:"position"` // file:line:column
+	Value    bool      `json:"value"`
+	Operands []Operand `json:"operands,omitempty"` // those that are not written values
+	Note     string    `json:"note,omitempty"`     // the entry of the list that matched
+}
+
+// Operand is what a part was given.
+type Operand struct {
+	Text  string `json:"text"`
+	Value string `json:"value"` // as a rule would write it
+}
+
+// Change is a change of one fact or two, and what the verdict would be.
+type Change struct {
+	Facts   []FactChange `json:"facts"`
+	Becomes Disposition  `json:"becomes"`
+}
+
+// FactChange is a change of one fact, or of the value of a condition.
+type FactChange struct {
+	Fact string   `json:"fact"`
+	From string   `json:"from"`
+	To   []string `json:"to"` // any one of them would do
+}
+
+// The bounds of the search for changes.
+const (
+	maxSteps   = 256 // values of facts that are tried
+	maxChanges = 12  // that are reported
+)
+
+// Explain says how the chain judges f when everything is known.
+func (c *Chain) Explain(f *Facts) Explanation {
+	s := scope{facts: reflect.ValueOf(f).Elem()}
+	v := c.decide(Message, s)
+	e := Explanation{Disposition: v.Disposition, Rule: v.Rule, Stage: v.Stage, Reply: v.Reply.String()}
+	decided := false
+	for _, r := range c.rules {
+		x := RuleExplanation{Rule: r.Name, Do: r.do.String(), When: r.When, Position: r.Position.String(), Stage: r.stage}
+		switch {
+		case decided:
+			x.Outcome = "not reached"
+		case !r.when.truth(s):
+			x.Outcome = "no match"
+		case r.decides():
+			x.Outcome, decided = "decided", true
+		default:
+			x.Outcome = "matched"
+		}
+		if x.Outcome != "not reached" {
+			for _, p := range r.parts {
+				x.Parts = append(x.Parts, p.explain(s, c.lists))
+			}
+		}
+		if r.Name == v.Rule {
+			e.Position = x.Position
+		}
+		e.Rules = append(e.Rules, x)
+	}
+	e.Changes = c.changes(f, v)
+	return e
+}
+
+func (p *part) explain(s scope, lists *Lists) PartExplanation {
+	x := PartExplanation{Text: p.value.source, Position: p.position.String(), Value: p.value.truth(s)}
+	for _, operand := range p.operands {
+		if !operand.constant {
+			x.Operands = append(x.Operands, Operand{Text: operand.source, Value: operand.show(s)})
+		}
+	}
+	if p.list != "" {
+		if e, ok := lists.Find(p.list, p.operands[0].text(s)); ok {
+			x.Note = strings.TrimSuffix(fmt.Sprintf("%s: %s  # %s", e.Position, e.Value, e.Comment), "  # ")
+		}
+	}
+	return x
+}
+
+// step is one variable with one of its values.
+type step struct {
+	variable *variable
+	from     string
+	value    int
+}
+
+// changes searches for what would have turned the verdict.
+func (c *Chain) changes(f *Facts, v Verdict) []Change {
+	steps := c.steps(f)
+	outcome := func(tried ...step) (Disposition, bool) {
+		s := imagine(*f)
+		for _, t := range tried {
+			t.variable.set(s, t.value)
+		}
+		w := c.decide(Message, s)
+		return w.Disposition, w.Refuses() != v.Refuses()
+	}
+	var found []Change
+	for _, one := range steps {
+		becomes, turned := outcome(one)
+		if !turned {
+			continue
+		}
+		to := one.variable.show(one.value)
+		i := slices.IndexFunc(found, func(c Change) bool {
+			return c.Becomes == becomes && c.Facts[0].Fact == one.variable.name
+		})
+		if i >= 0 {
+			found[i].Facts[0].To = append(found[i].Facts[0].To, to)
+		} else if len(found) < maxChanges {
+			found = append(found, Change{Becomes: becomes, Facts: []FactChange{{one.variable.name, one.from, []string{to}}}})
+		}
+	}
+	if found != nil {
+		return found
+	}
+	shown := map[[2]*variable]bool{}
+	for i, one := range steps {
+		for _, two := range steps[i+1:] {
+			pair := [2]*variable{one.variable, two.variable}
+			if one.variable == two.variable || shown[pair] {
+				continue
+			}
+			if becomes, turned := outcome(one, two); turned {
+				shown[pair] = true
+				found = append(found, Change{Becomes: becomes, Facts: []FactChange{
+					{one.variable.name, one.from, []string{one.variable.show(one.value)}},
+					{two.variable.name, two.from, []string{two.variable.show(two.value)}},
+				}})
+				if len(found) == maxChanges {
+					return found
+				}
+			}
+		}
+	}
+	return found
+}
+
+// steps returns the changes of single variables that make sense: away from
+// what it is, and never to skipped, which no sender can bring about.
+func (c *Chain) steps(f *Facts) []step {
+	s := scope{facts: reflect.ValueOf(f).Elem()}
+	now := map[string]string{}
+	for _, r := range c.rules {
+		for _, p := range r.parts {
+			if p.free {
+				now[p.value.source] = p.value.show(s)
+			}
+		}
+	}
+	var steps []step
+	for _, v := range variables(c.rules) {
+		from := now[v.name]
+		if v.fact != nil {
+			from = v.fact.value().show(s)
+			if v.fact.result {
+				v.texts = v.fact.words
+			}
+		}
+		compared := v.fact == nil || v.fact.kind != kindText || slices.Contains(v.texts, v.fact.plain(s))
+		for i := range v.count() {
+			to := v.show(i)
+			switch {
+			case to == from, v.fact != nil && v.fact.result && v.texts[i] == string(Skipped):
+			case v.fact != nil && v.fact.kind == kindText && v.texts[i] == other && !compared:
+				// It is something else already.
+			default:
+				steps = append(steps, step{v, from, i})
+			}
+		}
+	}
+	return steps[:min(len(steps), maxSteps)]
+}
+
+// String renders the explanation for people, one line a fact:
+//
+//	reject by rule "spf-fail" (policy.yaml:12:5) at mail: 550 5.7.23 SPF validation failed.
+//	  no match    postmaster      rcpt.address matches "..."
+//	  ...
+func (e Explanation) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s", e.Disposition)
+	if e.Rule != "" {
+		fmt.Fprintf(&b, " by rule %q (%s) at %s", e.Rule, e.Position, e.Stage)
+	} else {
+		b.WriteString(": no rule matched")
+	}
+	if e.Reply != "" {
+		fmt.Fprintf(&b, ": %s", e.Reply)
+	}
+	b.WriteString("\n")
+	for _, r := range e.Rules {
+		fmt.Fprintf(&b, "  %-11s  %s (%s, %s)\n", r.Outcome, r.Rule, r.Do, r.Position)
+		for _, p := range r.Parts {
+			fmt.Fprintf(&b, "                 %-5t  %s", p.Value, p.Text)
+			for i, o := range p.Operands {
+				separator := ", "
+				if i == 0 {
+					separator = "    with "
+				}
+				if o.Text != p.Text {
+					fmt.Fprintf(&b, "%s%s = %s", separator, o.Text, o.Value)
+				}
+			}
+			if p.Note != "" {
+				fmt.Fprintf(&b, "    in %s", p.Note)
+			}
+			b.WriteString("\n")
+		}
+	}
+	for i, c := range e.Changes {
+		if i == 0 {
+			b.WriteString("It would have been otherwise with any of these:\n")
+		}
+		fmt.Fprintf(&b, "  %s if", c.Becomes)
+		for j, f := range c.Facts {
+			if j > 0 {
+				b.WriteString(" and")
+			}
+			fmt.Fprintf(&b, " %s had been %s, not %s", f.Fact, alternatives(f.To), f.From)
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}

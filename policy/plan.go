@@ -1,0 +1,79 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Step is one rule of the chain as `policy show` tells of it.
+type Step struct {
+	Rule  string `json:"rule"`
+	Do    string `json:"do"`
+	When  string `json:"when"`
+	Own   Stage  `json:"own_stage"` // at which the facts of its condition are known
+	Stage Stage  `json:"stage"`     // at which it is decided
+	Why   string `json:"why"`       // it is decided then and not earlier, in words
+	// What the rule costs: the message is held until the end before the backend
+	// hears of it; a transaction may have recipients of one domain only.
+	HoldsMessage bool   `json:"holds_message"`
+	OneDomain    bool   `json:"one_domain"`
+	Position     string `json:"position"` // file:line:column
+}
+
+// Plan returns the rules in their order, with the stage of each and why.
+func (c *Chain) Plan() []Step {
+	steps := make([]Step, 0, len(c.rules))
+	for _, r := range c.rules {
+		steps = append(steps, Step{
+			Rule: r.Name, Do: r.do.String(), When: r.When, Own: r.own, Stage: r.stage, Why: r.why(),
+			HoldsMessage: r.stage == Message, OneDomain: r.oneDomain(), Position: r.Position.String(),
+		})
+	}
+	return steps
+}
+
+// why says in words what makes the rule's stage.
+func (r *rule) why() string {
+	why := "reads nothing that is known later than the connection"
+	if names := r.latest(); len(names) > 0 {
+		why = "reads " + strings.Join(names, ", ")
+	}
+	switch {
+	case r.after != nil && r.after.stage > r.after.own:
+		why += fmt.Sprintf("; waits for rule %q above, which its at moves to %s", r.after.Name, r.after.stage)
+	case r.after != nil:
+		why += fmt.Sprintf("; waits for rule %q above, which reads %s", r.after.Name, strings.Join(r.after.latest(), ", "))
+	case r.stage > r.own:
+		why += "; moved here by its at"
+	}
+	return why
+}
+
+// measured names facts that a check measures under another name, and checks
+// that build on others.
+var measured = map[string][]string{
+	"client.name": {"iprev"},
+	"dmarc":       {"spf", "dkim"},
+}
+
+// Needs says whether a rule, or what it writes, uses a fact ("pra.result"), or
+// any fact that a check measures ("spf", "dkim"), itself or through another
+// check: a rule on dmarc needs dkim.
+func (c *Chain) Needs(name string) bool {
+	if name == "submitter" {
+		name = "submitter.result" // address and domain are the client's word, no measurement
+	}
+	for _, r := range c.rules {
+		if r.reads(name) {
+			return true
+		}
+		for read, checks := range measured {
+			for _, check := range checks {
+				if (name == check || strings.HasPrefix(name, check+".")) && r.reads(read) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}

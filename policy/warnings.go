@@ -1,0 +1,105 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+
+	"postern/configs"
+)
+
+// maxCases bounds how many combinations of values are tried for one rule. A
+// rule that has more is not judged.
+const maxCases = 1 << 12
+
+// Warnings returns what is legal and hardly meant: a rule that can never match,
+// one that always does though its condition looks as if it did not, one that
+// never gets its turn because those above take everything it would match.
+//
+// It tries every combination of the values that the rules compare with, where
+// those are not too many; conditions on lists and parts of texts count as true
+// or false independently. So there is no false alarm, but there may be silence.
+func (c *Chain) Warnings() []configs.Fault {
+	var warnings []configs.Fault
+	for i, r := range c.rules {
+		if text := c.warning(r, c.rules[:i]); text != "" {
+			warnings = append(warnings, configs.Fault{Position: textPosition(r.WhenPosition, r.Position, r.Name), Text: fmt.Sprintf("rule %q %s", r.Name, text)})
+		}
+	}
+	return warnings
+}
+
+func (c *Chain) warning(r *rule, above []*rule) string {
+	if cases([]*rule{r}) > maxCases {
+		return ""
+	}
+	if !possible([]*rule{r}, r.when.truth) {
+		return "can never match: its condition is false whatever the facts are"
+	}
+	if !r.when.constant && !possible([]*rule{r}, func(s scope) bool { return !r.when.truth(s) }) {
+		return "always matches: its condition is true whatever the facts are; if that is meant, write true"
+	}
+	// One rule above that takes all is the better explanation, so look for it first.
+	together := []*rule{r}
+	for _, a := range above {
+		if !a.decides() {
+			continue
+		}
+		if pair := []*rule{r, a}; cases(pair) <= maxCases && !possible(pair, func(s scope) bool { return r.when.truth(s) && !a.when.truth(s) }) {
+			return fmt.Sprintf("never gets its turn: rule %q above (%s) matches whatever it would match", a.Name, a.Position)
+		}
+		if with := append(together[:len(together):len(together)], a); cases(with) <= maxCases {
+			together = with
+		}
+	}
+	if len(together) > 2 && !possible(together, func(s scope) bool {
+		if !r.when.truth(s) {
+			return false
+		}
+		for _, a := range together[1:] {
+			if a.when.truth(s) {
+				return false
+			}
+		}
+		return true
+	}) {
+		names := make([]string, 0, len(together)-1)
+		for _, a := range together[1:] {
+			names = append(names, fmt.Sprintf("%q", a.Name))
+		}
+		return "never gets its turn: the rules above match whatever it would match (" + strings.Join(names, ", ") + ")"
+	}
+	return ""
+}
+
+// cases counts the combinations of values of the rules' variables, up to a
+// little above maxCases.
+func cases(rules []*rule) int {
+	n := 1
+	for _, v := range variables(rules) {
+		if n *= v.count(); n > maxCases {
+			break
+		}
+	}
+	return n
+}
+
+// possible says whether some combination of values of the rules' variables
+// makes the condition true.
+func possible(rules []*rule, condition func(scope) bool) bool {
+	s := imagine(Facts{})
+	all := variables(rules)
+	var try func(i int) bool
+	try = func(i int) bool {
+		if i == len(all) {
+			return condition(s)
+		}
+		for value := range all[i].count() {
+			all[i].set(s, value)
+			if try(i + 1) {
+				return true
+			}
+		}
+		return false
+	}
+	return try(0)
+}
