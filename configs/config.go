@@ -76,6 +76,9 @@ type Backend struct {
 	TLS       string   `yaml:"tls" words:"off opportunistic verify" default:"opportunistic"`   // off | opportunistic | verify
 	CA        string   `yaml:"ca" path:"file"`                                                 // PEM file of the roots to verify by; empty: the system's
 	Identity  string   `yaml:"identity" words:"xclient xforward proxy-v2 none" default:"none"` // xclient | xforward | proxy-v2 | none
+	// Connections is how many may be open to this backend at one time, over all
+	// its addresses; 0: no limit. Postfix takes 100 (default_process_limit).
+	Connections int `yaml:"connections" min:"0"`
 
 	Position Position `yaml:"-"`
 }
@@ -123,9 +126,9 @@ type DNSBLCheck struct {
 // DNSBLZone is one DNS list.
 type DNSBLZone struct {
 	Zone   string   `yaml:"zone"`
-	Weight int      `yaml:"weight"` // added to dnsbl.score where the zone lists; negative: an allow list; 0: as 1
-	Of     string   `yaml:"of"`     // client (default) | helo | mail_from | iprev
-	Codes  []string `yaml:"codes"`  // return codes or ranges that count; none: 127.0.0.0/8 less 127.255.255.0/24
+	Weight int      `yaml:"weight" min:"-1000" default:"1"`                          // added to dnsbl.score where the zone lists; negative: an allow list
+	Of     string   `yaml:"of" words:"client helo mail_from iprev" default:"client"` // client (default) | helo | mail_from | iprev
+	Codes  []string `yaml:"codes"`                                                   // return codes or ranges that count; none: 127.0.0.0/8 less 127.255.255.0/24
 
 	Position Position `yaml:"-"`
 }

@@ -211,10 +211,12 @@ func (l *loader) finish(v reflect.Value, path, folder string, element bool) {
 				}
 				continue
 			}
-			if f.Kind() == reflect.String {
-				if def := sf.Tag.Get("default"); element && f.String() == "" && !l.bad[join(path, key)] {
-					f.SetString(def)
+			if def := sf.Tag.Get("default"); element && def != "" && f.IsZero() && !l.bad[join(path, key)] {
+				if d, err := parseScalar(def, sf.Type); err == nil {
+					f.Set(reflect.ValueOf(d))
 				}
+			}
+			if f.Kind() == reflect.String {
 				if s := f.String(); sf.Tag.Get("path") == "file" && s != "" && !filepath.IsAbs(s) {
 					f.SetString(filepath.Join(folder, s))
 				}

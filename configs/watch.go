@@ -1,0 +1,85 @@
+package configs
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	// settle is how long a folder must be quiet before its files are read: whoever
+	// renews a certificate writes two files, and not in one moment.
+	settle = 300 * time.Millisecond
+	// recheck finds changes that no event told of: network file systems, and folders
+	// that were replaced as a whole.
+	recheck = time.Minute
+)
+
+// Watch calls changed after the content of one of the files has changed, until
+// ctx ends. It watches their folders, since editors and those who renew
+// certificates replace files rather than write into them, and Kubernetes replaces a
+// link beside them. A file that is gone or not there yet is no error: it has changed
+// when it is there. The error is that of a folder that cannot be watched; recheck
+// by time goes on nevertheless, so it may be logged and forgotten.
+func Watch(ctx context.Context, files []string, changed func()) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("configs: watch: %w", err)
+	}
+	folders := map[string]bool{}
+	var faults []error
+	for _, f := range files {
+		if dir := filepath.Dir(f); !folders[dir] {
+			folders[dir] = true
+			if err := w.Add(dir); err != nil {
+				faults = append(faults, fmt.Errorf("configs: watch %s: %w", dir, err))
+			}
+		}
+	}
+	before := fingerprint(files)
+	go func() {
+		defer func() { _ = w.Close() }()
+		quiet := time.NewTimer(recheck)
+		defer quiet.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case _, ok := <-w.Events:
+				if !ok {
+					return
+				}
+				quiet.Reset(settle)
+				continue
+			case <-w.Errors: // lost events: the next look at the files makes up for them
+				quiet.Reset(settle)
+				continue
+			case <-quiet.C:
+				quiet.Reset(recheck)
+			}
+			if now := fingerprint(files); now != before {
+				before = now
+				changed()
+			}
+		}
+	}()
+	return errors.Join(faults...)
+}
+
+// fingerprint sums up the content of files. Times and sizes do not tell a key that
+// was replaced by another of the same length in the same second.
+func fingerprint(files []string) [sha256.Size]byte {
+	h := sha256.New()
+	for _, f := range files {
+		content, err := os.ReadFile(f)
+		fmt.Fprintf(h, "%s %d %v\n", f, len(content), err == nil)
+		h.Write(content)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
