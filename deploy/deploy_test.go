@@ -9,10 +9,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
 	"postern/configs"
+	"postern/policy"
 )
 
 // Whoever renames a metric or a label breaks alerts and dashboards in silence:
@@ -207,8 +209,8 @@ func decodeYAML(t *testing.T, path string, v any) {
 	}
 }
 
-// Every configuration that the guide and the compose file show must load.
-func TestConfigurationsOfTheGuideLoad(t *testing.T) {
+// Every configuration that the guides and the compose file show must load.
+func TestConfigurationsOfTheGuidesLoad(t *testing.T) {
 	guide, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
@@ -226,7 +228,14 @@ func TestConfigurationsOfTheGuideLoad(t *testing.T) {
 	for _, inline := range regexp.MustCompile("`((?:backends|policy|admin): [^`]*)`").FindAllStringSubmatch(string(guide), -1) {
 		examples["README.md: "+inline[1]] = inline[1] + "\n"
 	}
-	if len(examples) < 5 {
+	front, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fenced := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(front), -1) {
+		examples["../README.md"] = fenced[1]
+	}
+	if len(examples) < 6 {
 		t.Fatalf("only %d examples found", len(examples))
 	}
 	for name, text := range examples {
@@ -244,7 +253,15 @@ func load(t *testing.T, text string) error {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := configs.Load(configs.Options{File: path, NoEnvironment: true})
+	c, err := configs.Load(configs.Options{File: path, NoEnvironment: true})
+	if err != nil {
+		return err
+	}
+	lists, err := policy.NewLists(c.Lists, os.ReadFile, time.Now)
+	if err != nil {
+		return err
+	}
+	_, err = policy.Compile(c.Policy, lists)
 	return err
 }
 

@@ -304,6 +304,11 @@ var build = sync.OnceValues(func() (string, error) {
 // the built-in policy and the DNS of testdata/e2e/zone.txt.
 func startPostern(t *testing.T, backendPort int) *postern {
 	t.Helper()
+	return startPosternOn(t, freePort(t), backendPort)
+}
+
+func startPosternOn(t *testing.T, port, backendPort int) *postern {
+	t.Helper()
 	needs(t)
 	binary, err := build()
 	if err != nil {
@@ -318,7 +323,7 @@ func startPostern(t *testing.T, backendPort int) *postern {
 	dir := t.TempDir()
 	p := &postern{
 		binary: binary, config: dir + "/postern.yaml", ca: dir + "/cert.pem", log: dir + "/log",
-		port: freePort(t), admin: freePort(t), exited: make(chan error, 1),
+		port: port, admin: freePort(t), exited: make(chan error, 1),
 	}
 	writeCertificate(t, p.ca, dir+"/key.pem")
 	writeFile(t, p.config, fmt.Sprintf(`hostname: mx.example.org
@@ -357,6 +362,12 @@ log: {level: info, format: json}
 		}
 	})
 	eventually(t, "Postern to listen", func() bool {
+		select {
+		case err := <-p.exited:
+			p.exited <- err
+			t.Fatalf("postern ended at once: %v", err)
+		default:
+		}
 		c, err := net.DialTimeout("tcp", p.addr(), time.Second)
 		if err == nil {
 			c.Close()

@@ -556,3 +556,83 @@ func TestE2EMetrics(t *testing.T) {
 		t.Log(metrics)
 	}
 }
+
+// The guide's way of moving port 25 to Postern and back, with its own
+// commands, on a private port: mail comes in before, between and after.
+func TestE2EGuideMovesThePortAndBack(t *testing.T) {
+	mta := newPostfix(t)
+	public := freePort(t)
+	service := fmt.Sprintf("127.0.0.1:%d", public)
+	master := mta.dir + "/etc/master.cf"
+	writeFile(t, master, service+" inet n - y - - smtpd\n"+string(readFile(t, master)))
+	mta.start(t)
+	deliver := func(mark string) {
+		t.Helper()
+		var got string
+		eventually(t, "the server on the public port", func() bool {
+			c, err := net.DialTimeout("tcp", service, time.Second)
+			if err == nil {
+				c.Close()
+			}
+			return err == nil
+		})
+		got = attempt{source: honest, from: "alice@sender.example", to: "raw@example.org", message: message("alice@sender.example", mark)}.run(t, service)
+		if !strings.HasPrefix(got, "250 2.0.0 Ok: queued as ") {
+			t.Fatalf("%s: %q", mark, got)
+		}
+	}
+	closed := func() bool {
+		c, err := net.DialTimeout("tcp", service, time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	}
+	// A line of the guide, for the private instance.
+	guide := string(readFile(t, "../../deploy/README.md"))
+	follow := func(line string) {
+		t.Helper()
+		if !strings.Contains(guide, line) {
+			t.Fatalf("the guide does not say %q any more", line)
+		}
+		line = strings.NewReplacer("/etc/postfix", mta.dir+"/etc", "postconf ", "postconf -c "+mta.dir+"/etc ",
+			"postfix reload", "postfix -c "+mta.dir+"/etc reload", "smtp/inet", service+"/inet").Replace(line)
+		tool(t, nil, "sh", "-c", line)
+	}
+
+	deliver("before")
+	follow("cp -p /etc/postfix/master.cf /etc/postfix/master.cf.before-postern")
+	follow("postconf -M# smtp/inet")
+	follow("postfix reload")
+	eventually(t, "Postfix to let go of the port", closed)
+	p := startPosternOn(t, public, mta.port)
+	deliver("between")
+
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	err := <-p.exited
+	p.exited <- err
+	if err != nil {
+		t.Errorf("postern ended with %v", err)
+	}
+	follow("cp -p /etc/postfix/master.cf.before-postern /etc/postfix/master.cf")
+	follow("postfix reload")
+	deliver("after")
+
+	eventually(t, "three messages", func() bool { return len(mta.mailbox("raw")) == 3 })
+	through := 0
+	for _, file := range mta.mailbox("raw") {
+		if bytes.Contains(readFile(t, file), []byte("by mx.example.org")) {
+			through++
+		}
+	}
+	if through != 1 {
+		t.Errorf("%d messages went through Postern, want the one between", through)
+	}
+	// What the guide promises of the second door: no relay, not even for ourselves.
+	s, _ := dial(t, fmt.Sprintf("127.0.0.1:%d", mta.port), "127.0.0.1")
+	s.say("250", "EHLO localhost")
+	s.say("250 ", "MAIL FROM:<a@example.com>")
+	s.say("554 5.7.1 ", "RCPT TO:<b@example.net>")
+}
