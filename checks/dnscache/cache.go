@@ -20,6 +20,7 @@ const shards = 16
 // put into the cache, but for its counter.
 type entry struct {
 	kind    kind
+	blame   bool   // a failure that our own name servers may be to blame for
 	expires int64  // Unix nanoseconds
 	ttl     uint32 // seconds, as capped; of a failure, how long it is kept
 
@@ -83,6 +84,8 @@ type shard struct {
 	found    *lru.Cache[question, *entry]
 	negative *lru.Cache[question, *entry] // NODATA, NXDOMAIN (by name alone: rrtype 0) and failures
 
+	maxFound, maxNegative int // entries
+
 	mu       sync.Mutex // guards what follows, and every change to the two caches
 	bytes    int64
 	maxBytes int64
@@ -96,11 +99,13 @@ func newCache(c configs.DNSCache, maxBytes int64) (*cache, error) {
 	found := max(c.Entries-negative, shards)
 	for i := range k.shard {
 		s := &k.shard[i]
+		s.maxFound = (found + shards - 1) / shards
+		s.maxNegative = (negative + shards - 1) / shards
 		var err error
-		if s.found, err = lru.New[question, *entry]((found + shards - 1) / shards); err != nil {
+		if s.found, err = lru.New[question, *entry](s.maxFound); err != nil {
 			return nil, err
 		}
-		if s.negative, err = lru.New[question, *entry]((negative + shards - 1) / shards); err != nil {
+		if s.negative, err = lru.New[question, *entry](s.maxNegative); err != nil {
 			return nil, err
 		}
 		s.maxBytes = maxBytes / shards
@@ -161,54 +166,48 @@ func (s *shard) put(q question, e *entry) {
 		s.remove(s.negative, question{name: q.name})
 		// A TTL of 0 is for this one use (RFC 1035 §3.2.1); what was stored before
 		// is outdated by it nevertheless.
-		s.set(s.found, q, e)
+		s.set(s.found, s.maxFound, q, e)
 	case kindNoData:
 		s.remove(s.found, q)
 		s.remove(s.negative, question{name: q.name})
-		s.set(s.negative, q, e)
+		s.set(s.negative, s.maxNegative, q, e)
 	case kindNXDomain: // RFC 2308 §5: for all types
 		s.remove(s.found, q)
 		s.remove(s.negative, q)
-		s.set(s.negative, question{name: q.name}, e)
+		s.set(s.negative, s.maxNegative, question{name: q.name}, e)
 	case kindFailure:
-		s.set(s.negative, q, e)
+		s.set(s.negative, s.maxNegative, q, e)
 	}
 }
 
-func (s *shard) set(c *lru.Cache[question, *entry], q question, e *entry) {
+// set stores an entry. The bounds are kept here and NOT: by the caches, which
+// do not say what they evict without a callback for each.
+func (s *shard) set(c *lru.Cache[question, *entry], limit int, q question, e *entry) {
 	s.remove(c, q)
 	size := e.size(q)
 	if e.ttl == 0 || size > s.maxBytes {
 		return
 	}
-	s.makeRoom(size)
-	// The cache itself evicts the oldest when it is full, and we must know what.
-	if old, oe, ok := c.GetOldest(); ok {
-		before := c.Len()
-		c.Add(q, e)
-		if c.Len() == before {
-			s.bytes -= oe.size(old)
-		}
-	} else {
-		c.Add(q, e)
+	if c.Len() >= limit {
+		s.evict(c)
 	}
+	for s.bytes+size > s.maxBytes {
+		// Negatives first, they are cheap to lose.
+		if !s.evict(s.negative) && !s.evict(s.found) {
+			break
+		}
+	}
+	c.Add(q, e)
 	s.bytes += size
 }
 
-// makeRoom drops the oldest of both kinds until size more octets fit:
-// negatives first, they are cheap to lose.
-func (s *shard) makeRoom(size int64) {
-	for s.bytes+size > s.maxBytes {
-		c := s.negative
-		if c.Len() == 0 {
-			c = s.found
-		}
-		old, oe, ok := c.RemoveOldest()
-		if !ok {
-			return
-		}
-		s.bytes -= oe.size(old)
+// evict drops the oldest entry, if there is one.
+func (s *shard) evict(c *lru.Cache[question, *entry]) bool {
+	q, e, ok := c.RemoveOldest()
+	if ok {
+		s.bytes -= e.size(q)
 	}
+	return ok
 }
 
 func (s *shard) remove(c *lru.Cache[question, *entry], q question) {

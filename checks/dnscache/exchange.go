@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -43,12 +44,12 @@ type result struct {
 // answer wins; a server that says it cannot (SERVFAIL, REFUSED) is not asked
 // again, since it has done its own tries.
 func (r *Resolver) ask(ctx context.Context, q question) (*answer, error) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	tries := r.order()
 	results := make(chan result, len(tries)*rounds)
 	var running sync.WaitGroup
 	defer running.Wait() // they end at once, their sockets being closed
-	defer cancel()
+	defer cancel(errFaster)
 
 	pending := 0
 	hedge := time.NewTimer(0)
@@ -59,7 +60,7 @@ func (r *Resolver) ask(ctx context.Context, q question) (*answer, error) {
 			t.running = true
 			pending++
 			running.Go(func() {
-				a, err := r.try(ctx, t.server, q)
+				a, err := r.guarded(ctx, t.server, q)
 				results <- result{t, a, err}
 			})
 			hedge.Reset(t.server.hedge(r.timeout))
@@ -94,13 +95,17 @@ func (r *Resolver) ask(ctx context.Context, q question) (*answer, error) {
 	}
 }
 
+// errFaster ends the tries at the other servers once one has answered.
+var errFaster = errors.New("another server was faster")
+
 // order returns the servers as they are to be asked: as configured, but those
 // that were silent lately behind those that were not.
 func (r *Resolver) order() []*try {
 	tries := make([]*try, 0, len(r.servers))
-	for _, quiet := range [2]bool{false, true} {
+	now := r.now().UnixNano()
+	for _, behind := range [2]bool{false, true} {
 		for _, s := range r.servers {
-			if s.failures.Load() > 0 == quiet {
+			if s.behind.Load() > now == behind {
 				tries = append(tries, &try{server: s, left: rounds})
 			}
 		}
@@ -118,6 +123,18 @@ func pick(tries []*try) *try {
 		}
 	}
 	return best
+}
+
+// guarded is try for a goroutine of its own: a panic over what a server sent is
+// a failure of that server, and NOT: the end of the process.
+func (r *Resolver) guarded(ctx context.Context, s *server, q question) (a *answer, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			a, err = nil, answerError("panic over an answer")
+			r.log.Error("dns: panic over an answer", "type", q.rrtype.String(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	return r.try(ctx, s, q)
 }
 
 // try asks one server, in the ways it understands.
@@ -170,13 +187,14 @@ func (r *Resolver) exchange(ctx context.Context, s *server, q question, edns boo
 	return r.stream(ctx, s, newQuery(q, false, edns))
 }
 
-var (
-	errTruncated = errors.New("truncated")
-	errCase      = errors.New("the case of the name was not kept")
+// What an answer by UDP may ask us to do over.
+const (
+	errTruncated = answerError("truncated")
+	errCase      = answerError("the case of the name was not kept")
 )
 
 // within runs f on a connection that is closed when ctx ends or the time of a
-// try is up, which is what ends a read. measure counts the exchange.
+// try is up, which is what ends a read, and keeps the server's record.
 func (r *Resolver) within(ctx context.Context, s *server, name string, f func(ctx context.Context) (*answer, error)) (*answer, error) {
 	tryCtx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
@@ -185,17 +203,19 @@ func (r *Resolver) within(ctx context.Context, s *server, name string, f func(ct
 	took := r.now().Sub(start)
 	switch {
 	case ctx.Err() != nil && err != nil:
-		return nil, errContext(ctx, name) // another server was faster, or the caller is gone: says nothing about this one
-	case err == nil, errors.Is(err, errTruncated), errors.Is(err, errCase):
+		// Cut short. That says something about this server only if it had more
+		// than its time, and another one answered.
+		if errors.Is(context.Cause(ctx), errFaster) && took >= s.hedge(r.timeout) {
+			s.silent(r.now())
+		}
+		return nil, errContext(ctx, name)
+	case err == nil, !isOurs(err):
 		s.answered(took)
 		r.metrics.DNSQueryTook(took)
 		return a, err
 	}
-	s.silent()
-	var de *net.DNSError
+	s.silent(r.now())
 	switch {
-	case errors.As(err, &de):
-		return nil, de
 	case tryCtx.Err() != nil || isTimeout(err):
 		r.metrics.DNSQueryTook(took)
 		return nil, errTimeout(name, s.address, textTimeout)
@@ -238,7 +258,7 @@ func (r *Resolver) datagram(ctx context.Context, s *server, q *query) (*answer, 
 }
 
 // stream asks by TCP or TLS, over a connection of the pool. One that was idle
-// may have been closed meanwhile; then a new one is opened, once.
+// may have been closed meanwhile; then the next is taken, a new one at last.
 func (r *Resolver) stream(ctx context.Context, s *server, q *query) (*answer, error) {
 	return r.within(ctx, s, q.name, func(ctx context.Context) (*answer, error) {
 		for {
@@ -258,6 +278,9 @@ func (r *Resolver) stream(ctx context.Context, s *server, q *query) (*answer, er
 				}
 			} else {
 				s.pool.put(conn)
+			}
+			if q.mixed && q.match(msg) == matchCase {
+				s.oneCase.Store(r.now().Add(notAgain).UnixNano()) // it was no forger
 			}
 			return parse(msg, q.question)
 		}

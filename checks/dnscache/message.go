@@ -194,11 +194,16 @@ type answer struct {
 	ips  []net.IPAddr
 }
 
-var (
-	errMalformed = errors.New("malformed answer")
-	errTooMany   = errors.New("too many records")
-	errChain     = errors.New("CNAME chain too long, or a loop")
-	errReferral  = errors.New("referral instead of an answer")
+// answerError is what is wrong with an answer that came.
+type answerError string
+
+func (e answerError) Error() string { return string(e) }
+
+const (
+	errMalformed = answerError("malformed answer")
+	errTooMany   = answerError("too many records")
+	errChain     = answerError("CNAME chain too long, or a loop")
+	errReferral  = answerError("referral instead of an answer")
 )
 
 // parse reads a response that matches the query (see query.match). What is in

@@ -3,11 +3,9 @@ package dnscache
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math"
 	"net"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -215,10 +213,6 @@ func (r *Resolver) run(s *shard, q question, c *call) {
 	defer r.inFlight.Add(-1)
 	defer close(c.done)
 	defer func() {
-		if p := recover(); p != nil {
-			c.e = r.failure(s, q, errTemporary(q.name, "", "panic"))
-			r.log.Error("dns: panic while resolving", "type", q.rrtype.String(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.put(q, c.e)
@@ -246,7 +240,7 @@ func (r *Resolver) resolve(ctx context.Context, s *shard, q question) *entry {
 			return r.entry(q, a, ttl)
 		}
 		if links += a.links; links > maxChain {
-			return r.failure(s, q, errTemporary(q.name, "", errChain.Error()))
+			return r.failure(s, q, errChain)
 		}
 		if at.name, _ = canonical(a.alias); at.name == "" {
 			return r.entry(q, &answer{kind: kindNXDomain}, 0) // an alias to what cannot exist
@@ -274,16 +268,14 @@ func (r *Resolver) entry(q question, a *answer, ttl uint32) *entry {
 // failure makes an error the entry that is kept for a moment, so that a domain
 // whose servers are down costs a query now and then, and not one per message.
 func (r *Resolver) failure(s *shard, q question, err error) *entry {
-	de, ok := err.(*net.DNSError) //nolint:errorlint // what is not bare must be made so
-	if !ok {
-		de = errTemporary(q.name, "", err.Error())
-	}
-	if de.Name != q.name {
-		c := *de
-		c.Name = q.name
+	de := errTemporary(q.name, "", err.Error())
+	var from *net.DNSError
+	if errors.As(err, &from) {
+		c := *from
+		c.Name = q.name // not that of an alias on the way
 		de = &c
 	}
-	e := &entry{kind: kindFailure, err: de, ttl: failureTTL}
+	e := &entry{kind: kindFailure, err: de, ttl: failureTTL, blame: isOurs(err)}
 	if before, ok := s.negative.Peek(q); ok && before.kind == kindFailure {
 		e.ttl = min(2*before.ttl, failureMaxTTL)
 	}
@@ -305,6 +297,14 @@ func rcodeError(name, server string, rcode dnsmessage.RCode) *net.DNSError {
 		text = "server answered NOTIMP"
 	}
 	return errTemporary(name, server, text)
+}
+
+// isOurs tells whether an error may come from trouble of our own name servers:
+// there was no answer, or none but SERVFAIL and the like. What is wrong inside an
+// answer is the domain's fault.
+func isOurs(err error) bool {
+	var bad answerError
+	return !errors.As(err, &bad)
 }
 
 // isTimeout tells whether an exchange failed because no answer came.

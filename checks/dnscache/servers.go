@@ -29,6 +29,7 @@ type server struct {
 	plain    atomic.Int64 // until then (Unix nanoseconds) no EDNS
 	oneCase  atomic.Int64 // until then names are not in random case, since it does not keep it
 	failures atomic.Int32 // exchanges without an answer since the last one with
+	behind   atomic.Int64 // until then it is asked after the others
 	rtt      atomic.Int64 // smoothed, nanoseconds
 }
 
@@ -103,9 +104,10 @@ func systemServers(file string) ([]string, error) {
 	return found, nil
 }
 
-// answered keeps the server's record after an answer; silent after none.
+// answered keeps the server's record after an answer.
 func (s *server) answered(took time.Duration) {
 	s.failures.Store(0)
+	s.behind.Store(0)
 	old := s.rtt.Load()
 	if old == 0 {
 		s.rtt.Store(int64(took))
@@ -114,7 +116,16 @@ func (s *server) answered(took time.Duration) {
 	s.rtt.Store(old + (int64(took)-old)/8) // RFC 6298's gain; a lost update does no harm
 }
 
-func (s *server) silent() { s.failures.Add(1) }
+// maxBehind is how long a server that keeps silent stays behind the others
+// before it gets another chance.
+const maxBehind = 64 * time.Second
+
+// silent puts the server behind the others, for 2 seconds and twice as long
+// each further time.
+func (s *server) silent(now time.Time) {
+	n := min(s.failures.Add(1), 6)
+	s.behind.Store(now.Add(min(time.Second<<n, maxBehind)).UnixNano())
+}
 
 // hedge is how long to wait for this server before the next one is asked too.
 func (s *server) hedge(timeout time.Duration) time.Duration {
