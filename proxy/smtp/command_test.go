@@ -83,10 +83,8 @@ func TestCommandSuite(t *testing.T) {
 	for _, c := range suite.Cases {
 		line := strings.ReplaceAll(octetString(c.Line), "{X}", strings.Repeat("x", 1<<20))
 		raw, err := ReadLine(reader([]byte(line), 4096, 4096), 2048)
-		code := 250
-		if err != nil {
-			code = 500
-		} else {
+		code := 500
+		if err == nil {
 			verb, arg, err := ParseCommand(raw)
 			switch {
 			case err != nil:
