@@ -18,7 +18,7 @@ func TestParseCommand(t *testing.T) {
 		{"a verb nobody knows", "xyzzy foo", "XYZZY", "foo"},
 		{"one longer than any known", "abracadabra", "ABRACADABRA", ""},
 		{"HTTP", "GET / HTTP/1.1", "GET", "/ HTTP/1.1"},
-		{"all the known ones", "starttls", "STARTTLS", ""},
+		{"one of eight letters", "starttls", "STARTTLS", ""},
 	} {
 		verb, arg, err := ParseCommand([]byte(tt.line))
 		if verb != tt.verb || arg != tt.arg || err != nil {
@@ -61,10 +61,24 @@ func replyCode(err error) int {
 	return 0
 }
 
+func TestSyntaxErrorShowsItsReply(t *testing.T) {
+	_, _, err := ParseCommand(nil)
+	if want := "smtp: 500 5.5.2 Command syntax error."; err.Error() != want {
+		t.Errorf("%q, want %q", err, want)
+	}
+}
+
 func TestKnownVerbsDoNotAllocate(t *testing.T) {
-	line := []byte("rset")
-	if n := testing.AllocsPerRun(100, func() { ParseCommand(line) }); n != 0 {
-		t.Errorf("%v allocations", n)
+	for _, v := range []string{
+		"EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "STARTTLS", "VRFY", "EXPN", "HELP", "AUTH", "ETRN",
+	} {
+		line := []byte(strings.ToLower(v))
+		if verb, _, err := ParseCommand(line); verb != v || err != nil {
+			t.Errorf("%s is %q, %v", v, verb, err)
+		}
+		if n := testing.AllocsPerRun(100, func() { ParseCommand(line) }); n != 0 {
+			t.Errorf("%s: %v allocations", v, n)
+		}
 	}
 }
 

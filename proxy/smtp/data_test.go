@@ -79,6 +79,7 @@ func TestDataScanner(t *testing.T) {
 		{"a dot that waits", "a\r\n.", passage{"a\r\n", -1, nil, 3, false}},
 		{"with its CR", "a\r\n.\r", passage{"a\r\n", -1, nil, 3, false}},
 		{"a bare LF: its line does not go on, and the end is found", "a\r\nb\nc\r\n.\r\n", passage{"a\r\n", 8, ErrBareLF, 3, false}},
+		{"stuffed dots above the fault", "..a\r\nb\nc\r\n.\r\n", passage{"..a\r\n", 10, ErrBareLF, 4, false}},
 		{"a bare CR", "a\r\nb\rc\r\n.\r\n", passage{"a\r\n", 8, ErrBareCR, 3, false}},
 		{"a NUL", "a\r\nb\x00c\r\n.\r\n", passage{"a\r\n", 8, ErrNUL, 3, false}},
 		{"LF . LF is no end", "a\n.\nb\r\n.\r\n", passage{"", 7, ErrBareLF, 0, false}},

@@ -76,11 +76,11 @@ func (f *failing) Write(p []byte) (int, error) {
 }
 
 func TestDotWriterKeepsItsError(t *testing.T) {
-	for left := range 10 {
+	for left := range 16 {
 		d := NewDotWriter(&failing{left})
 		_, err := io.WriteString(d, ".a\r")
 		if err == nil {
-			_, err = io.WriteString(d, "\n.b\r\n")
+			_, err = io.WriteString(d, "\n.b\r\n..\r\n")
 		}
 		if cerr := d.Close(); !errors.Is(cerr, errBroken) || err != nil && err != cerr {
 			t.Errorf("room for %d: Write %v, Close %v", left, err, cerr)
