@@ -33,11 +33,15 @@ type Check struct {
 	// that (no SUBMITTER was given, no list is configured), and says whether it
 	// did. It spares the goroutine and the timer. May be nil.
 	trivial func(f *policy.Facts, msg Message) bool
+
+	// needs names checks whose results this one reads. A Set that holds it holds
+	// them too, and runs it when they are through.
+	needs []string
 }
 
 // All is the table of checks. To add one, write it, give its result a field in
 // policy.Facts, and name it here.
-var All = []func(Deps) Check{Iprev, SPF, SPFHelo, Submitter, DNSBL, PRA}
+var All = []func(Deps) Check{Iprev, SPF, SPFHelo, Submitter, DNSBL, PRA, DKIM, DMARC}
 
 // Message is what a check may read besides the facts: nothing before the
 // header stage, the header from there on, the whole at the message stage.

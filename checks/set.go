@@ -28,7 +28,8 @@ type Ran struct {
 	Result policy.Result
 }
 
-// NewSet builds those checks of All whose name wanted names; nil wants all.
+// NewSet builds those checks of All that wanted wants, and those whose results
+// they read; nil wants all.
 func NewSet(d Deps, wanted func(name string) bool) *Set {
 	if d.Timeout <= 0 {
 		d.Timeout = defaultTimeout
@@ -36,17 +37,25 @@ func NewSet(d Deps, wanted func(name string) bool) *Set {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Set{deps: d}
+	all := make([]Check, 0, len(All))
+	want := make(map[string]bool, len(All))
 	for _, build := range All {
-		s.add(build(d), wanted)
+		c := build(d)
+		all = append(all, c)
+		if wanted == nil || wanted(c.Name) {
+			want[c.Name] = true
+			for _, n := range c.needs {
+				want[n] = true
+			}
+		}
+	}
+	s := &Set{deps: d}
+	for _, c := range all {
+		if want[c.Name] {
+			s.byStage[c.Stage] = append(s.byStage[c.Stage], c)
+		}
 	}
 	return s
-}
-
-func (s *Set) add(c Check, wanted func(name string) bool) {
-	if wanted == nil || wanted(c.Name) {
-		s.byStage[c.Stage] = append(s.byStage[c.Stage], c)
-	}
 }
 
 // Wants says whether the set holds the check of that name.
@@ -81,31 +90,56 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 	}
 
 	ran := make([]Ran, len(checks))
-	asking := make([]int, 0, len(checks))
+	s.wave(ctx, checks, ran, f, msg, func(c *Check) bool { return c.needs == nil })
+	s.wave(ctx, checks, ran, f, msg, func(c *Check) bool { return c.needs != nil })
 	for i, c := range checks {
-		ran[i].Name = c.Name
-		if c.trivial == nil || !c.trivial(f, msg) {
-			asking = append(asking, i)
-		}
-	}
-	if len(asking) > 0 {
-		ctx, cancel := context.WithTimeout(ctx, s.deps.Timeout)
-		defer cancel()
-		last := len(asking) - 1
-		var wg sync.WaitGroup
-		for _, i := range asking[:last] {
-			wg.Go(func() { ran[i].Took = s.run(ctx, &checks[i], f, msg) })
-		}
-		// One of them in our own goroutine: most stages have only one that asks.
-		i := asking[last]
-		ran[i].Took = s.run(ctx, &checks[i], f, msg)
-		wg.Wait()
-	}
-	for i, c := range checks {
-		ran[i].Result = *c.Result(f)
+		ran[i].Name, ran[i].Result = c.Name, *c.Result(f)
 		s.deps.Metrics.CheckDone(c.Name, string(ran[i].Result), ran[i].Took)
 	}
 	return ran
+}
+
+// wave runs those checks that are in it and waits for them.
+func (s *Set) wave(ctx context.Context, checks []Check, ran []Ran, f *policy.Facts, msg Message, in func(*Check) bool) {
+	var asking []int
+	for i := range checks {
+		if c := &checks[i]; in(c) && !s.settled(c, f, msg) {
+			asking = append(asking, i)
+		}
+	}
+	if len(asking) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.deps.Timeout)
+	defer cancel()
+	last := len(asking) - 1
+	var wg sync.WaitGroup
+	for _, i := range asking[:last] {
+		wg.Go(func() { ran[i].Took = s.run(ctx, &checks[i], f, msg) })
+	}
+	// One of them in our own goroutine: most stages have only one that asks.
+	i := asking[last]
+	ran[i].Took = s.run(ctx, &checks[i], f, msg)
+	wg.Wait()
+}
+
+// settled says whether c could be settled without asking anybody.
+func (s *Set) settled(c *Check, f *policy.Facts, msg Message) (done bool) {
+	if c.trivial == nil {
+		return false
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.panicked(c, f, p)
+			done = true
+		}
+	}()
+	return c.trivial(f, msg)
+}
+
+func (s *Set) panicked(c *Check, f *policy.Facts, p any) {
+	s.deps.Log.Error("check panicked", "id", f.ID, "check", c.Name, "panic", p, "stack", string(debug.Stack()))
+	*c.Result(f) = policy.TempError
 }
 
 func (s *Set) run(ctx context.Context, c *Check, f *policy.Facts, msg Message) (took time.Duration) {
@@ -114,8 +148,7 @@ func (s *Set) run(ctx context.Context, c *Check, f *policy.Facts, msg Message) (
 	defer func() {
 		took = time.Since(start)
 		if p := recover(); p != nil {
-			s.deps.Log.Error("check panicked", "id", f.ID, "check", c.Name, "panic", p, "stack", string(debug.Stack()))
-			*result = policy.TempError
+			s.panicked(c, f, p)
 			return
 		}
 		// NOT: only where the result is missing. What a check concluded from

@@ -1,0 +1,315 @@
+package checks
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/emersion/go-msgauth/dkim"
+	"golang.org/x/net/idna"
+
+	"postern/policy"
+	"postern/proxy/smtp"
+)
+
+const (
+	// maxSignatures is how many signatures of a message are read: those on top,
+	// since each hop signs above what it got.
+	maxSignatures = 8
+	// maxKeyRecord keeps a key that takes seconds to multiply from being
+	// published: in 2 KiB fit some 12,000 bits of RSA.
+	maxKeyRecord = 2048
+	// Bounds on what one hostile header section may cost. The dkim package looks
+	// every name of h= up in all fields, and joins folded lines one by one.
+	maxHeaderWork = 1 << 20
+	maxFoldWork   = 32 << 20
+)
+
+// DKIM verifies the signatures of the message (RFC 6376, 8301, 8463).
+func DKIM(d Deps) Check {
+	return Check{
+		Name:   "dkim",
+		Doc:    "The DKIM signatures of the message (RFC 6376).",
+		Stage:  policy.Message,
+		Result: func(f *policy.Facts) *policy.Result { return &f.DKIM.Result },
+		trivial: func(f *policy.Facts, msg Message) bool {
+			f.DKIM = policy.DKIM{Result: policy.None}
+			return !slices.ContainsFunc(msg.Header, func(h smtp.Field) bool { return fieldIs(h.Name, "DKIM-Signature") })
+		},
+		Run: func(ctx context.Context, f *policy.Facts, msg Message) { f.DKIM = verifyDKIM(ctx, d.Resolver, msg) },
+	}
+}
+
+// signature is what one DKIM-Signature field says (RFC 6376 §3.5).
+type signature struct {
+	domain, selector, identity, algorithm string
+	length                                bool // l= is there
+	names                                 int  // in h=
+}
+
+// readSignature reads tags as the dkim package does; whether they are right is
+// its business.
+func readSignature(value string) (s signature) {
+	for tag := range strings.SplitSeq(value, ";") {
+		name, v, _ := strings.Cut(tag, "=")
+		switch strings.TrimSpace(name) {
+		case "d":
+			s.domain = squeeze(v)
+		case "s":
+			s.selector = squeeze(v)
+		case "i":
+			s.identity = squeeze(v)
+		case "a":
+			s.algorithm, _, _ = strings.Cut(squeeze(v), "-")
+		case "l":
+			s.length = true
+		case "h":
+			s.names = strings.Count(v, ":") + 1
+		}
+	}
+	return s
+}
+
+// squeeze takes out white space, folding included.
+func squeeze(s string) string { return strings.Join(strings.Fields(s), "") }
+
+// verifyDKIM verifies the first signatures of a message that has some.
+func verifyDKIM(ctx context.Context, r Resolver, msg Message) policy.DKIM {
+	var sigs []signature
+	var work, folds int
+	for _, h := range msg.Header {
+		folds += strings.Count(h.Value, "\n") * len(h.Value) / 2
+		if len(sigs) < maxSignatures && fieldIs(h.Name, "DKIM-Signature") {
+			s := readSignature(h.Value)
+			sigs, work = append(sigs, s), work+s.names*len(msg.Header)
+		}
+	}
+	all := func(result policy.Result, reason string) policy.DKIM {
+		out := policy.DKIM{Result: result}
+		for _, s := range sigs {
+			out.Signatures = append(out.Signatures, s.found(result, reason))
+		}
+		return out
+	}
+	switch {
+	case msg.Whole == nil:
+		return all(policy.TempError, "the message was not kept")
+	case work > maxHeaderWork || folds > maxFoldWork:
+		return all(policy.Neutral, "the header section is too laborious to verify")
+	}
+
+	whole := &messageReader{ctx: ctx, r: io.NewSectionReader(msg.Whole, 0, msg.Size)}
+	var reader io.Reader = whole
+	if !hasBody(msg) {
+		reader = io.MultiReader(whole, strings.NewReader("\r\n")) // header alone: RFC 5322 §2.1 lets the empty line go
+	}
+	keys := &keyring{ctx: ctx, resolver: r, sigs: sigs, strict: map[string]bool{}}
+	verifs, err := dkim.VerifyWithOptions(reader, &dkim.VerifyOptions{LookupTXT: keys.lookup, MaxVerifications: maxSignatures})
+	switch {
+	case whole.cut != nil:
+		return all(policy.TempError, "the message could not be read in full")
+	case err != nil && !errors.Is(err, dkim.ErrTooManySignatures), len(verifs) != len(sigs):
+		return all(policy.PermError, "the header section cannot be read")
+	}
+	out := policy.DKIM{Result: policy.None}
+	for i, s := range sigs {
+		result, reason := s.judge(verifs[i].Err, keys)
+		out.Signatures = append(out.Signatures, s.found(result, reason))
+		if better(result, out.Result) {
+			out.Result = result
+		}
+		if result == policy.Pass {
+			if d, ok := domainName(s.domain); ok && !slices.Contains(out.Domains, d) {
+				out.Domains = append(out.Domains, d)
+			}
+		}
+	}
+	return out
+}
+
+// found is the signature as a fact.
+func (s signature) found(result policy.Result, reason string) policy.DKIMSignature {
+	domain, ok := domainName(s.domain)
+	if !ok {
+		domain = printable(s.domain, maxName)
+	}
+	return policy.DKIMSignature{Domain: domain, Selector: printable(s.selector, maxName), Result: result, Reason: printable(reason, maxReason)}
+}
+
+// judge turns the package's verdict on s into a result word, and sets right what
+// the package does not look at.
+func (s signature) judge(err error, keys *keyring) (policy.Result, string) {
+	_, agent, _ := cutLast(s.identity, '@')
+	if s.identity == "" {
+		agent = s.domain
+	}
+	switch {
+	case err == nil && keys.isStrict(s) && !strings.EqualFold(agent, s.domain):
+		return policy.PermError, "the key is for the domain itself alone (t=s), and i= is below it"
+	case err == nil:
+		return policy.Pass, ""
+	}
+	reason := strings.TrimPrefix(err.Error(), "dkim: ")
+	switch {
+	case dkim.IsTempFail(err):
+		return policy.TempError, "the key cannot be looked up"
+	case dkim.IsPermFail(err):
+		// The package compares i= with d= by letter case. That it could not
+		// verify for this reason is no fault of the signature's.
+		if reason == "domain mismatch" && isSubdomain(agent, s.domain) {
+			return policy.Neutral, "i= and d= differ in case: not verified"
+		}
+		return policy.PermError, reason
+	case s.length:
+		return policy.Neutral, "signed in part only (l=): whatever follows could have been added"
+	}
+	return policy.Fail, reason
+}
+
+// better says whether a is the better result of two signatures. Temperror comes
+// right behind pass: it might have been one.
+func better(a, b policy.Result) bool {
+	order := [...]policy.Result{policy.None, policy.PermError, policy.Fail, policy.Neutral, policy.TempError, policy.Pass}
+	return slices.Index(order[:], a) > slices.Index(order[:], b)
+}
+
+// keyring looks keys up for the dkim package, which calls it from several
+// goroutines.
+type keyring struct {
+	ctx      context.Context //nolint:containedctx // the package's callback has none
+	resolver Resolver
+	sigs     []signature
+
+	mu     sync.Mutex
+	strict map[string]bool // by name of the key: t=s
+}
+
+const domainKey = "._domainkey."
+
+func (s signature) keyName() string { return s.selector + domainKey + s.domain }
+
+// lookup returns the key record of a name. The package understands errors that
+// say of themselves that they are temporary, and takes all others for final.
+func (k *keyring) lookup(name string) ([]string, error) {
+	selector, domain, _ := strings.Cut(name, domainKey)
+	ascii, err := idna.Lookup.ToASCII(strings.TrimSuffix(domain, "."))
+	if err != nil {
+		ascii = domain
+	}
+	query := selector + domainKey + ascii
+	if !askable(query) {
+		return nil, errNotFound
+	}
+	txts, err := k.resolver.LookupTXT(k.ctx, query)
+	switch {
+	case isNotFound(err):
+		return nil, errNotFound
+	case err != nil:
+		return nil, errTemporary
+	}
+	txts = k.choose(name, txts)
+	if len(txts) == 1 {
+		if len(txts[0]) > maxKeyRecord {
+			return nil, errNotFound
+		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.strict[name] = slices.Contains(strings.Split(squeeze(keyTag(txts[0], "t")), ":"), "s")
+	}
+	return txts, nil
+}
+
+// choose picks the record for the algorithm of the signature where a selector
+// has several. RFC 6376 §3.6.2.2 leaves that undefined; people do it to publish
+// an Ed25519 key beside the RSA one.
+func (k *keyring) choose(name string, txts []string) []string {
+	if len(txts) < 2 {
+		return txts
+	}
+	var fit []string
+	for _, s := range k.sigs {
+		if s.keyName() != name {
+			continue
+		}
+		for _, txt := range txts {
+			algorithm := squeeze(keyTag(txt, "k"))
+			if algorithm == "" {
+				algorithm = "rsa"
+			}
+			if algorithm == s.algorithm && keyTag(txt, "p") != "" && !slices.Contains(fit, txt) {
+				fit = append(fit, txt)
+			}
+		}
+	}
+	if len(fit) == 1 {
+		return fit
+	}
+	return txts
+}
+
+func (k *keyring) isStrict(s signature) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.strict[s.keyName()]
+}
+
+// keyTag returns the value of a tag of a key record.
+func keyTag(txt, tag string) string {
+	for t := range strings.SplitSeq(txt, ";") {
+		if name, v, ok := strings.Cut(t, "="); ok && strings.TrimSpace(name) == tag {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
+}
+
+// messageReader ends when the message does, when reading fails or when ctx is
+// over; cut tells the difference. NOT: an error. The package would come back at
+// once and leave two goroutines behind for each signature.
+type messageReader struct {
+	ctx context.Context //nolint:containedctx // of one verification
+	r   io.Reader
+	cut error
+}
+
+func (m *messageReader) Read(p []byte) (int, error) {
+	if m.cut == nil {
+		m.cut = m.ctx.Err()
+	}
+	if m.cut != nil {
+		return 0, io.EOF
+	}
+	n, err := m.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		m.cut, err = err, io.EOF
+	}
+	return n, err
+}
+
+// hasBody says whether an empty line ends the header section of a message.
+func hasBody(msg Message) bool {
+	buf := make([]byte, 4096)
+	const end = "\r\n\r\n"
+	for at := int64(0); at < msg.Size; at += int64(len(buf) - len(end) + 1) {
+		n, err := msg.Whole.ReadAt(buf, at)
+		if bytes.Contains(buf[:n], []byte(end)) || at == 0 && bytes.HasPrefix(buf[:n], []byte("\r\n")) {
+			return true
+		}
+		if err != nil {
+			return false
+		}
+	}
+	return false
+}
+
+// cutLast cuts s at the last c.
+func cutLast(s string, c byte) (before, after string, found bool) {
+	if i := strings.LastIndexByte(s, c); i >= 0 {
+		return s[:i], s[i+1:], true
+	}
+	return s, "", false
+}
