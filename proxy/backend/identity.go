@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pires/go-proxyproto"
@@ -56,8 +57,14 @@ func (c Client) attribute(name string) (string, bool) {
 		if c.Helo == "" {
 			return unavailable, true
 		}
-		// A name of more than a command line may hold is nobody's name.
-		return c.Helo[:min(len(c.Helo), 255)], true
+		// A backend may refuse control characters, and all of XCLIENT with
+		// them; what it would have logged is "?".
+		return strings.Map(func(r rune) rune {
+			if r < ' ' || r == 0x7f {
+				return '?'
+			}
+			return r
+		}, c.Helo), true
 	case "PROTO":
 		if c.ESMTP {
 			return "ESMTP", true
@@ -100,7 +107,7 @@ func xlines(verb string, want, offered []string, c Client, add func(line []byte)
 		}
 		text := smtp.EncodeXtext(value)
 		if len(text) > maxXValue {
-			text = smtp.EncodeXtext(value[:maxXValue/3])
+			text = smtp.EncodeXtext(value[:min(len(value), maxXValue/3)])
 		}
 		pair := name + "=" + text
 		if len(line)+1+len(pair) > maxXLine {

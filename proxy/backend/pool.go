@@ -93,7 +93,8 @@ func (p *Pool) connect(ctx context.Context, c *Client, fresh bool) (l *link, reu
 		}
 		for idle != nil {
 			e := errors.New("dead")
-			if idle.alive() {
+			// The answer to RSET, which is on its way, is a sign of life.
+			if idle.resetting || idle.alive() {
 				e = idle.reintroduce(ctx, c)
 			}
 			if e == nil {
@@ -130,7 +131,8 @@ func (p *Pool) failed(ctx context.Context, a *address, err error) {
 		return
 	}
 	p.o.Metrics.BackendError(p.name, string(e.Kind))
-	if e.personal && e.Kind != KindIdentity {
+	// 550 to XCLIENT means that nobody's identity is taken from us.
+	if e.personal && (e.Kind != KindIdentity || e.Reply.Code != 550) {
 		return
 	}
 	a.markDown(err)

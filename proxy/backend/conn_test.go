@@ -1,0 +1,441 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"postern/configs"
+	"postern/proxy/smtp"
+	"postern/proxy/smtptest"
+)
+
+func TestOneMessageArrivesAsSent(t *testing.T) {
+	sink := newSink(t, smtptest.SinkOptions{})
+	s := newSet(t, Options{}, backendAt(identityXClient, sink.Addr()))
+	c := open(t, s, alice)
+	c.QueueMail(smtp.Path{}, []smtp.Param{{Key: "BODY", Value: "8BITMIME", HasValue: true}, {Key: "SMTPUTF8"}})
+	c.QueueRcpt(smtp.Path{Local: "a b", Domain: "example.org"}, []smtp.Param{{Key: "NOTIFY", Value: "NEVER", HasValue: true}})
+	c.QueueData()
+	if n := c.Outstanding(); n != 3 {
+		t.Errorf("outstanding %d", n)
+	}
+	want(t, c, 250)
+	want(t, c, 250)
+	want(t, c, 354)
+	const text = "A: b\r\n\r\n..dot\r\n\xff\r\n"
+	for i := range text { // octet by octet
+		if _, err := c.Write([]byte{text[i]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _ = c.Write([]byte(".\r\n"))
+	if c.EndSent() {
+		t.Error("the end was sent before anybody asked")
+	}
+	r, err := c.FinalReply()
+	if err != nil || r.Code != 250 || !c.EndSent() {
+		t.Fatal(r, err, c.EndSent())
+	}
+	c.Release()
+	m := sink.Messages()
+	if len(m) != 1 || string(m[0].Raw) != text || string(m[0].Text) != strings.Replace(text, "..", ".", 1) {
+		t.Fatalf("%+v", m)
+	}
+	if !m[0].From.IsNull() || m[0].To[0].Path.Local != "a b" || m[0].Params[1].Key != "SMTPUTF8" || m[0].To[0].Params[0].Value != "NEVER" {
+		t.Errorf("envelope %+v", m[0].Envelope)
+	}
+}
+
+// What is queued leaves in one write, message included, since every write
+// costs a system call here and a wake-up there.
+func TestAGroupLeavesInOneWrite(t *testing.T) {
+	sink := newSink(t, smtptest.SinkOptions{})
+	var writes [][]byte
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		nc, err := new(net.Dialer).DialContext(ctx, network, address)
+		return counting{nc, &writes}, err
+	}
+	s := newSet(t, Options{Dial: dial}, backendAt(identityNone, sink.Addr()))
+	c := open(t, s, alice)
+	defer c.Release()
+	writes = nil
+	c.QueueMail(sender, nil)
+	c.QueueRcpt(recipient, nil)
+	c.QueueBdat(6, false)
+	_, _ = c.Write([]byte("A: b\r\n"))
+	c.QueueBdat(7, true)
+	_, _ = c.Write([]byte("\r\nhello"))
+	for range 4 {
+		want(t, c, 250)
+	}
+	if len(writes) != 1 {
+		t.Errorf("%d writes: %q", len(writes), writes)
+	}
+	if m := sink.Messages(); len(m) != 1 || string(m[0].Text) != "A: b\r\n\r\nhello" || !m[0].Chunked {
+		t.Errorf("%+v", m)
+	}
+	if !c.EndSent() {
+		t.Error("EndSent")
+	}
+}
+
+// Without PIPELINING one command at a time, though the caller queues as ever.
+func TestABackendWithoutPipeliningIsAskedOneByOne(t *testing.T) {
+	var c *Conn
+	early := false
+	sink := newSink(t, smtptest.SinkOptions{Without: []string{"PIPELINING"}})
+	var writes [][]byte
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		nc, err := new(net.Dialer).DialContext(ctx, network, address)
+		return counting{nc, &writes}, err
+	}
+	s := newSet(t, Options{Dial: dial}, backendAt(identityXForward, sink.Addr()))
+	c = open(t, s, alice)
+	writes = nil
+	big := strings.Repeat("x", 3*bufferSize)
+	c.QueueMail(sender, nil)
+	c.QueueRcpt(recipient, nil)
+	c.QueueRcpt(recipient, nil)
+	c.QueueBdat(int64(len(big)), false)
+	if _, err := c.Write([]byte(big)); err != nil {
+		t.Fatal(err)
+	}
+	c.QueueBdat(2, true)
+	_, _ = c.Write([]byte("\r\n"))
+	if c.Outstanding() != 5 {
+		t.Errorf("outstanding %d", c.Outstanding())
+	}
+	for range 5 {
+		want(t, c, 250)
+	}
+	c.QueueMail(sender, nil)
+	c.QueueRcpt(recipient, nil)
+	c.QueueData()
+	want(t, c, 250)
+	want(t, c, 250)
+	want(t, c, 354)
+	_, _ = c.Write([]byte("\r\n.\r\n"))
+	if r, err := c.FinalReply(); err != nil || r.Code != 250 {
+		t.Fatal(r, err)
+	}
+	c.Release()
+	for _, w := range writes {
+		if n := strings.Count(string(w), "\r\n"); n > 1 && !strings.Contains(string(w), "BDAT") && !strings.HasSuffix(string(w), ".\r\n") {
+			early = true
+		}
+	}
+	if early {
+		t.Errorf("several commands in one write: %q", writes)
+	}
+	m := sink.Messages()
+	if len(m) != 2 || string(m[0].Text) != big+"\r\n" {
+		t.Errorf("%d messages", len(m))
+	}
+}
+
+func TestOctetsNobodyAnnouncedAreNotSent(t *testing.T) {
+	sink := newSink(t, smtptest.SinkOptions{})
+	s := newSet(t, Options{}, backendAt(identityNone, sink.Addr()))
+	c := open(t, s, alice)
+	defer c.Abort()
+	c.QueueMail(sender, nil)
+	c.QueueBdat(3, true)
+	if _, err := c.Write([]byte("abcd")); err == nil {
+		t.Error("four octets were taken for three")
+	}
+	if got := sink.Commands(); slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, "MAIL") }) {
+		t.Errorf("heard %q", got)
+	}
+}
+
+func TestRefusalsAreReplies(t *testing.T) {
+	sink := newSink(t, smtptest.SinkOptions{Script: func(st smtptest.Step) smtptest.Action {
+		switch {
+		case strings.HasPrefix(st.Line, "RCPT TO:<no@"):
+			return smtptest.Action{Reply: "550-5.1.1 No\r\n550 5.1.1 such user\r\n"}
+		case strings.HasPrefix(st.Line, "RCPT TO:<later@"):
+			return smtptest.Action{Reply: "450 4.2.0 Later\r\n"}
+		case st.Verb == ".":
+			return smtptest.Action{Reply: "554 5.7.1 Spam\r\n"}
+		}
+		return smtptest.Action{}
+	}})
+	s := newSet(t, Options{}, backendAt(identityNone, sink.Addr()))
+	c := open(t, s, alice)
+	c.QueueMail(sender, nil)
+	for _, local := range []string{"no", "later", "b"} {
+		c.QueueRcpt(smtp.Path{Local: local, Domain: "example.org"}, nil)
+	}
+	c.QueueData()
+	want(t, c, 250)
+	r, err := c.Reply()
+	if err != nil || r.Code != 550 || r.Enhanced != "1.1" || !strings.Contains(r.Text, "such user") {
+		t.Errorf("%+v %v", r, err)
+	}
+	want(t, c, 450)
+	want(t, c, 250)
+	want(t, c, 354)
+	_, _ = c.Write([]byte("x\r\n.\r\n"))
+	if r, err := c.FinalReply(); err != nil || r.Code != 554 {
+		t.Error(r, err)
+	}
+	c.Release()
+	if len(sink.Messages()) != 0 {
+		t.Error("refused, and yet there")
+	}
+}
+
+// A backend that turns a message down in the middle and hangs up has given its
+// reply, though our writes fail.
+func TestTheLastWordsOfABackendAreHeard(t *testing.T) {
+	for _, tc := range []struct {
+		says string
+		code int
+		kind Kind
+	}{
+		{"552 5.3.4 Too large\r\n", 552, ""},
+		{"421 4.3.0 Going down\r\n", 421, KindLost},
+		{"", 0, KindLost},
+		{"250 2.0.0 All of it\r\n", 0, KindLost}, // which it cannot have: we were not done
+	} {
+		t.Run(tc.says, func(t *testing.T) {
+			sink := newSink(t, smtptest.SinkOptions{Script: func(st smtptest.Step) smtptest.Action {
+				if st.Verb == "TEXT" && st.Octets > 100000 {
+					return smtptest.Action{Reply: tc.says, Close: true}
+				}
+				return smtptest.Action{}
+			}})
+			s := newSet(t, Options{}, backendAt(identityNone, sink.Addr()))
+			c := open(t, s, alice)
+			defer c.Abort()
+			c.QueueMail(sender, nil)
+			c.QueueRcpt(recipient, nil)
+			c.QueueData()
+			want(t, c, 250)
+			want(t, c, 250)
+			want(t, c, 354)
+			line := []byte(strings.Repeat("x", 998) + "\r\n")
+			var err error
+			for range 100000 {
+				if _, err = c.Write(line); err != nil {
+					break
+				}
+			}
+			if err == nil {
+				t.Fatal("writing never failed")
+			}
+			r, err := c.Reply()
+			var e *Error
+			switch {
+			case tc.kind == "" && (err != nil || r.Code != tc.code):
+				t.Errorf("%v %v", r, err)
+			case tc.kind != "" && (!errors.As(err, &e) || e.Kind != tc.kind || e.Reply.Code != tc.code):
+				t.Errorf("%v %v", r, err)
+			}
+			if c.EndSent() || len(sink.Messages()) != 0 {
+				t.Error("a message that had no end")
+			}
+		})
+	}
+}
+
+func Test421IsTheEndWheneverItComes(t *testing.T) {
+	for _, verb := range []string{"MAIL", "RCPT", "DATA", "."} {
+		t.Run(verb, func(t *testing.T) {
+			sink := newSink(t, smtptest.SinkOptions{Script: func(st smtptest.Step) smtptest.Action {
+				if st.Verb == verb {
+					return smtptest.Action{Reply: "421 4.3.2 Shutting down\r\n", Close: true}
+				}
+				return smtptest.Action{}
+			}})
+			s := newSet(t, Options{}, backendAt(identityNone, sink.Addr()))
+			c := open(t, s, alice)
+			defer c.Abort()
+			c.QueueMail(sender, nil)
+			c.QueueRcpt(recipient, nil)
+			c.QueueData()
+			var err error
+			var r smtp.Reply
+			for range 3 {
+				if r, err = c.Reply(); err != nil {
+					break
+				}
+			}
+			if r.Code == 354 {
+				_, _ = c.Write([]byte(".\r\n"))
+				_, err = c.FinalReply()
+			}
+			var e *Error
+			if !errors.As(err, &e) || e.Kind != KindLost || e.Reply.Code != 421 {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// Abort cuts a message in the middle: no dot, no QUIT, nothing delivered.
+func TestAbortLeavesNoMessage(t *testing.T) {
+	sink := newSink(t, smtptest.SinkOptions{})
+	s := newSet(t, Options{Dial: sink.Dial}, backendAt(identityNone, "mta:25"))
+	c := open(t, s, alice)
+	c.QueueMail(sender, nil)
+	c.QueueRcpt(recipient, nil)
+	c.QueueData()
+	want(t, c, 250)
+	want(t, c, 250)
+	want(t, c, 354)
+	_, _ = c.Write([]byte("half\r\n"))
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	c.Abort()
+	c.Abort()
+	c.Release()
+	sink.Close()
+	if len(sink.Messages()) != 0 || sink.Discarded() != 1 {
+		t.Errorf("%d messages, %d discarded", len(sink.Messages()), sink.Discarded())
+	}
+	if w := string(sink.Wire(1)); strings.Contains(w, "QUIT") || !strings.HasSuffix(w, "half\r\n") {
+		t.Errorf("wire %q", w)
+	}
+}
+
+// Release in the middle of a message must not say QUIT, which would be a line
+// of it.
+func TestReleaseOutOfStepIsAnAbort(t *testing.T) {
+	sink := newSink(t, smtptest.SinkOptions{})
+	s := newSet(t, Options{Dial: sink.Dial}, backendAt(identityNone, "mta:25"))
+	c := open(t, s, alice)
+	c.QueueMail(sender, nil)
+	c.QueueRcpt(recipient, nil)
+	c.QueueBdat(100, true)
+	_, _ = c.Write([]byte("half\r\n"))
+	want(t, c, 250)
+	c.Release()
+	sink.Close()
+	if w := string(sink.Wire(1)); strings.Contains(w, "QUIT") || !strings.HasSuffix(w, "half\r\n") || len(sink.Messages()) != 0 {
+		t.Errorf("wire %q", w)
+	}
+}
+
+// Each wait has the limit that is its own, and Abort from another goroutine
+// ends every one.
+func TestASilentBackendEndsByItself(t *testing.T) {
+	times := configs.Timeouts{
+		BackendConnect: 10 * time.Second, BackendCommand: 5 * time.Minute, DataBlock: 3 * time.Minute, EndOfData: 8 * time.Minute,
+	}
+	for verb, limit := range map[string]time.Duration{
+		"CONNECT": times.BackendConnect, "EHLO": times.BackendCommand, "MAIL": times.BackendCommand, "RCPT": times.BackendCommand,
+		"DATA": times.BackendCommand, ".": times.EndOfData, "BDAT": times.EndOfData,
+	} {
+		for _, abort := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				sink := smtptest.NewSink(smtptest.SinkOptions{Script: func(st smtptest.Step) smtptest.Action {
+					return smtptest.Action{Stall: st.Verb == verb}
+				}})
+				defer sink.Close()
+				s := newSet(t, Options{Timeouts: times, Dial: sink.Dial}, backendAt(identityNone, "mta:25"))
+				start := time.Now()
+				err := converse(s, verb == "BDAT", abort)
+				var e *Error
+				if !errors.As(err, &e) {
+					t.Fatalf("%s: %v", verb, err)
+				}
+				took := time.Since(start)
+				if abort {
+					if took > time.Second && verb != "CONNECT" && verb != "EHLO" {
+						t.Errorf("%s: aborted, and yet %v", verb, took)
+					}
+					return
+				}
+				if e.Kind != KindTimeout || took != limit {
+					t.Errorf("%s: %v after %v, want %v", verb, err, took, limit)
+				}
+			})
+		}
+	}
+}
+
+// converse does a transaction up to the first error.
+func converse(s *Set, bdat, abort bool) error {
+	c, err := s.pools[0].Open(context.Background(), alice)
+	if err != nil {
+		return err
+	}
+	defer c.Abort()
+	if abort {
+		stop := time.AfterFunc(time.Second, c.Abort)
+		defer stop.Stop()
+	}
+	c.QueueMail(sender, nil)
+	c.QueueRcpt(recipient, nil)
+	if bdat {
+		c.QueueBdat(1, true)
+		_, _ = c.Write([]byte("x"))
+	} else {
+		c.QueueData()
+	}
+	for range 3 {
+		if _, err := c.Reply(); err != nil {
+			return err
+		}
+	}
+	if bdat {
+		return nil
+	}
+	_, _ = c.Write([]byte(".\r\n"))
+	_, err = c.FinalReply()
+	return err
+}
+
+// A backend that reads nothing for data_block is given up; one that reads
+// slowly is not.
+func TestASlowReaderIsNotADeadOne(t *testing.T) {
+	for _, slow := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			sink := smtptest.NewSink(smtptest.SinkOptions{Script: func(st smtptest.Step) smtptest.Action {
+				switch {
+				case st.Verb == "TEXT" && slow:
+					return smtptest.Action{Wait: time.Minute}
+				case st.Verb == "TEXT":
+					return smtptest.Action{Wait: time.Hour}
+				}
+				return smtptest.Action{}
+			}})
+			defer sink.Close()
+			s := newSet(t, Options{Dial: sink.Dial}, backendAt(identityNone, "mta:25"))
+			c := open(t, s, alice)
+			defer c.Abort()
+			c.QueueMail(sender, nil)
+			c.QueueRcpt(recipient, nil)
+			c.QueueData()
+			want(t, c, 250)
+			want(t, c, 250)
+			want(t, c, 354)
+			line := []byte(strings.Repeat("x", 998) + "\r\n")
+			start := time.Now()
+			var err error
+			for range 300 {
+				if _, err = c.Write(line); err != nil {
+					break
+				}
+			}
+			if slow {
+				if err != nil || time.Since(start) < 10*time.Minute {
+					t.Errorf("%v after %v", err, time.Since(start))
+				}
+				return
+			}
+			var e *Error
+			if took := time.Since(start); !errors.As(err, &e) || e.Kind != KindTimeout || took < 3*time.Minute || took > 7*time.Minute {
+				t.Errorf("%v after %v", err, took)
+			}
+		})
+	}
+}
