@@ -46,6 +46,8 @@ type Listener struct {
 	Address       string   `yaml:"address"`                                              // host:port; no host: all addresses
 	TLS           string   `yaml:"tls" words:"off starttls implicit" default:"starttls"` // off | starttls | implicit
 	ProxyProtocol []string `yaml:"proxy_protocol"`                                       // the peers (IPs, CIDRs) that must send a PROXY header; empty: none may
+	// Pregreet is how long to wait, before the greeting, for clients that cannot.
+	Pregreet time.Duration `yaml:"pregreet" min:"0"`
 }
 
 // TLS is what clients meet.
@@ -191,6 +193,14 @@ type Limits struct {
 	Recipients           int  `yaml:"recipients"`
 	Connections          int  `yaml:"connections"`
 	ConnectionsPerClient int  `yaml:"connections_per_client"`
+
+	// Of one client, an IPv4 address or an IPv6 /64, in a minute; 0: no limit.
+	ConnectionRate int `yaml:"connection_rate" min:"0"`
+	MessageRate    int `yaml:"message_rate" min:"0"`
+	ErrorRate      int `yaml:"error_rate" min:"0"`
+
+	Errors int           `yaml:"errors"`         // of one session: then 421
+	Tarpit time.Duration `yaml:"tarpit" min:"0"` // before each answer to an error from the fourth on
 }
 
 // Timeouts bounds waiting. Any duration from 50ms up is legal.
@@ -235,7 +245,7 @@ func Default() *Config {
 		Headers: Headers{AuthenticationResults: true, ReceivedSPF: true, Received: true},
 		Limits: Limits{
 			MessageSize: 50 * MiB, HeaderSize: 256 * KiB, Recipients: 1000,
-			Connections: 10000, ConnectionsPerClient: 50,
+			Connections: 10000, ConnectionsPerClient: 50, Errors: 20,
 		},
 		Timeouts: Timeouts{
 			Greeting: 30 * time.Second, Command: 5 * time.Minute, DataBlock: 3 * time.Minute, EndOfData: 8 * time.Minute,

@@ -78,6 +78,12 @@ type Facts struct {
 type Client struct {
 	IP   string `json:"ip" expr:"ip" form:"ip"` // no brackets, no zone; IPv4-mapped addresses as IPv4
 	Port int    `json:"port" expr:"port"`
+	// Proxy is the load balancer that told the address in a PROXY header;
+	// empty: the client connected to us itself.
+	Proxy string `json:"proxy,omitempty" expr:"proxy"`
+	// Pregreet says that the client talked before it was greeted, where the
+	// listener waits for that (RFC 5321 §3.1 wants it to wait).
+	Pregreet bool `json:"pregreet,omitempty" expr:"pregreet"`
 	// Name is the forward-confirmed reverse name, empty if there is none. It
 	// comes with iprev, so that a slow reverse zone delays no greeting.
 	Name string `json:"name" expr:"name" stage:"mail" form:"domain"`
@@ -217,8 +223,10 @@ type MessageIs struct {
 // Transaction returns the facts of a new transaction on f's connection: everything
 // from MAIL on is forgotten, every result is Skipped until a check has run.
 func (f Facts) Transaction(id string) Facts {
+	client := f.Client
+	client.Name = "" // comes with iprev
 	return Facts{
-		ID: id, Client: Client{IP: f.Client.IP, Port: f.Client.Port}, Listener: f.Listener, TLS: f.TLS, Helo: f.Helo,
+		ID: id, Client: client, Listener: f.Listener, TLS: f.TLS, Helo: f.Helo,
 		Submitter: Submitter{Result: Skipped},
 		SPF:       SPF{Result: Skipped},
 		SPFHelo:   SPFHelo{Result: Skipped},

@@ -60,6 +60,8 @@ func init() {
 		"SOML": {run: (*session).notImplemented},
 		"SAML": {run: (*session).notImplemented},
 		"AUTH": {run: (*session).notImplemented},
+		// From whom no header is expected: see unexpectedProxyHeader.
+		"PROXY": {run: (*session).unexpectedProxyHeader},
 		// NOT: passed on. Whoever may say XCLIENT to the backend may be anybody.
 		"XCLIENT":  {run: (*session).notImplemented},
 		"XFORWARD": {run: (*session).notImplemented},
@@ -113,11 +115,24 @@ func (s *session) command(line []byte) {
 // clientFault tells replies to bad syntax or order from refusals.
 func clientFault(r smtp.Reply) bool { return r.Code <= 504 || r.Code == 555 }
 
-// fault answers what the client did wrong, and ends the session when it does
-// so all the time.
+// fault answers what the client did wrong: late, if it does so often, and
+// with a 421 in the end.
 func (s *session) fault(r smtp.Reply) {
+	s.errors++
+	if d := s.set.Limits.Tarpit; d > 0 && s.errors > freeErrors {
+		t := time.NewTimer(d)
+		select {
+		case <-t.C:
+		case <-s.srv.ctx.Done():
+			t.Stop()
+		}
+	}
 	s.say(r)
-	if s.errors++; s.errors >= errorLimit && !s.closing {
+	enough := s.set.Limits.Errors > 0 && s.errors >= s.set.Limits.Errors
+	if !s.srv.rates.take(s.admitted, rationErrors, s.set.Limits.ErrorRate, s.srv.now()) {
+		enough = true
+	}
+	if enough && !s.closing {
 		s.result = "errors"
 		s.closing = true
 		s.say(s.refuse(421, "7.0", "Too many errors, closing connection"))

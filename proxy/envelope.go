@@ -68,6 +68,9 @@ func (s *session) mail(arg string) smtp.Reply {
 		s.dropBackend() // it belongs to the pools of the settings before
 		s.set = set
 	}
+	if !s.srv.rates.take(s.admitted, rationMessages, s.set.Limits.MessageRate, s.srv.now()) {
+		return s.refuse(450, "7.1", "Too many messages, try again later")
+	}
 	tx := &transaction{began: s.srv.now(), from: from, params: params}
 	tx.facts = s.facts.Transaction(newID())
 	tx.facts.Mail = policy.MailFrom{From: smtp.Address(from), Domain: factDomain(from)}

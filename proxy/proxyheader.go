@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"github.com/pires/go-proxyproto"
+
+	"postern/proxy/smtp"
 )
 
 // readProxyHeader learns the true client's address where a load balancer tells
@@ -36,6 +38,7 @@ func (s *session) readProxyHeader() bool {
 		s.logProxyHeader(errors.New("not a TCP address"))
 		return false
 	}
+	s.facts.Client.Proxy = s.addr.Addr().String()
 	ap := a.AddrPort()
 	s.addr = netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 	return true
@@ -53,4 +56,15 @@ func listed(prefixes []netip.Prefix, a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// unexpectedProxyHeader is a PROXY header (version 1; version 2 is no line) from
+// somebody who is not on the list: a balancer that was forgotten there, or a
+// client that tries to choose its address. Its next words would be for the
+// server that it believes to have reached.
+func (s *session) unexpectedProxyHeader(string) smtp.Reply {
+	s.closing = true
+	s.result = "proxy_header"
+	s.logProxyHeader(errors.New("unexpected: the peer is not in proxy_protocol"))
+	return s.refuse(554, "7.1", "PROXY header not expected from here, closing connection")
 }

@@ -45,6 +45,7 @@ type Listener struct {
 	Name          string
 	TLS           string         // off | starttls | implicit
 	ProxyProtocol []netip.Prefix // the peers that must send a PROXY header; none: no header is read
+	Pregreet      time.Duration  // how long to wait, before the greeting, for clients that cannot
 }
 
 // Options is what stays the same for the life of a server.
@@ -73,6 +74,8 @@ type Server struct {
 	sessions  map[*session]struct{}
 	perClient map[netip.Addr]int
 	wg        sync.WaitGroup
+
+	rates rates
 }
 
 // New returns a server with those settings.
@@ -192,6 +195,13 @@ func (srv *Server) admit(s *session, addr netip.Addr, l configs.Limits) (why str
 		return "limit"
 	}
 	key := clientKey(addr)
+	now := srv.now()
+	if !srv.rates.take(key, rationConnections, l.ConnectionRate, now) {
+		return "connection_rate"
+	}
+	if srv.rates.spent(key, rationErrors, l.ErrorRate, now) {
+		return "error_rate"
+	}
 	if l.ConnectionsPerClient > 0 && srv.perClient[key] >= l.ConnectionsPerClient {
 		return "client_limit"
 	}

@@ -24,9 +24,8 @@ const (
 	// RFC 5321 §4.5.3.1.4 and what the extensions add to MAIL, SUBMITTER with
 	// every octet encoded among them.
 	lineLimit = 2048
-	// errorLimit ends a session that babbles: so many commands that were
-	// refused for their syntax or order.
-	errorLimit = 20
+	// freeErrors are answered at once, those after them as limits.tarpit says.
+	freeErrors = 3
 	// idleCommandLimit ends a session that talks without ever sending mail: so
 	// many commands since the last message.
 	idleCommandLimit = 1000
@@ -171,10 +170,8 @@ func (s *session) open() bool {
 	if !s.readProxyHeader() {
 		return false
 	}
-	s.facts = policy.Facts{
-		Client:   policy.Client{IP: s.addr.Addr().String(), Port: int(s.addr.Port())},
-		Listener: s.listener.Name,
-	}
+	s.facts.Client.IP, s.facts.Client.Port = s.addr.Addr().String(), int(s.addr.Port())
+	s.facts.Listener = s.listener.Name
 	if why := s.srv.admit(s, s.addr.Addr(), s.set.Limits); why != "" {
 		s.result = why
 		s.say(s.refuse(421, "7.0", "Too many connections, try again later"))
@@ -182,6 +179,9 @@ func (s *session) open() bool {
 		return false
 	}
 	if s.listener.TLS == "implicit" && !s.handshake() {
+		return false
+	}
+	if !s.pregreet() {
 		return false
 	}
 	f := s.facts.Transaction(newID())
@@ -205,6 +205,24 @@ func (s *session) open() bool {
 		}
 	}
 	s.say(smtp.Reply{Code: 220, Text: s.set.Hostname + " ESMTP"})
+	return true
+}
+
+// pregreet finds out whether the client talks before it is greeted. It must not
+// (RFC 5321 §3.1); spamware that writes its whole dialogue at once does. That is
+// a fact for rules, and the same session goes on.
+func (s *session) pregreet() bool {
+	if s.listener.Pregreet <= 0 {
+		return true
+	}
+	_ = s.conn.SetReadDeadline(time.Now().Add(s.listener.Pregreet))
+	switch err := s.in.wait(); {
+	case err == nil:
+		s.facts.Client.Pregreet = true
+	case errors.Is(err, os.ErrDeadlineExceeded):
+	default:
+		return false
+	}
 	return true
 }
 
