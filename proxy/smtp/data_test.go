@@ -24,7 +24,7 @@ type passage struct {
 func relay(pieces ...string) passage {
 	s := &DataScanner{Detect8Bit: true}
 	p := passage{end: -1}
-	var buf []byte
+	var buf, passed []byte
 	done := 0 // octets of the stream passed or dropped
 	for _, piece := range pieces {
 		buf = append(buf, piece...)
@@ -32,7 +32,7 @@ func relay(pieces ...string) passage {
 		var end bool
 		if p.err == nil {
 			n, end, p.err = s.Scan(buf)
-			p.passed += string(buf[:n])
+			passed = append(passed, buf[:n]...)
 			done += n
 			buf = buf[n:]
 		}
@@ -49,7 +49,7 @@ func relay(pieces ...string) passage {
 			break
 		}
 	}
-	p.octets, p.has8Bit = s.Octets(), s.Has8Bit()
+	p.passed, p.octets, p.has8Bit = string(passed), s.Octets(), s.Has8Bit()
 	return p
 }
 

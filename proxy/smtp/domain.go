@@ -17,9 +17,10 @@ const (
 
 var errDomain = errors.New("smtp: not a domain name")
 
-// toASCII converts U-labels (RFC 5891 §5). It maps case and width first as
-// browsers do, and leaves it to nameGood to say which ASCII may stand.
-var toASCII = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false))
+// toASCII converts U-labels (RFC 5891 §5, RFC 5893). It maps case and width
+// first as browsers do, and leaves it to nameGood to say which ASCII may stand.
+var toASCII = idna.New(idna.MapForLookup(), idna.BidiRule(), idna.Transitional(false),
+	idna.StrictDomainName(false), idna.CheckHyphens(false))
 
 // ASCIIDomain returns the form of a domain name that DNS is asked for and that
 // names are compared in: A-labels in lower case (RFC 5890 §2.3.2.1), without a

@@ -19,6 +19,7 @@ func TestASCIIDomain(t *testing.T) {
 		{"decomposed", "bu\u0308cher.example", "xn--bcher-kva.example"},
 		{"with the ideographic full stop", "bücher。example。", "xn--bcher-kva.example"},
 		{"the sharp s is itself (RFC 5894)", "straße.example", "xn--strae-oqa.example"},
+		{"with underscores and hyphens beside it", "_a.b--c.bücher.example", "_a.b--c.xn--bcher-kva.example"},
 		{"an A-label", "XN--BCHER-KVA.example", "xn--bcher-kva.example"},
 		{"253 octets", long, long},
 		{"a label of 63", strings.Repeat("a", 63) + ".b", strings.Repeat("a", 63) + ".b"},
@@ -29,7 +30,7 @@ func TestASCIIDomain(t *testing.T) {
 	}
 	for _, bad := range []string{
 		"", ".", "..", "a..b", ".a", "a.b..", "[192.0.2.1]", "a b", "a@b", "a/b", `a\b`, "a\x00b", "a\nb", "*.b",
-		"a" + long, strings.Repeat("a", 64) + ".b", "\xff.b", strings.Repeat("ü", 60) + ".b", strings.Repeat("ü", 2000), "ü..b", "a b.ü",
+		"a" + long, strings.Repeat("a", 64) + ".b", "\xff.b", strings.Repeat("ü", 60) + ".b", strings.Repeat("ü", 2000), "ü..b", "a b.ü", "xn--a\u00fc.b", "\u05d0a\u05d1.b",
 	} {
 		if got, err := ASCIIDomain(bad); err == nil {
 			t.Errorf("ASCIIDomain(%q) = %q", bad, got)
