@@ -150,7 +150,7 @@ func syntaxReply(err error) smtp.Reply {
 // offer is what an EHLO reply announced beyond what is always there; parameters
 // of what was not offered are unknown (RFC 5321 §4.1.1.11).
 type offer struct {
-	eightBit, utf8, dsn, size, submitter, binary bool
+	eightBit, utf8, dsn, size, submitter, binary, requireTLS bool
 }
 
 // addedSize is how many octets the fields on top of a message may come to; the
@@ -163,6 +163,9 @@ func (s *session) ehlo(arg string) smtp.Reply {
 	}
 	caps := s.set.Backends.Capabilities()
 	o := offer{eightBit: caps.EightBitMIME, utf8: caps.SMTPUTF8 && caps.EightBitMIME, dsn: caps.DSN, size: true, submitter: true, binary: caps.BinaryMIME && caps.Chunking}
+	// RFC 8689 §2: both legs must keep the promise, and ours to the client is
+	// only a promise once TLS is on.
+	o.requireTLS = s.tls != nil && caps.RequireTLS && caps.TLS && caps.Verified
 	s.offered = o
 	var b strings.Builder
 	b.WriteString(s.set.Hostname + " greets " + s.facts.Helo.Name)
@@ -186,24 +189,24 @@ func (s *session) ehlo(arg string) smtp.Reply {
 	if o.dsn {
 		b.WriteString("\nDSN")
 	}
-	if limits := s.limitsKeyword(); limits != "" {
-		b.WriteString("\n" + limits)
+	if o.requireTLS {
+		b.WriteString("\nREQUIRETLS")
 	}
+	b.WriteString("\n" + s.limitsKeyword(caps))
 	return smtp.Reply{Code: 250, Text: b.String()}
 }
 
 // limitsKeyword announces what would otherwise be found out by trying
 // (RFC 9422).
-func (s *session) limitsKeyword() string {
+func (s *session) limitsKeyword(caps backend.Capabilities) string {
 	var b strings.Builder
-	if n := s.set.Limits.Recipients; n > 0 {
-		b.WriteString(" RCPTMAX=" + strconv.Itoa(n))
+	n := s.set.Limits.Recipients
+	if theirs := caps.Limits.RcptMax; theirs > 0 {
+		n = min(n, theirs)
 	}
-	if s.set.Chain.OneDomain() {
+	b.WriteString(" RCPTMAX=" + strconv.Itoa(n))
+	if s.set.Chain.OneDomain() || caps.Limits.RcptDomainMax == 1 {
 		b.WriteString(" RCPTDOMAINMAX=1")
-	}
-	if b.Len() == 0 {
-		return ""
 	}
 	return "LIMITS" + b.String()
 }

@@ -133,6 +133,11 @@ func (s *session) mailParams(tx *transaction) smtp.Reply {
 				return bad("SMTPUTF8 takes no value")
 			}
 			tx.facts.Mail.SMTPUTF8 = true
+		case p.Key == "REQUIRETLS" && s.offered.requireTLS:
+			if p.HasValue {
+				return bad("REQUIRETLS takes no value")
+			}
+			tx.facts.Mail.RequireTLS = true
 		case p.Key == "RET" && s.offered.dsn:
 			if v := strings.ToUpper(p.Value); v != "FULL" && v != "HDRS" {
 				return bad("RET is FULL or HDRS")
@@ -367,6 +372,10 @@ func (s *session) forwardParams(c backend.Capabilities) (ps []smtp.Param, ok boo
 			}
 		case "SMTPUTF8":
 			if !c.SMTPUTF8 {
+				return nil, false
+			}
+		case "REQUIRETLS":
+			if !c.RequireTLS || !c.Verified {
 				return nil, false
 			}
 		case "RET", "ENVID":
