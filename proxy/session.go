@@ -65,8 +65,9 @@ type session struct {
 	transactions int
 	messages     int
 
-	wakeMu sync.Mutex
-	gone   bool // abort was called
+	wakeMu  sync.Mutex
+	waiting bool // for a command
+	gone    bool // abort was called
 }
 
 func newSession(srv *Server, conn net.Conn, l Listener) *session {
@@ -90,8 +91,23 @@ func newID() string {
 	return idEncoding.EncodeToString(b[:])[:12]
 }
 
-// wake makes a session that waits for a command look up.
-func (s *session) wake() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) }
+// wake makes a session that waits for a command look up. NOT: any session, for
+// in the middle of a message the deadline is that of the message, and who
+// shuts down lets it be finished.
+func (s *session) wake() {
+	s.wakeMu.Lock()
+	if s.waiting {
+		_ = s.conn.SetReadDeadline(time.Unix(1, 0))
+	}
+	s.wakeMu.Unlock()
+}
+
+// setWaiting says whether the session waits for a command.
+func (s *session) setWaiting(waiting bool) {
+	s.wakeMu.Lock()
+	s.waiting = waiting
+	s.wakeMu.Unlock()
+}
 
 // abort ends the session whatever it is doing.
 func (s *session) abort() {
@@ -240,9 +256,11 @@ func (s *session) nextLine() ([]byte, error) {
 			limit = s.set.Timeouts.Greeting
 		}
 		_ = s.conn.SetReadDeadline(time.Now().Add(limit))
-		if s.srv.draining.Load() {
-			s.wake()
-		}
+	}
+	s.setWaiting(true)
+	defer s.setWaiting(false)
+	if s.srv.draining.Load() {
+		s.wake()
 	}
 	if err := s.in.wait(); err != nil {
 		return nil, err
