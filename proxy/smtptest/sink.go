@@ -61,6 +61,7 @@ type Sink struct {
 	refused  int
 	commands []string
 	wire     map[int]*bytes.Buffer
+	closed   bool
 	wg       sync.WaitGroup
 }
 
@@ -103,7 +104,9 @@ func (s *Sink) Addr() string {
 			panic("smtptest: " + err.Error())
 		}
 		s.ln = ln
-		s.wg.Go(func() { _ = s.server.Serve(ln) })
+		if !s.closed {
+			s.wg.Go(func() { _ = s.server.Serve(ln) })
+		}
 	}
 	return s.ln.Addr().String()
 }
@@ -112,6 +115,11 @@ func (s *Sink) Addr() string {
 // form of the dialer of the backend's Options, and works within a synctest
 // bubble.
 func (s *Sink) Dial(context.Context, string, string) (net.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, net.ErrClosed
+	}
 	c, peer := net.Pipe()
 	s.wg.Go(func() { s.server.Handle(peer) })
 	return c, nil
@@ -122,6 +130,9 @@ func (s *Sink) Handle(nc net.Conn) { s.server.Handle(nc) }
 
 // Close ends all connections and waits for them.
 func (s *Sink) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	_ = s.server.Close()
 	s.wg.Wait()
 }

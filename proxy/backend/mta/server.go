@@ -159,21 +159,18 @@ func (s *Server) Serve(ln net.Listener) error {
 			continue
 		}
 		pause = 0
-		s.wg.Add(1)
-		go func() {
-			defer s.wg.Done()
-			s.Handle(nc)
-		}()
+		go s.Handle(nc)
 	}
 }
 
 // Handle serves one connection to its end, and closes it.
 func (s *Server) Handle(nc net.Conn) {
-	defer nc.Close()
 	if !s.track(nc) {
+		_ = nc.Close()
 		return
 	}
 	defer s.untrack(nc)
+	defer nc.Close()
 	s.mu.Lock()
 	s.seq++
 	s.conns++
@@ -193,8 +190,7 @@ func (s *Server) Handle(nc net.Conn) {
 	c.run()
 }
 
-// Close ends listeners and connections, and waits for the sessions that Serve
-// started.
+// Close ends listeners and connections, and waits until no session is left.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -218,6 +214,7 @@ func (s *Server) track(c io.Closer) bool {
 		s.open = map[io.Closer]bool{}
 	}
 	s.open[c] = true
+	s.wg.Add(1) // under the lock: Close waits only once nobody can be added
 	return true
 }
 
@@ -225,6 +222,7 @@ func (s *Server) untrack(c io.Closer) {
 	s.mu.Lock()
 	delete(s.open, c)
 	s.mu.Unlock()
+	s.wg.Done()
 }
 
 // tap hands on what it reads.
