@@ -103,7 +103,7 @@ func (c *compilation) lets(lets []configs.Let, lists *Lists) map[string]*named {
 		v := x.compileText()
 		c.add(x)
 		if all[let.Name] == nil {
-			all[let.Name] = &named{value: v, facts: x.facts, parts: x.parts, temperror: x.temperror}
+			all[let.Name] = &named{value: v, facts: x.facts, parts: x.parts, loops: x.loops, size: x.size, temperror: x.temperror}
 		}
 	}
 	return all

@@ -301,6 +301,7 @@ func TestConditions(t *testing.T) {
 		`client.ip in ["192.0.2.0/24", "198.51.100.7"]`:                true,
 		`client.ip not in ["192.0.2.0/24", "2001:db8::/32"]`:           true,
 		`client.ip in ["192.0.2.1", "192.0.2.2"]`:                      false,
+		`client.ip in ["::ffff:198.51.0.0/112"]`:                       true,
 		`client.ip != ""`:                                              true,
 		`tls.peer.verified and "mx.partner.example" in tls.peer.names`: true,
 		`none(tls.peer.names, # == "mx.partner.example")`:              false,

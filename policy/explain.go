@@ -20,7 +20,7 @@ type Explanation struct {
 	// accepted message into a refused one or the other way round: each stands
 	// for itself. Facts are varied alone, and in pairs if that is not enough;
 	// empty if that is not enough either.
-	Changes []Change `json:"changes"`
+	Changes []Change `json:"changes,omitempty"`
 }
 
 // RuleExplanation says what one rule made of the facts.
@@ -105,10 +105,10 @@ func (c *Chain) Explain(f *Facts) Explanation {
 }
 
 func (p *part) explain(s scope, lists *Lists) PartExplanation {
-	x := PartExplanation{Text: p.value.source, Position: p.position.String(), Value: p.value.truth(s)}
+	x := PartExplanation{Text: p.text, Position: p.position.String(), Value: p.value.truth(s)}
 	for _, operand := range p.operands {
 		if !operand.constant {
-			x.Operands = append(x.Operands, Operand{Text: operand.source, Value: operand.show(s)})
+			x.Operands = append(x.Operands, Operand{Text: operand.node.String(), Value: operand.show(s)})
 		}
 	}
 	if p.list != "" {
@@ -186,7 +186,7 @@ func (c *Chain) steps(f *Facts) []step {
 	for _, r := range c.rules {
 		for _, p := range r.parts {
 			if p.free {
-				now[p.value.source] = p.value.show(s)
+				now[p.text] = p.value.show(s)
 			}
 		}
 	}

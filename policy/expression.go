@@ -18,13 +18,15 @@ import (
 	"postern/configs"
 )
 
-// The bounds of one expression. No operator repeats work without bound and
-// there are no recursive functions, so an expression of bounded size needs no
-// budget at run time.
+// The bounds of one expression. Each part of it is evaluated once, or once for
+// each element of one list, so an expression of bounded size needs no budget at
+// run time. maxSize bounds what lets make of it that are used by lets.
 const (
 	maxExpression = 8 << 10 // octets
 	maxNodes      = 1000    // of its syntax tree
 	maxPattern    = 1 << 10 // octets of a regular expression
+	maxSize       = 10 * maxNodes
+	maxDepth      = 50 // of nots, calls and comparisons inside each other
 )
 
 // expression is one text being compiled: a rule's condition, or a let.
@@ -44,8 +46,10 @@ type expression struct {
 	facts  map[*fact]configs.Position // those it reads, and where first
 	parts  []*part                    // its comparisons and calls, as Explain shows them
 	inner  int                        // depth of any, all and none around us
-	// whatever reads result words may name temperror, which makes a defer one
-	// for trouble in the DNS
+	depth  int                        // of what we are in, chains of and and or not counted
+	loops  bool                       // any, all or none is used
+	size   int                        // nodes, those of lets counted as often as they are used
+	// temperror is compared with, which makes a defer one for trouble of the DNS.
 	temperror bool
 }
 
@@ -54,6 +58,8 @@ type named struct {
 	value     *value // nil if it is faulty
 	facts     map[*fact]configs.Position
 	parts     []*part
+	loops     bool
+	size      int
 	temperror bool
 }
 
@@ -61,6 +67,7 @@ type named struct {
 // no by itself: what Explain shows, and what Warnings and "what if" turn about.
 type part struct {
 	value    *value
+	text     string // the expression, in a canonical spelling
 	operands []*value
 	position configs.Position
 	// free says that the part may be taken to be either, for no fact's closed
@@ -79,9 +86,9 @@ func (x *expression) compileCondition() *value {
 	if v != nil && v.kind != kindBool {
 		hint := ""
 		if v.fact != nil && v.kind == kindText {
-			hint = fmt.Sprintf(": compare it, as in %s == %s", v.source, x.example(v.fact))
+			hint = fmt.Sprintf(": compare it, as in %s == %s", v.source(), x.example(v.fact))
 		}
-		x.fault(v.offset, "%s is %s, not a condition%s", v.source, v.kind, hint)
+		x.fault(v.offset, "%s is %s, not a condition%s", v.source(), v.kind, hint)
 		return nil
 	}
 	return v
@@ -194,9 +201,21 @@ func start(n ast.Node) int {
 
 // compile compiles n; nil if something in it is faulty, which has been noted.
 func (x *expression) compile(n ast.Node) *value {
+	if b, ok := n.(*ast.BinaryNode); !ok || !isConnective(b.Operator) {
+		// Printing a tree costs its depth times its size.
+		if x.depth++; x.depth > maxDepth {
+			if x.depth == maxDepth+1 {
+				x.fault(start(n), "the expression is nested more than %d deep: give parts of it names with let", maxDepth)
+			}
+			x.depth--
+			return nil
+		}
+		defer func() { x.depth-- }()
+	}
+	x.size++
 	v := x.compileNode(n)
 	if v != nil {
-		v.source, v.offset = n.String(), start(n)
+		v.node, v.offset = n, start(n)
 	}
 	return v
 }
@@ -276,6 +295,15 @@ func (x *expression) name(n ast.Node) *value {
 		if let.value == nil {
 			return nil // its own fault has been noted
 		}
+		if x.size += let.size; x.size > maxSize {
+			x.fault(n.Location().From, "the expression has more than %d parts, those of its lets counted in", maxSize)
+			return nil
+		}
+		x.loops = x.loops || let.loops
+		if let.loops && x.inner > 0 {
+			x.fault(n.Location().From, "%s goes through a list for each element of this one: take it out of the inner condition", name)
+			return nil
+		}
 		for f := range let.facts {
 			x.read(f, n)
 		}
@@ -345,7 +373,7 @@ func (x *expression) unary(n *ast.UnaryNode) *value {
 			truth := v.truth
 			return &value{kind: kindBool, constant: v.constant, truth: func(s scope) bool { return !truth(s) }}
 		}
-		x.fault(n.Location().From, "%s wants a condition, %s is %s; not binds tighter than ==, so write not (a == b) or a != b", n.Operator, v.source, v.kind)
+		x.fault(n.Location().From, "%s wants a condition, %s is %s; not binds tighter than ==, so write not (a == b) or a != b", n.Operator, v.source(), v.kind)
 	case "-", "+":
 		if v.kind == kindNumber && v.constant {
 			number := v.number(scope{})
@@ -371,11 +399,11 @@ func (x *expression) array(n *ast.ArrayNode) *value {
 			continue
 		}
 		if !v.constant || v.kind != kindText && v.kind != kindNumber {
-			x.fault(v.offset, "%s cannot stand in a list: a list holds written texts or written numbers", v.source)
+			x.fault(v.offset, "%s cannot stand in a list: a list holds written texts or written numbers", v.source())
 			continue
 		}
 		if len(elements) > 0 && elements[0].kind != v.kind {
-			x.fault(v.offset, "%s is %s, but the list starts with %s", v.source, v.kind, elements[0].kind)
+			x.fault(v.offset, "%s is %s, but the list starts with %s", v.source(), v.kind, elements[0].kind)
 			continue
 		}
 		elements = append(elements, v)
@@ -439,11 +467,11 @@ func (x *expression) part(n ast.Node, v *value, about *part) *value {
 	if x.inner > 0 || v.constant {
 		return v // it has another value for each element; or always the same
 	}
-	v.source, v.offset = n.String(), start(n)
-	about.value, about.position = v, x.at(v.offset)
+	v.node, v.offset = n, start(n)
+	about.value, about.text, about.position = v, n.String(), x.at(v.offset)
 	about.free = about.fact == nil
 	if about.free {
-		truth, key := v.truth, v.source
+		truth, key := v.truth, about.text
 		v.truth = func(s scope) bool {
 			if s.assume != nil {
 				if assumed, ok := s.assume[key]; ok {
@@ -457,6 +485,10 @@ func (x *expression) part(n ast.Node, v *value, about *part) *value {
 	return v
 }
 
+func isConnective(operator string) bool {
+	return operator == "and" || operator == "or" || operator == "&&" || operator == "||"
+}
+
 func (x *expression) connective(n *ast.BinaryNode, left, right *value) *value {
 	for _, side := range []*value{left, right} {
 		if side.kind != kindBool {
@@ -464,7 +496,7 @@ func (x *expression) connective(n *ast.BinaryNode, left, right *value) *value {
 			if side.constant && left.kind == kindBool {
 				hint = ": each side of it is a whole comparison, as in a == \"x\" or a == \"y\"; or write a in [\"x\", \"y\"]"
 			}
-			x.fault(side.offset, "%s joins conditions, %s is %s%s", n.Operator, side.source, side.kind, hint)
+			x.fault(side.offset, "%s joins conditions, %s is %s%s", n.Operator, side.source(), side.kind, hint)
 			return nil
 		}
 	}
@@ -484,7 +516,7 @@ func (x *expression) equal(n *ast.BinaryNode, left, right *value, about *part) *
 		if left.kind == kindTexts || right.kind == kindTexts {
 			hint = "; use in"
 		}
-		x.fault(n.Location().From, "%s is %s and %s is %s: they are never equal%s", left.source, left.kind, right.source, right.kind, hint)
+		x.fault(n.Location().From, "%s is %s and %s is %s: they are never equal%s", left.source(), left.kind, right.source(), right.kind, hint)
 		return nil
 	}
 	if left.constant {
@@ -541,7 +573,7 @@ func (x *expression) literal(with, at *value, text string, network bool) (string
 			return addr.Unmap().String(), true
 		}
 		if strings.Contains(text, "/") {
-			if _, err := netip.ParsePrefix(text); err != nil {
+			if _, err := parseNetwork(text); err != nil {
 				x.fault(at.offset, "%q is no network: write it as 192.0.2.0/24 or 2001:db8::/32", text)
 				return "", false
 			}
@@ -572,7 +604,7 @@ func (x *expression) literal(with, at *value, text string, network bool) (string
 func (x *expression) order(n *ast.BinaryNode, left, right *value, about *part) *value {
 	for _, side := range []*value{left, right} {
 		if side.kind != kindNumber {
-			x.fault(n.Location().From, "%s compares numbers, %s is %s", n.Operator, side.source, side.kind)
+			x.fault(n.Location().From, "%s compares numbers, %s is %s", n.Operator, side.source(), side.kind)
 			return nil
 		}
 	}
@@ -615,11 +647,11 @@ func (x *expression) in(n *ast.BinaryNode, left, right *value, about *part) *val
 	case right.kind == kindTexts && left.kind == kindText:
 		return x.inTexts(n, left, right, about)
 	case right.kind == kindText:
-		x.fault(n.Location().From, "in wants a list on its right, %s is a text: write in [%s], or contains for a part of a text", right.source, right.source)
+		x.fault(n.Location().From, "in wants a list on its right, %s is a text: write in [%s], or contains for a part of a text", right.source(), right.source())
 	case right.kind == kindTexts || right.kind == kindNumbers:
-		x.fault(n.Location().From, "%s is %s and %s is %s: it is never in it", left.source, left.kind, right.source, right.kind)
+		x.fault(n.Location().From, "%s is %s and %s is %s: it is never in it", left.source(), left.kind, right.source(), right.kind)
 	default:
-		x.fault(n.Location().From, "in wants a list on its right, %s is %s", right.source, right.kind)
+		x.fault(n.Location().From, "in wants a list on its right, %s is %s", right.source(), right.kind)
 	}
 	return nil
 }
@@ -637,7 +669,8 @@ func (x *expression) inTexts(n *ast.BinaryNode, left, right *value, about *part)
 		text, ok := x.literal(left, &value{offset: start(elements[i])}, text, true)
 		good = good && ok
 		if ok && left.fact != nil && left.fact.form == "ip" && strings.Contains(text, "/") {
-			networks = append(networks, netip.MustParsePrefix(text).Masked())
+			network, _ := parseNetwork(text) // literal has found it good
+			networks = append(networks, network.Masked())
 			continue
 		}
 		texts = append(texts, text)
@@ -671,7 +704,7 @@ func (x *expression) inTexts(n *ast.BinaryNode, left, right *value, about *part)
 
 func (x *expression) matches(n *ast.BinaryNode, left, right *value) *value {
 	if left.kind != kindText {
-		x.fault(n.Location().From, "matches wants a text on its left, %s is %s", left.source, left.kind)
+		x.fault(n.Location().From, "matches wants a text on its left, %s is %s", left.source(), left.kind)
 		return nil
 	}
 	if right.kind != kindText || !right.constant {
@@ -695,12 +728,12 @@ func (x *expression) matches(n *ast.BinaryNode, left, right *value) *value {
 
 func (x *expression) substring(n *ast.BinaryNode, left, right *value) *value {
 	if left.kind == kindTexts {
-		x.fault(n.Location().From, "%s is a list: write %s in %s, or any(%s, # %s %s)", left.source, right.source, left.source, left.source, n.Operator, right.source)
+		x.fault(n.Location().From, "%s is a list: write %s in %s, or any(%s, # %s %s)", left.source(), right.source(), left.source(), left.source(), n.Operator, right.source())
 		return nil
 	}
 	for _, side := range []*value{left, right} {
 		if side.kind != kindText {
-			x.fault(n.Location().From, "%s wants texts, %s is %s", n.Operator, side.source, side.kind)
+			x.fault(n.Location().From, "%s wants texts, %s is %s", n.Operator, side.source(), side.kind)
 			return nil
 		}
 	}
@@ -761,7 +794,7 @@ func (x *expression) call(n ast.Node, name string, args []ast.Node) *value {
 		return &value{kind: kindNumber, number: func(s scope) int64 { return int64(len(list(s))) }}
 	}
 	if v.kind != kindText {
-		x.fault(v.offset, "%s is %s: %s", v.source, v.kind, usage)
+		x.fault(v.offset, "%s is %s: %s", v.source(), v.kind, usage)
 		return nil
 	}
 	text := v.text
@@ -795,9 +828,9 @@ func (x *expression) inList(n ast.Node, args []ast.Node) *value {
 	case v.kind != kindText:
 		hint := ""
 		if v.kind == kindTexts {
-			hint = fmt.Sprintf(": write any(%s, in_list(%q, #))", v.source, name.Value)
+			hint = fmt.Sprintf(": write any(%s, in_list(%q, #))", v.source(), name.Value)
 		}
-		x.fault(v.offset, "in_list looks up a text, %s is %s%s", v.source, v.kind, hint)
+		x.fault(v.offset, "in_list looks up a text, %s is %s%s", v.source(), v.kind, hint)
 		return nil
 	}
 	lists, list, text := x.lists, name.Value, v.text
@@ -806,6 +839,11 @@ func (x *expression) inList(n ast.Node, args []ast.Node) *value {
 }
 
 func (x *expression) quantifier(n ast.Node, name string, args []ast.Node) *value {
+	if x.inner > 0 {
+		x.fault(n.Location().From, "%s goes through a list for each element of another one: take it out of the inner condition", name)
+		return nil
+	}
+	x.loops = true
 	list := x.compile(args[0])
 	predicate, ok := args[1].(*ast.PredicateNode)
 	if !ok {
@@ -819,11 +857,11 @@ func (x *expression) quantifier(n ast.Node, name string, args []ast.Node) *value
 		return nil
 	}
 	if list.kind != kindTexts {
-		x.fault(list.offset, "%s goes through a list of texts, %s is %s", name, list.source, list.kind)
+		x.fault(list.offset, "%s goes through a list of texts, %s is %s", name, list.source(), list.kind)
 		return nil
 	}
 	if condition.kind != kindBool {
-		x.fault(condition.offset, "%s is %s, not a condition", condition.source, condition.kind)
+		x.fault(condition.offset, "%s is %s, not a condition", condition.source(), condition.kind)
 		return nil
 	}
 	texts, truth := list.texts, condition.truth

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -106,6 +107,7 @@ func TestWrongConditions(t *testing.T) {
 		{`in_list("forwarders", tls.peer.names)`, `                      ^`, `in_list looks up a text, tls.peer.names is a list of texts: write any(tls.peer.names, in_list("forwarders", #))`},
 		{`any(mail.from, # == "x")`, `    ^`, "any goes through a list of texts, mail.from is a text"},
 		{`all(tls.peer.names, #)`, `                    ^`, "# is a text, not a condition"},
+		{`any(tls.peer.names, any(dkim.domains, # == "x"))`, `                    ^`, "any goes through a list for each element of another one: take it out of the inner condition"},
 		{`any(tls.peer.names, #index == 1)`, `                    ^`, "#index is unknown: # is the element in question"},
 		{`mail.from matches "("`, `                  ^`, "the pattern is wrong: missing closing ): `(`"},
 		{`mail.from matches helo.name`, `                  ^`, "matches wants a written pattern on its right, so that it can be checked now"},
@@ -130,6 +132,7 @@ func TestWrongConditions(t *testing.T) {
 		{` `, `^`, "the expression is empty; write true for a rule that always applies"},
 		{"spf.result == \"\xff\"", `^`, "the expression is not valid UTF-8"},
 		{`"` + strings.Repeat("x", maxExpression) + `" == mail.from`, `^`, "the expression is longer than 8192 octets: move addresses and domains into a list and read it with in_list"},
+		{strings.Repeat("not ", maxDepth) + "dnsbl.listed", strings.Repeat(" ", 4*maxDepth) + "^", "the expression is nested more than 50 deep: give parts of it names with let"},
 		{`mail.from in [` + strings.Repeat(`"x",`, maxNodes) + `"y"]`, strings.Repeat(" ", 4005) + "^", "the expression has more than 1000 parts: move addresses and domains into a list and read it with in_list"},
 	} {
 		_, err := Compile(configs.Policy{Rules: []configs.Rule{{Name: "r", When: c.when, Do: "pass", WhenPosition: at}}}, testLists(t))
@@ -143,6 +146,16 @@ func TestWrongConditions(t *testing.T) {
 			t.Errorf("%.80s\n%s\n got  %v\n want p.yaml:3:%d: %s", c.when, c.caret, got[0], column, c.want)
 		}
 	}
+}
+
+// doubling returns lets each of which is twice the one before.
+func doubling(n int) []configs.Let {
+	lets := []configs.Let{{Name: "twice0", Is: "dnsbl.listed"}}
+	for i := 1; i < n; i++ {
+		before := lets[i-1].Name
+		lets = append(lets, configs.Let{Name: fmt.Sprint("twice", i), Is: before + " and " + before})
+	}
+	return lets
 }
 
 // TestWrongPolicies is what an operator is told about all else in a policy.
@@ -243,6 +256,13 @@ func TestWrongPolicies(t *testing.T) {
 			`p.yaml:5:22: "x" is no IP address; client.ip is one`,
 			"p.yaml:6:1: there is already a let trusted",
 			"p.yaml:3:22: unknown name trustd (did you mean trusted?)",
+		}},
+		{"lets that loop, lets that grow", configs.Policy{
+			Let:   append([]configs.Let{{Name: "signed", Is: `any(dkim.domains, # endsWith ".example")`}}, doubling(14)...),
+			Rules: []configs.Rule{{Name: "r", When: "any(tls.peer.names, signed)", Do: "pass", WhenPosition: at}},
+		}, []string{
+			"let twice12:1:13: the expression has more than 10000 parts, those of its lets counted in",
+			"p.yaml:3:31: signed goes through a list for each element of this one: take it out of the inner condition",
 		}},
 		{"every fault of every rule", configs.Policy{Rules: []configs.Rule{
 			{Name: "a", When: `spf.result == "fial" and sfp.result == "pass"`, Do: "reject", Reply: "250", WhenPosition: at, ReplyPosition: at},

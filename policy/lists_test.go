@@ -48,6 +48,7 @@ func TestListsMatch(t *testing.T) {
 		"192.0.2.7",
 		"2001:DB8:1::/48",
 		"::ffff:198.51.100.9",
+		"::ffff:198.18.0.0/111",
 		"Example.org",
 		"*.sub.example",
 		".dot.example",
@@ -59,7 +60,7 @@ func TestListsMatch(t *testing.T) {
 	}
 	for value, want := range map[string]bool{
 		"203.0.113.200": true, "203.0.114.1": false, "192.0.2.7": true, "192.0.2.8": false,
-		"::ffff:192.0.2.7": true, "198.51.100.9": true, "2001:db8:1:2::3": true, "2001:db8:2::3": false,
+		"::ffff:192.0.2.7": true, "198.51.100.9": true, "198.19.255.255": true, "198.20.0.0": false, "2001:db8:1:2::3": true, "2001:db8:2::3": false,
 		"example.org": true, "EXAMPLE.org": true, "example.org.": true, "mx.example.org": false,
 		"a.sub.example": true, "a.b.sub.example": true, "sub.example": false, "xsub.example": false,
 		"a.dot.example": true, "dot.example": false,

@@ -4,6 +4,8 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+
+	"github.com/expr-lang/expr/ast"
 )
 
 // kind is the type of a value in a rule.
@@ -42,10 +44,19 @@ type value struct {
 	texts   func(scope) []string
 	numbers []int64 // always constant
 
-	source   string // the expression, in a canonical spelling
-	offset   int    // where it starts in the text that was compiled, in runes
+	node     ast.Node // that it was compiled from
+	offset   int      // where that starts in its text, in runes
 	constant bool
 	fact     *fact // where the expression is the name of a fact and no more
+}
+
+// source returns the expression in a canonical spelling, cut short for a fault.
+func (v *value) source() string {
+	text := v.node.String()
+	if len(text) > 80 {
+		return strings.ToValidUTF8(text[:77], "") + "..."
+	}
+	return text
 }
 
 // show renders the value under s as a rule would write it.
@@ -78,7 +89,7 @@ func showTexts(texts []string) string {
 
 // value returns the fact as an expression.
 func (t *fact) value() *value {
-	v := &value{kind: t.kind, fact: t, source: t.name}
+	v := &value{kind: t.kind, fact: t}
 	switch t.kind {
 	case kindBool:
 		v.truth = func(s scope) bool { return t.read(s.facts).Bool() }

@@ -26,7 +26,7 @@ func variables(rules []*rule) []*variable {
 	known := map[string]*variable{}
 	for _, r := range rules {
 		for _, p := range r.parts {
-			name := p.value.source
+			name := p.text
 			if !p.free {
 				name = p.fact.name
 			}
