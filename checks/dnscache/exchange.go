@@ -248,7 +248,7 @@ func (r *Resolver) datagram(ctx context.Context, s *server, q *query) (*answer, 
 				continue
 			case m == matchCase && q.mixed:
 				return nil, errCase
-			case truncated(msg):
+			case truncated(msg) || n == len(*buffer): // the latter cut by us
 				return nil, errTruncated
 			}
 			return parse(msg, q.question)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"hash/maphash"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -72,9 +73,7 @@ func (h *health) observe(name string, e *entry) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	// A domain has one place, so that one with many names has one vote.
-	i := 0
-	for ; i < healthRecent-1 && h.recent[i].domain != domain; i++ {
-	}
+	i := max(slices.IndexFunc(h.recent[:], func(o outcome) bool { return o.domain == domain }), 0)
 	copy(h.recent[i:], h.recent[i+1:])
 	h.recent[healthRecent-1] = outcome{domain, h.r.now().UnixNano(), failed}
 	h.judge()

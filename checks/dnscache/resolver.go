@@ -22,10 +22,12 @@ import (
 const clientTimer = 1800 * time.Millisecond
 
 // Failures are kept for a second, twice as long each time the same question
-// fails again, five seconds at most (RFC 2308 §7.1, RFC 9520 §3.2).
+// fails again, five seconds at most (RFC 2308 §7.1, RFC 9520 §3.2). Where a
+// stale answer stands in there is no such hurry (RFC 8767 §5).
 const (
-	failureTTL    = 1 // seconds
-	failureMaxTTL = 5
+	failureTTL      = 1 // seconds
+	failureMaxTTL   = 5
+	failureStaleTTL = 30
 )
 
 // Resolver answers from its cache, and asks name servers for the rest. Make
@@ -279,7 +281,11 @@ func (r *Resolver) failure(s *shard, q question, err error) *entry {
 	if before, ok := s.negative.Peek(q); ok && before.kind == kindFailure {
 		e.ttl = min(2*before.ttl, failureMaxTTL)
 	}
-	e.expires = r.now().Add(time.Duration(e.ttl) * time.Second).UnixNano()
+	now := r.now()
+	if found, ok := s.found.Peek(q); ok && now.UnixNano() < found.expires+r.cache.stale && r.cache.stale > 0 {
+		e.ttl = failureStaleTTL
+	}
+	e.expires = now.Add(time.Duration(e.ttl) * time.Second).UnixNano()
 	return e
 }
 
