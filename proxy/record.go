@@ -3,6 +3,7 @@ package proxy
 import (
 	"encoding/json"
 	"log/slog"
+	"strings"
 
 	"postern/policy"
 	"postern/policy/journal"
@@ -72,7 +73,7 @@ func (s *session) publish(rec *journal.Record, f *policy.Facts, v policy.Verdict
 	rec.Observed = s.set.Observe && v.Refuses()
 	rec.Reply = reply.String()
 	for _, t := range tags {
-		rec.Tags = append(rec.Tags, t.Name+": "+t.Value)
+		rec.Tags = append(rec.Tags, t.Name+": "+strings.TrimSpace(t.Value))
 	}
 	s.srv.metrics.Transaction(rec.Disposition, rec.Rule)
 	s.log(rec)
