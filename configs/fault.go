@@ -58,8 +58,8 @@ func (fs Faults) Unwrap() []error {
 	return errs
 }
 
-// sorted puts the faults into the order in which a reader meets them.
-func (fs Faults) sorted() Faults {
+// Sorted puts the faults into the order in which a reader meets them.
+func (fs Faults) Sorted() Faults {
 	slices.SortStableFunc(fs, func(a, b *Fault) int {
 		return cmp.Or(
 			cmp.Compare(a.Position.File, b.Position.File),

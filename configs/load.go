@@ -43,7 +43,7 @@ func Load(opt Options) (*Config, error) {
 	cfg := l.assemble(file, opt)
 	l.validate(cfg)
 	if len(l.faults) > 0 {
-		return nil, l.faults.sorted()
+		return nil, l.faults.Sorted()
 	}
 	return cfg, nil
 }

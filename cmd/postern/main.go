@@ -1,0 +1,149 @@
+// Postern is an inbound SMTP filtering proxy. This is its command.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"postern/configs"
+)
+
+// version is set by the linker: -X main.version=v1.2.3.
+var version string
+
+func main() {
+	err := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)
+	if err != nil {
+		report(os.Stderr, err)
+	}
+	os.Exit(exitCode(err))
+}
+
+// run is the whole command.
+func run(ctx context.Context, args []string, out, errout io.Writer) error {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(errout)
+	return root.ExecuteContext(ctx)
+}
+
+// usageError is a command line that makes no sense.
+type usageError struct{ error }
+
+// errReported ends a command whose output has said already what is wrong.
+var errReported = errors.New("reported")
+
+// exitCode is 0 for good, 1 where the thing asked about is wrong, 2 for wrong usage.
+func exitCode(err error) int {
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		return 2
+	}
+	return 1
+}
+
+// report says what went wrong. Faults of a file begin with file:line:column, as
+// editors want it.
+func report(w io.Writer, err error) {
+	var faults configs.Faults
+	switch {
+	case errors.Is(err, errReported):
+	case errors.As(err, &faults):
+		for _, f := range faults {
+			prefix := ""
+			if f.Position.File == "" {
+				prefix = "postern: "
+			}
+			_, _ = fmt.Fprintf(w, "%s%v\n", prefix, f)
+		}
+	case exitCode(err) == 2:
+		_, _ = fmt.Fprintf(w, "postern: %v\nSee: postern help\n", err)
+	default:
+		_, _ = fmt.Fprintf(w, "postern: %v\n", err)
+	}
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "postern",
+		Short: "An inbound SMTP filtering proxy",
+		Long: `Postern stands on port 25 in front of the MTA that you already run. It asks the
+DNS whether a client may speak for the sender it names, lets a policy reject,
+tag or pass, and streams what passes to the MTA. It keeps no queue.
+
+Begin with: postern demo`,
+		SilenceErrors: true, SilenceUsage: true,
+		Args: noArguments,
+		RunE: func(*cobra.Command, []string) error { return usageError{errors.New("say what to do")} },
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(
+		newServe(), newDemo(), newCheckConfig(), newConfig(), newPolicy(), newTestSession(), newVersion(),
+	)
+	return root
+}
+
+// noArguments refuses what stands behind the command and its flags.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if !cmd.HasSubCommands() {
+		return usageError{fmt.Errorf("%s takes no argument, such as %q", cmd.CommandPath(), args[0])}
+	}
+	err := fmt.Errorf("there is no command %q", cmd.CommandPath()+" "+args[0])
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		err = fmt.Errorf("%w: did you mean %s?", err, near[0])
+	}
+	return usageError{err}
+}
+
+// group makes a command that only holds others.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	g := &cobra.Command{
+		Use: use, Short: short, Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return usageError{fmt.Errorf("%s wants a command: %s", cmd.CommandPath(), cmd.Commands()[0].Name())}
+		},
+	}
+	g.AddCommand(commands...)
+	return g
+}
+
+// configFlag adds -c.
+func configFlag(cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVarP(file, "config", "c", "", "the configuration `file`; none: defaults and POSTERN_ variables")
+}
+
+// buildVersion is what the linker was told, or else what Go knows of the checkout.
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "postern %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}

@@ -1,0 +1,409 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"postern/configs"
+	"postern/metrics"
+	"postern/metrics/admin"
+	"postern/policy/journal"
+	"postern/proxy"
+	"postern/proxy/backend"
+)
+
+func newServe() *cobra.Command {
+	var opt configs.Options
+	var listen, to string
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the proxy", Args: noArguments,
+		Long: `Run the proxy until SIGTERM, which lets messages under way end (timeouts.drain);
+a second one ends it at once. SIGHUP reads the configuration again; a file with
+a fault changes nothing, and the log says where the fault is.
+
+With neither a file nor --backend, mail goes into a Maildir below the working
+folder, on port 2525: something to try.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			opt.Set = serveFlags(cmd, listen, to)
+			return serve(cmd.Context(), opt, cmd.ErrOrStderr())
+		},
+	}
+	configFlag(cmd, &opt.File)
+	cmd.Flags().StringVar(&listen, "listen", "", "the `address` to listen on, in place of the listeners of the file")
+	cmd.Flags().StringVar(&to, "backend", "", "the MTA's `address`, in place of the backends and routes of the file")
+	return cmd
+}
+
+// serveFlags puts flags into the form of the file.
+func serveFlags(cmd *cobra.Command, listen, to string) map[string]any {
+	set := map[string]any{}
+	if cmd.Flags().Changed("listen") {
+		set["listeners"] = []any{map[string]any{"name": "mx", "address": listen}}
+	}
+	if cmd.Flags().Changed("backend") {
+		set["backends"] = []any{map[string]any{"name": "mta", "addresses": []any{to}}}
+		set["routes"] = []any{}
+	}
+	return set
+}
+
+// service is a running proxy with all that stands around it.
+type service struct {
+	world
+	opt     configs.Options
+	started time.Time
+
+	smtp    *proxy.Server
+	admin   *admin.Server
+	maildir *backend.Maildir
+	inner   *innerListener
+
+	parts     atomic.Pointer[parts]
+	listening atomic.Bool
+	mailIn    string               // folder of the embedded backend
+	running   map[string]*standing // by name
+	adminAt   net.Addr             // nil: none
+
+	endWatch, endBackends context.CancelFunc // of the current parts
+
+	failed   chan error    // a listener, or the admin side, gave up
+	stopping chan struct{} // closed when nothing is served any more
+	wg       sync.WaitGroup
+}
+
+// serve runs the proxy until a signal or ctx ends it.
+func serve(ctx context.Context, opt configs.Options, errout io.Writer) error {
+	cfg, err := configs.Load(opt)
+	if err != nil {
+		return err
+	}
+	// Before anything else, so that a signal that comes early is not lost.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1)
+	defer signal.Stop(signals)
+
+	s := newService(opt, newLogger(cfg.Log, errout))
+	inherited, err := inheritedSockets()
+	if err != nil {
+		return err
+	}
+	if err := s.start(cfg, inherited, nil); err != nil {
+		return err
+	}
+	for name, ln := range inherited {
+		s.log.Warn("a socket from systemd fits no listener", "socket", name, "address", ln.Addr().String())
+		_ = ln.Close()
+	}
+	tell("READY=1")
+	err = s.loop(ctx, signals)
+	tell("STOPPING=1")
+	s.stop(signals)
+	return err
+}
+
+// tell informs systemd, if it is there and wants to know.
+func tell(state string) { _, _ = daemon.SdNotify(false, state) }
+
+func newService(opt configs.Options, log *slog.Logger) *service {
+	m := metrics.New()
+	m.BuildInfo(buildVersion())
+	inner := newInnerListener()
+	return &service{
+		world: world{log: log, metrics: m, dial: inner.dial, fallback: innerBackend("maildir", "xclient")},
+		opt:   opt, started: time.Now(), inner: inner, mailIn: "Maildir",
+		failed: make(chan error, 1), stopping: make(chan struct{}),
+	}
+}
+
+// start builds everything, opens the listeners, and serves. record may be nil.
+func (s *service) start(cfg *configs.Config, inherited map[string]net.Listener, record func(*journal.Record)) error {
+	p, err := build(cfg, &s.world, nil)
+	if err != nil {
+		return err
+	}
+	running, err := openListeners(cfg, nil, inherited)
+	if err != nil {
+		p.close(nil)
+		return err
+	}
+	var adminLn net.Listener
+	if cfg.Admin.Address != "" {
+		adminLn = takeInherited(inherited, "admin", false)
+		if adminLn == nil {
+			if adminLn, err = net.Listen("tcp", cfg.Admin.Address); err != nil {
+				for _, st := range running {
+					_ = st.ln.Close()
+				}
+				p.close(nil)
+				return &configs.Fault{Position: cfg.At("admin.address"), Text: "admin: " + listenError(cfg.Admin.Address, err)}
+			}
+		}
+		s.adminAt = adminLn.Addr()
+	}
+	for _, w := range p.warnings(time.Now()) {
+		s.log.Warn("configuration", "warning", w.Error())
+	}
+
+	s.smtp = proxy.New(proxy.Options{Log: s.log, Metrics: s.metrics, Record: record}, p.settings)
+	s.use(p)
+	s.standOn(running)
+	s.listening.Store(true)
+	if adminLn != nil {
+		s.admin = admin.New(admin.Options{
+			Metrics: s.metrics.Handler(), Ready: s.ready, Hostname: p.settings.Hostname, Version: buildVersion(), Started: s.started, Log: s.log,
+		})
+		s.goServe("admin", func() error { return s.admin.Serve(adminLn) })
+		s.log.Info("admin", "address", adminLn.Addr().String())
+	}
+	return nil
+}
+
+// use makes p the current parts.
+func (s *service) use(p *parts) {
+	old := s.parts.Swap(p)
+	if len(p.config.Backends) == 0 {
+		s.embed(p)
+	}
+	p.certificates.publish()
+	if old == nil || old.backends != p.backends {
+		if s.endBackends != nil {
+			s.endBackends()
+		}
+		s.metrics.ForgetBackends()
+		var ctx context.Context
+		ctx, s.endBackends = context.WithCancel(context.Background())
+		s.wg.Go(func() { p.backends.Run(ctx) })
+	}
+	if s.endWatch != nil {
+		s.endWatch()
+	}
+	var ctx context.Context
+	ctx, s.endWatch = context.WithCancel(context.Background())
+	if err := configs.Watch(ctx, p.files(), func() { s.filesChanged(p) }); err != nil {
+		s.log.Warn("changes of files will be noticed late", "error", err.Error())
+	}
+	s.smtp.Configure(p.settings)
+	if old != nil {
+		s.retire(old, p)
+	}
+}
+
+// retire lets go of old parts when nobody uses them any more. Sessions take the
+// new ones with their next transaction; the longest that a running one
+// still asks the DNS is until its header was judged.
+func (s *service) retire(old, p *parts) {
+	if old.backends != p.backends {
+		old.backends.Close() // its connections in use go on until they are released
+	}
+	if old.resolver == p.resolver {
+		return
+	}
+	t := old.config.Timeouts
+	s.wg.Go(func() {
+		select {
+		case <-time.After(t.Command + t.DataBlock + 2*old.config.DNS.Total):
+		case <-s.stopping:
+		}
+		old.resolver.Close()
+	})
+}
+
+// embed starts the embedded backend, once.
+func (s *service) embed(p *parts) {
+	if s.maildir != nil {
+		return
+	}
+	s.maildir = &backend.Maildir{
+		Dir: s.mailIn, Hostname: p.settings.Hostname,
+		MaxSize: int64(p.config.Limits.MessageSize) + 1<<20, // the fields that we add
+	}
+	s.log.Info("no backend is configured: mail goes into a Maildir", "folder", s.mailIn)
+	s.goServe("maildir", func() error {
+		if err := s.maildir.Serve(s.inner); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+}
+
+// goServe runs one of those that should never come back while we run.
+func (s *service) goServe(name string, run func() error) {
+	s.wg.Go(func() {
+		if err := run(); err != nil {
+			select {
+			case s.failed <- fmt.Errorf("%s: %w", name, err):
+			default: // the first failure is what ends us
+			}
+		}
+	})
+}
+
+// standOn serves on the listeners, and leaves those that are not among them.
+func (s *service) standOn(next map[string]*standing) {
+	for name, st := range s.running {
+		if next[name] != st {
+			st.left.Store(true)
+			_ = st.ln.Close()
+			s.log.Info("listener closed", "listener", name)
+		}
+	}
+	for name, st := range next {
+		if s.running[name] == st {
+			continue
+		}
+		s.log.Info("listening", "listener", name, "address", st.ln.Addr().String(), "tls", st.config.TLS)
+		s.goServe("listener "+name, func() error {
+			err := s.smtp.Serve(st.ln, toProxy(st.config))
+			if errors.Is(err, proxy.ErrServerClosed) || st.left.Load() {
+				return nil
+			}
+			return err
+		})
+	}
+	s.running = next
+}
+
+// ready says what stands in the way of mail. It is asked from other goroutines.
+func (s *service) ready() (reasons []string) {
+	if !s.listening.Load() {
+		reasons = append(reasons, "no listener yet")
+	}
+	if s.smtp.Draining() {
+		reasons = append(reasons, "draining")
+	}
+	if !s.parts.Load().backends.Up() {
+		reasons = append(reasons, "no backend is up")
+	}
+	return reasons
+}
+
+// loop waits for what happens until it is time to stop.
+func (s *service) loop(ctx context.Context, signals <-chan os.Signal) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-s.failed:
+			return err
+		case sig := <-signals:
+			switch sig {
+			case syscall.SIGHUP:
+				tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%s", daemon.SdNotifyMonotonicUsec()))
+				s.reload()
+				tell("READY=1")
+			case syscall.SIGUSR1:
+				// The log goes to standard error, which is not ours to reopen, and the
+				// journal is in files by day that nobody has to rotate. The signal is
+				// accepted, since logrotate sends it and its default is to kill us.
+				s.log.Info("no files to reopen")
+			default:
+				s.log.Info("stopping", "signal", sig.String())
+				return nil
+			}
+		}
+	}
+}
+
+// reload takes over a new configuration, or keeps the old one and says why.
+func (s *service) reload() {
+	if err := s.tryReload(); err != nil {
+		s.metrics.ConfigReload("error")
+		s.log.Error("configuration not reloaded, the running one stays in force", "error", strings.ReplaceAll(err.Error(), "\n", "; "))
+		return
+	}
+	s.metrics.ConfigReload("ok")
+	s.log.Info("configuration reloaded")
+}
+
+func (s *service) tryReload() error {
+	cfg, err := configs.Load(s.opt)
+	if err != nil {
+		return err
+	}
+	old := s.parts.Load()
+	p, err := build(cfg, &s.world, old)
+	if err != nil {
+		return err
+	}
+	running, err := openListeners(cfg, s.running, nil)
+	if err != nil {
+		p.close(old)
+		return err
+	}
+	for _, w := range p.warnings(time.Now()) {
+		s.log.Warn("configuration", "warning", w.Error())
+	}
+	s.use(p)
+	s.standOn(running)
+	return nil
+}
+
+// filesChanged reads certificates and lists anew.
+func (s *service) filesChanged(p *parts) {
+	changed, err := p.certificates.reload()
+	switch {
+	case err != nil:
+		s.log.Error("certificates not reloaded, the old ones stay in use", "error", strings.ReplaceAll(err.Error(), "\n", "; "))
+	case changed:
+		p.certificates.publish()
+		s.log.Info("certificates reloaded")
+	}
+	if err := p.reloadLists(); err != nil {
+		s.log.Error("lists not reloaded, the old ones stay in use", "error", strings.ReplaceAll(err.Error(), "\n", "; "))
+	} else if len(p.config.Lists) > 0 {
+		s.log.Info("lists reloaded")
+	}
+}
+
+// stop drains the sessions and ends everything. A further SIGTERM or SIGINT ends it at once.
+func (s *service) stop(signals <-chan os.Signal) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.parts.Load().config.Timeouts.Drain)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case sig := <-signals:
+				if sig == syscall.SIGTERM || sig == syscall.SIGINT {
+					cancel()
+				}
+			case <-done:
+				return
+			}
+		}
+	}()
+	if err := s.smtp.Shutdown(ctx); err != nil {
+		// Whoever was cut off keeps the message and comes again.
+		s.log.Warn("sessions were cut off", "cause", err.Error())
+	}
+	close(done)
+	if s.admin != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		_ = s.admin.Shutdown(ctx) // a scraper that hangs on is cut off
+		cancel()
+	}
+	s.endWatch()
+	s.endBackends()
+	close(s.stopping)
+	if s.maildir != nil {
+		_ = s.maildir.Close()
+	}
+	_ = s.inner.Close()
+	s.wg.Wait()
+	s.parts.Load().close(nil)
+	s.log.Info("stopped")
+}

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"postern/checks"
+	"postern/checks/dnscache"
+	"postern/configs"
+	"postern/metrics"
+	"postern/policy"
+	"postern/proxy"
+	"postern/proxy/backend"
+)
+
+// world is what outlives every configuration.
+type world struct {
+	log     *slog.Logger
+	metrics *metrics.Metrics
+	// fallback is the backend where none is configured, and dial the way to
+	// the backends; nil: the network.
+	fallback configs.Backend
+	dial     func(ctx context.Context, network, address string) (net.Conn, error)
+	// everything makes every check run and keeps the DNS answers, as somebody wants to see them.
+	everything bool
+}
+
+// parts is what one configuration makes of the program. A reload makes new ones,
+// and takes over from the old what has not changed and is costly to lose: the
+// DNS cache, the connections to the MTA, the TLS sessions.
+type parts struct {
+	config       *configs.Config
+	settings     *proxy.Settings
+	resolver     *dnscache.Resolver
+	lists        *policy.Lists
+	chain        *policy.Chain
+	backends     *backend.Set
+	certificates *certificates
+	roots        string // of client certificates: the file's content
+}
+
+// build makes the parts, and connects to nobody. All that is wrong with them comes
+// back as configs.Faults. old may be nil.
+func build(cfg *configs.Config, w *world, old *parts) (*parts, error) {
+	p := &parts{config: cfg}
+	var faults configs.Faults
+	note := func(at string, err error) { faults = append(faults, asFaults(cfg.At(at), err)...) }
+
+	name := hostname(cfg)
+	var err error
+	if old != nil && same(configs.Config{DNS: cfg.DNS}, configs.Config{DNS: old.config.DNS}) {
+		p.resolver = old.resolver
+	} else if p.resolver, err = dnscache.New(dnscache.Options{
+		Servers: cfg.DNS.Servers, Timeout: cfg.DNS.Timeout, Total: cfg.DNS.Total, Cache: cfg.DNS.Cache,
+		Metrics: w.metrics, Log: w.log,
+	}); err != nil {
+		note("dns.servers", err)
+	}
+
+	if p.lists, err = readLists(cfg); err != nil {
+		note("lists", err)
+		// The rules may still be right or wrong: an unreadable file is no unknown list.
+		p.lists = namesOnly(cfg)
+	}
+	rules := cfg.Policy
+	if rules.BuiltIn {
+		rules.Rules = policy.BuiltIn().Rules
+	}
+	if p.chain, err = policy.Compile(rules, p.lists); err != nil {
+		note("policy", err)
+	}
+
+	tlsConfig, err := p.buildTLS(name, w, old)
+	if err != nil {
+		note("tls", err)
+	}
+
+	backends := cfg.Backends
+	if len(backends) == 0 {
+		backends = []configs.Backend{w.fallback}
+	}
+	if old != nil && sameBackends(cfg, old.config) {
+		p.backends = old.backends
+	} else if p.backends, err = backend.New(backends, cfg.Routes, backend.Options{
+		Hostname: name, Timeouts: cfg.Timeouts, Metrics: w.metrics, Log: w.log, Dial: w.dial,
+	}); err != nil {
+		note("backends", err)
+	}
+	if len(faults) > 0 {
+		p.close(old)
+		return nil, faults.Sorted()
+	}
+
+	p.settings = &proxy.Settings{
+		Hostname: name, TLS: tlsConfig,
+		Checks: checks.NewSet(checks.Deps{
+			Hostname: name, Resolver: p.resolver, Config: cfg.Checks, Timeout: cfg.DNS.Total, Healthy: p.resolver.Healthy,
+			Metrics: w.metrics, Log: w.log,
+		}, p.wants(w.everything)),
+		Chain: p.chain, Observe: cfg.Policy.Mode == "observe", Backends: p.backends,
+		Headers: cfg.Headers, Limits: cfg.Limits, Timeouts: cfg.Timeouts,
+		TraceDNS: w.everything || cfg.Journal.Path != "",
+	}
+	return p, nil
+}
+
+// close lets go of what p does not share with other, which may be nil.
+func (p *parts) close(other *parts) {
+	if p.resolver != nil && (other == nil || p.resolver != other.resolver) {
+		p.resolver.Close()
+	}
+	if p.backends != nil && (other == nil || p.backends != other.backends) {
+		p.backends.Close()
+	}
+}
+
+// wants says which checks somebody asks for: a rule, a header field, the MTA
+// that is told the client's name, the journal. Those of the message stage are
+// run for a rule only, since the message must be held for them.
+func (p *parts) wants(everything bool) func(name string) bool {
+	cfg := p.config
+	everything = everything || cfg.Journal.Path != ""
+	identity := false
+	for _, b := range cfg.Backends {
+		identity = identity || b.Identity == "xclient" || b.Identity == "xforward"
+	}
+	return func(name string) bool {
+		if p.chain.Needs(name) {
+			return true
+		}
+		switch name {
+		case "spf", "spf_helo":
+			return everything || cfg.Headers.AuthenticationResults || cfg.Headers.ReceivedSPF
+		case "submitter", "pra":
+			return everything || cfg.Headers.ReceivedSPF
+		case "iprev":
+			return everything || cfg.Headers.AuthenticationResults || cfg.Headers.Received || identity
+		case "dnsbl":
+			return everything
+		}
+		return false
+	}
+}
+
+// warnings are what is legal and hardly meant.
+func (p *parts) warnings(now time.Time) []configs.Fault {
+	warnings := p.chain.Warnings()
+	for _, e := range p.lists.Expired() {
+		warnings = append(warnings, configs.Fault{Position: e.Position, Text: fmt.Sprintf("list %s: %s has expired", e.List, e.Value)})
+	}
+	return append(warnings, p.certificates.warnings(now)...)
+}
+
+// files are those whose change matters while we run.
+func (p *parts) files() []string {
+	var files []string
+	for _, c := range p.config.TLS.Certificates {
+		files = append(files, c.Certificate, c.Key)
+	}
+	for _, l := range p.config.Lists {
+		if l.File != "" {
+			files = append(files, l.File)
+		}
+	}
+	return files
+}
+
+// maxList bounds a list's file: a log written into the wrong place must not
+// take the memory away.
+const maxList = 256 << 20
+
+func readList(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	content, err := io.ReadAll(io.LimitReader(f, maxList+1))
+	if len(content) > maxList {
+		return nil, fmt.Errorf("%s is larger than %d MiB", file, maxList>>20)
+	}
+	return content, err
+}
+
+func readLists(cfg *configs.Config) (*policy.Lists, error) {
+	return policy.NewLists(cfg.Lists, readList, time.Now)
+}
+
+// namesOnly has the lists without their entries.
+func namesOnly(cfg *configs.Config) *policy.Lists {
+	var defs []configs.List
+	for _, l := range cfg.Lists {
+		defs = append(defs, configs.List{Name: l.Name})
+	}
+	lists, err := policy.NewLists(defs, nil, time.Now)
+	if err != nil { // a name is missing or there twice, which was told
+		return nil
+	}
+	return lists
+}
+
+// reloadLists reads the lists again; rules find the new content from then on.
+func (p *parts) reloadLists() error {
+	fresh, err := readLists(p.config)
+	if err != nil {
+		return err
+	}
+	return p.lists.Replace(fresh)
+}
+
+// hostname is our name: the configured one, or the machine's.
+func hostname(cfg *configs.Config) string {
+	if cfg.Hostname != "" {
+		return cfg.Hostname
+	}
+	if name, err := os.Hostname(); err == nil && name != "" {
+		return name
+	}
+	return "localhost"
+}
+
+// same compares by what is said, not by where.
+func same(a, b configs.Config) bool { return a.Equal(&b) }
+
+func sameBackends(a, b *configs.Config) bool {
+	for _, be := range a.Backends {
+		if be.CA != "" {
+			return false // the file may have changed
+		}
+	}
+	pick := func(c *configs.Config) configs.Config {
+		return configs.Config{Hostname: c.Hostname, Backends: c.Backends, Routes: c.Routes, Timeouts: c.Timeouts}
+	}
+	return same(pick(a), pick(b))
+}
+
+// asFaults takes an error apart into its faults; what has no place gets at.
+func asFaults(at configs.Position, err error) (faults configs.Faults) {
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range many.Unwrap() {
+			faults = append(faults, asFaults(at, e)...)
+		}
+		return faults
+	}
+	var f *configs.Fault
+	if errors.As(err, &f) {
+		return configs.Faults{f}
+	}
+	return configs.Faults{{Position: at, Text: err.Error()}}
+}
+
+// newLogger writes the log as configured.
+func newLogger(c configs.Log, w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Level)) // the words were checked
+	opt := &slog.HandlerOptions{Level: level}
+	if c.Format == "text" {
+		return slog.New(slog.NewTextHandler(w, opt))
+	}
+	return slog.New(slog.NewJSONHandler(w, opt))
+}
