@@ -1,0 +1,40 @@
+package proxy
+
+import (
+	"strings"
+	"testing"
+
+	"postern/policy/journal"
+)
+
+const rigMessage = "From: Alice <alice@good.example>\r\nTo: rcpt@local.example\r\nSubject: hello\r\n\r\nHello.\r\n..stuffed\r\n"
+
+func TestMessagePasses(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	c := r.connect("192.0.2.1")
+	ehlo := c.ehlo()
+	for _, k := range []string{"PIPELINING", "SIZE ", "STARTTLS", "ENHANCEDSTATUSCODES", "SUBMITTER", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING"} {
+		if !strings.Contains(ehlo, k) {
+			t.Errorf("EHLO lacks %s:\n%s", k, ehlo)
+		}
+	}
+	if got := c.message("MAIL FROM:<alice@good.example> SUBMITTER=alice@good.example", rigMessage); !strings.HasPrefix(got, "250 2.6.0 ") {
+		t.Fatal(got)
+	}
+	c.cmd("QUIT", "221 ")
+	c.closed()
+
+	ms := r.sink.Messages()
+	if len(ms) != 1 {
+		t.Fatalf("%d messages at the backend", len(ms))
+	}
+	text := string(ms[0].Text)
+	if want := strings.ReplaceAll(rigMessage, "\r\n..", "\r\n."); !strings.HasSuffix(text, want) {
+		t.Errorf("the message was changed:\n%s", text)
+	}
+	t.Log(text)
+	rec := r.last()
+	if rec.Outcome != journal.OutcomeDelivered || rec.Facts.SPF.Result != "pass" || !rec.Facts.PRA.MatchesSubmitter {
+		t.Errorf("record: %+v", rec)
+	}
+}
