@@ -1,0 +1,143 @@
+package dnscache
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	dto "github.com/prometheus/client_model/go"
+
+	"postern/configs"
+	"postern/metrics"
+)
+
+// held counts what a cache holds, entry by entry.
+func held(k *cache) (entries int, octets, counted int64) {
+	for i := range k.shard {
+		s := &k.shard[i]
+		counted += s.bytes
+		for _, q := range s.found.Keys() {
+			e, _ := s.found.Peek(q)
+			entries, octets = entries+1, octets+e.size(q)
+		}
+		for _, q := range s.negative.Keys() {
+			e, _ := s.negative.Peek(q)
+			entries, octets = entries+1, octets+e.size(q)
+		}
+	}
+	return entries, octets, counted
+}
+
+func TestCacheIsBounded(t *testing.T) {
+	const entries, octets = 1000, 200_000
+	k, err := newCache(configs.DNSCache{Entries: entries}, octets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill := func(n, size int, kind kind) {
+		for i := range n {
+			q := question{fmt.Sprintf("n%d.k%d.s%d.example", i, kind, size), typeTXT}
+			e := &entry{kind: kind, ttl: 60, expires: 1 << 62}
+			if kind == kindFound {
+				e.text = []string{strings.Repeat("x", size)}
+			} else {
+				e.err = errNotFound(q.name, textNoData)
+			}
+			s := k.of(q.name)
+			s.mu.Lock()
+			s.put(q, e)
+			s.put(q, e) // in its own place
+			s.mu.Unlock()
+		}
+	}
+	check := func(what string) int {
+		t.Helper()
+		n, sum, counted := held(k)
+		if n > entries+shards || sum > octets || sum != counted {
+			t.Errorf("%s: %d entries of %d octets, counted as %d", what, n, sum, counted)
+		}
+		return n
+	}
+	fill(50, 100, kindFound)
+	good := check("a few good ones")
+	// A flood of random names.
+	fill(5000, 0, kindNoData)
+	check("negatives")
+	found := 0
+	for i := range k.shard {
+		found += k.shard[i].found.Len()
+	}
+	if found != good {
+		t.Errorf("negatives drove out %d of %d answers", good-found, good)
+	}
+	fill(5000, 1000, kindFound)
+	check("large ones")
+	fill(10, octets, kindFound)
+	check("too large ones")
+	fill(5000, 1, kindFound)
+	check("small ones")
+}
+
+// outcomes reads dns_queries_total for a type.
+func outcomes(t *testing.T, m *metrics.Metrics, rrtype string) map[string]float64 {
+	t.Helper()
+	families, err := m.Gatherer().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		if f.GetName() != "postern_dns_queries_total" {
+			continue
+		}
+		for _, s := range f.GetMetric() {
+			if label(s, "type") == rrtype {
+				got[label(s, "outcome")] = s.GetCounter().GetValue()
+			}
+		}
+	}
+	return got
+}
+
+func label(m *dto.Metric, name string) string {
+	for _, l := range m.GetLabel() {
+		if l.GetName() == name {
+			return l.GetValue()
+		}
+	}
+	return ""
+}
+
+func TestCounters(t *testing.T) {
+	m := metrics.New()
+	var now clock
+	mode := "found"
+	r := newTest(t, Options{Servers: []string{"192.0.2.1"}, Metrics: m, Now: now.now, Dial: pipe(func(_, _ string, query []byte) [][]byte {
+		switch mode {
+		case "found":
+			return [][]byte{someTXT.to(query)}
+		case "none":
+			return [][]byte{response{rcode: 3, soa: soa(60, 60)}.to(query)}
+		}
+		return [][]byte{response{rcode: 2}.to(query)}
+	})})
+	wantTXT(t, r, "a.example", "x") // miss
+	wantTXT(t, r, "a.example", "x") // hit
+	mode = "none"
+	wantError(t, r, "nx.example", "NXDOMAIN") // miss
+	wantError(t, r, "nx.example", "NXDOMAIN") // negative
+	mode = "failing"
+	wantError(t, r, "b.example", "temporary") // error
+	wantError(t, r, "b.example", "temporary") // error, remembered
+	now.advance(60e9)
+	wantTXT(t, r, "a.example", "x") // stale
+	_, _ = r.LookupNetIP(context.Background(), "ip6", "c.example")
+	want := "map[error:2 hit:1 miss:2 negative:1 stale:1]"
+	if got := fmt.Sprint(outcomes(t, m, "TXT")); got != want {
+		t.Errorf("TXT: %s, want %s", got, want)
+	}
+	if got := fmt.Sprint(outcomes(t, m, "AAAA")); got != "map[error:1]" {
+		t.Errorf("AAAA: %s", got)
+	}
+}
