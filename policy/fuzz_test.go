@@ -139,6 +139,7 @@ func FuzzList(f *testing.F) {
 			switch {
 			case expired[value]:
 				continue
+			case strings.Contains(value, "@"):
 			case strings.HasPrefix(value, "*."):
 				value = "sub" + value[1:]
 			case strings.HasPrefix(value, "."):

@@ -152,6 +152,9 @@ func (l *list) insert(e *Entry) error {
 		l.insertNetwork(network, e)
 	case strings.Contains(text, "@"):
 		local, domain := text[:strings.LastIndexByte(text, '@')], text[strings.LastIndexByte(text, '@')+1:]
+		if (local == "" || local == "*") && isDomain(domain) {
+			return fmt.Errorf("%q: write %s, which means the addresses in it too", e.Value, domain)
+		}
 		if local == "" || !isDomain(domain) {
 			return fmt.Errorf("%q is no address: write it as bob@example.org", e.Value)
 		}
@@ -165,8 +168,11 @@ func (l *list) insert(e *Entry) error {
 			l.insertNetwork(netip.PrefixFrom(addr, addr.BitLen()), e)
 			return nil
 		}
-		sub := strings.HasPrefix(text, "*.") || strings.HasPrefix(text, ".")
-		domain := strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(text, "*"), "."), ".")
+		domain, sub := strings.CutPrefix(text, "*.")
+		if !sub {
+			domain, sub = strings.CutPrefix(text, ".")
+		}
+		domain = strings.TrimSuffix(domain, ".")
 		if !isDomain(domain) {
 			return fmt.Errorf("%q is no IP address, network, domain or address (domains are written as A-labels, xn--...)", e.Value)
 		}

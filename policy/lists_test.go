@@ -211,7 +211,7 @@ func TestWrongLists(t *testing.T) {
 		`forwarders.txt:1:1: "192.0.2.0/33" is no network: write it as 192.0.2.0/24 or 2001:db8::/32`,
 		`forwarders.txt:2:1: "192.0.2.1/24" has bits behind its prefix: write 192.0.2.0/24, or 192.0.2.1 for the one address`,
 		`forwarders.txt:3:3: "exa mple.org" is no IP address, network, domain or address (domains are written as A-labels, xn--...)`,
-		`forwarders.txt:4:1: "@example.org" is no address: write it as bob@example.org`,
+		`forwarders.txt:4:1: "@example.org": write example.org, which means the addresses in it too`,
 		`forwarders.txt:5:1: "bob@" is no address: write it as bob@example.org`,
 		`forwarders.txt:6:1: "bücher.example" is no IP address, network, domain or address (domains are written as A-labels, xn--...)`,
 		"forwarders.txt:7:1: until tomorrow: a date is written 2027-03-01",
