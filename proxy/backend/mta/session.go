@@ -73,7 +73,14 @@ func (c *session) run() {
 				return
 			}
 			continue
+		case smtp.ErrBareLF:
+			// Nobody knows what the peer takes for lines.
+			r := say(500, "5.2", "Bare LF.")
+			r.close = true
+			c.finish(r)
+			return
 		default:
+			c.flush()
 			return
 		}
 		text := string(line)

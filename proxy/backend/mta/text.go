@@ -96,8 +96,8 @@ func (c *session) readData() bool {
 		b, _ := c.br.Peek(c.br.Buffered())
 		var n int
 		var end bool
+		var err error
 		if !faulty {
-			var err error
 			if n, end, err = scan.Scan(b); err != nil {
 				faulty = true
 				in.fail(smtp.Reply{Code: 550, Enhanced: "6.0", Text: "Bare CR, bare LF or NUL."})
@@ -111,6 +111,9 @@ func (c *session) readData() bool {
 			n, end = scan.Skip(b)
 		}
 		need = len(b) - n + 1
+		if err != nil {
+			need = 1 // there is something to skip already
+		}
 		_, _ = c.br.Discard(n)
 		if !c.within(in, b[:n]) {
 			return false
