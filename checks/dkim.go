@@ -36,8 +36,8 @@ func DKIM(d Deps) Check {
 		Doc:    "The DKIM signatures of the message (RFC 6376).",
 		Stage:  policy.Message,
 		Result: func(f *policy.Facts) *policy.Result { return &f.DKIM.Result },
-		trivial: func(f *policy.Facts, msg Message) bool {
-			f.DKIM = policy.DKIM{Result: policy.None}
+		begin: func(f *policy.Facts, msg Message) bool {
+			f.DKIM = policy.DKIM{Result: policy.None, Domains: []string{}}
 			return !slices.ContainsFunc(msg.Header, func(h smtp.Field) bool { return fieldIs(h.Name, "DKIM-Signature") })
 		},
 		Run: func(ctx context.Context, f *policy.Facts, msg Message) { f.DKIM = verifyDKIM(ctx, d.Resolver, msg) },
@@ -89,7 +89,7 @@ func verifyDKIM(ctx context.Context, r Resolver, msg Message) policy.DKIM {
 		}
 	}
 	all := func(result policy.Result, reason string) policy.DKIM {
-		out := policy.DKIM{Result: result}
+		out := policy.DKIM{Result: result, Domains: []string{}}
 		for _, s := range sigs {
 			out.Signatures = append(out.Signatures, s.found(result, reason))
 		}
@@ -115,7 +115,7 @@ func verifyDKIM(ctx context.Context, r Resolver, msg Message) policy.DKIM {
 	case err != nil && !errors.Is(err, dkim.ErrTooManySignatures), len(verifs) != len(sigs):
 		return all(policy.PermError, "the header section cannot be read")
 	}
-	out := policy.DKIM{Result: policy.None}
+	out := policy.DKIM{Result: policy.None, Domains: []string{}}
 	for i, s := range sigs {
 		result, reason := s.judge(verifs[i].Err, keys)
 		out.Signatures = append(out.Signatures, s.found(result, reason))
@@ -304,12 +304,4 @@ func hasBody(msg Message) bool {
 		}
 	}
 	return false
-}
-
-// cutLast cuts s at the last c.
-func cutLast(s string, c byte) (before, after string, found bool) {
-	if i := strings.LastIndexByte(s, c); i >= 0 {
-		return s[:i], s[i+1:], true
-	}
-	return s, "", false
 }

@@ -26,8 +26,8 @@ func DNSBL(d Deps) Check {
 		Doc:    "The DNS lists of checks.dnsbl, weighted (RFC 5782).",
 		Stage:  policy.Mail,
 		Result: func(f *policy.Facts) *policy.Result { return &f.DNSBL.Result },
-		trivial: func(f *policy.Facts, _ Message) bool {
-			f.DNSBL = policy.DNSBL{Result: policy.None}
+		begin: func(f *policy.Facts, _ Message) bool {
+			f.DNSBL = policy.DNSBL{Result: policy.None, Zones: []string{}}
 			return len(lists) == 0
 		},
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) { f.DNSBL = askLists(ctx, d.Resolver, lists, f) },
@@ -57,7 +57,7 @@ func askLists(ctx context.Context, r Resolver, lists []dnsList, f *policy.Facts)
 	}
 	wg.Wait()
 
-	sum := policy.DNSBL{Result: policy.None}
+	sum := policy.DNSBL{Result: policy.None, Zones: []string{}}
 	var trouble, allowed bool
 	for i, l := range lists {
 		switch found[i] {

@@ -225,16 +225,19 @@ type MessageIs struct {
 func (f Facts) Transaction(id string) Facts {
 	client := f.Client
 	client.Name = "" // comes with iprev
+	if f.TLS.Peer.Names == nil {
+		f.TLS.Peer.Names = []string{} // JSON shall say [], not null
+	}
 	return Facts{
 		ID: id, Client: client, Listener: f.Listener, TLS: f.TLS, Helo: f.Helo,
 		Submitter: Submitter{Result: Skipped},
 		SPF:       SPF{Result: Skipped},
 		SPFHelo:   SPFHelo{Result: Skipped},
 		Iprev:     Iprev{Result: Skipped},
-		DNSBL:     DNSBL{Result: Skipped},
+		DNSBL:     DNSBL{Zones: []string{}, Result: Skipped},
 		DNS:       DNS{Healthy: true},
 		PRA:       PRA{Result: Skipped},
-		DKIM:      DKIM{Result: Skipped},
+		DKIM:      DKIM{Result: Skipped, Domains: []string{}},
 		DMARC:     DMARC{Result: Skipped},
 	}
 }
