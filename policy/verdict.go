@@ -24,11 +24,13 @@ func (d Disposition) MarshalText() ([]byte, error) { return []byte(d.String()), 
 // Verdict is what the chain concluded from the facts known at a stage.
 type Verdict struct {
 	Disposition Disposition
-	// Decided says that no fact of a later stage can change the disposition:
-	// a reject, defer or pass rule matched, or no such rule is left.
+	// Decided says that no fact of a later stage can change whether the message
+	// is refused: a reject, defer or pass rule matched, or no such rule is left.
+	// Tags may still be added until the stage Chain.Last, and so make a pass
+	// with no rule a tag.
 	Decided bool
 	Reply   smtp.Reply   // for Defer and Reject; without the transaction id, which the proxy adds
-	Tags    []smtp.Field // of the tag rules that matched above the deciding one, in order
+	Tags    []smtp.Field // of the tag rules that matched above the deciding one, in order; each Value starts with a space
 	Rule    string       // the rule that decided, or the last tag rule that matched; empty when none did
 	Stage   Stage        // at which Rule was decided
 }
