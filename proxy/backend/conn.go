@@ -38,6 +38,7 @@ type Conn struct {
 	buf     *[]byte   // where out came from
 	written int       // length of that prefix
 	queue   []command // commands; those before head have been answered
+	first   [8]command
 	head    int
 	sent    int // those before it have been written
 
@@ -85,7 +86,7 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 0, bufferSize); retu
 func newConn(p *Pool, client Client, l *link, reused bool) *Conn {
 	c := &Conn{pool: p, client: client, l: l, serial: !l.caps.Pipelining, replay: reused}
 	c.buf = buffers.Get().(*[]byte)
-	c.out = (*c.buf)[:0]
+	c.out, c.queue = (*c.buf)[:0], c.first[:0]
 	if reused && p.identity != identityXClient {
 		// XCLIENT has made the backend forget; here RSET does.
 		c.queueLine(kindHiddenRset, "RSET")

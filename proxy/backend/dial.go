@@ -165,6 +165,9 @@ func (a *address) probe(ctx context.Context) error {
 
 // reintroduce makes a connection that other sessions have used fit for c.
 func (l *link) reintroduce(ctx context.Context, c *Client) (err error) {
+	if !l.resetting && l.at.pool.identity != identityXClient {
+		return nil // RSET, and XFORWARD, travel with the first MAIL
+	}
 	stop := context.AfterFunc(ctx, l.close)
 	defer func() {
 		if !stop() && err == nil {
