@@ -158,13 +158,13 @@ func appendValue(b []byte, v string) []byte {
 	return appendQuoted(b, v)
 }
 
-// appendQuoted appends a quoted-string of printable ASCII.
+// appendQuoted appends a quoted-string of printable ASCII. The limit is on what
+// it writes, not on what it reads: a value of nothing but quotes doubles, and
+// three of them are more than a line may hold (RFC 5322 §2.1.1).
 func appendQuoted(b []byte, v string) []byte {
-	if len(v) > commentLimit {
-		v = v[:commentLimit]
-	}
 	b = append(b, '"')
-	for i := range len(v) {
+	end := len(b) + commentLimit
+	for i := 0; i < len(v) && len(b) < end-1; i++ {
 		switch c := v[i]; {
 		case c == '"' || c == '\\':
 			b = append(b, '\\', c)
@@ -328,10 +328,11 @@ func (s *session) withoutForged(head []byte, h smtp.Header) []byte {
 
 // claims says whether an Authentication-Results field bears the authserv-id id:
 // the first token or quoted-string, comments and folding skipped, compared
-// without regard to case, and as a domain (RFC 8601 §2.2).
+// without regard to case, and as a domain (RFC 8601 §2.2). One that bears none
+// is nobody's, and a careless reader might take it for that of its own MTA.
 func claims(value, id string) bool {
 	got := authservID(value)
-	if equalFold(got, id) {
+	if got == "" || equalFold(got, id) {
 		return true
 	}
 	a, err1 := smtp.ASCIIDomain(got)
