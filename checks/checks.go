@@ -24,15 +24,15 @@ type Check struct {
 	Stage policy.Stage
 	// Result points at the check's result word in f.
 	Result func(f *policy.Facts) *policy.Result
-	// Run writes the check's own field of f, and no other. It must come back
-	// soon after ctx ends; what it then leaves is its own business, the Set
+	// Run asks, and writes the check's own field of f and no other. It must come
+	// back soon after ctx ends; what it then leaves is its own business, the Set
 	// makes it temperror.
 	Run func(ctx context.Context, f *policy.Facts, msg Message)
 
-	// trivial settles the check without asking anybody, where its inputs allow
-	// that (no SUBMITTER was given, no list is configured), and says whether it
-	// did. It spares the goroutine and the timer. May be nil.
-	trivial func(f *policy.Facts, msg Message) bool
+	// begin writes what can be told without asking anybody, and says whether that
+	// settles the check (no SUBMITTER was given, no list is configured): then
+	// there is no Run, no goroutine and no timer. May be nil.
+	begin func(f *policy.Facts, msg Message) (settled bool)
 
 	// needs names checks whose results this one reads. A Set that holds it holds
 	// them too, and runs it when they are through.

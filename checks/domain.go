@@ -3,55 +3,27 @@ package checks
 import (
 	"strings"
 
-	"golang.org/x/net/idna"
+	"postern/proxy/smtp"
 )
 
 // maxName is the length of the longest name that the DNS can be asked for, in
 // text and without the final dot (RFC 1035 §3.1, RFC 7208 §7.3).
 const maxName = 253
 
-// domainName returns s as A-labels in lower case without a final dot. It
-// refuses what is no host-like domain name: empty or overlong labels, address
-// literals, anything but letters, digits, hyphens and underscores.
+// domainName returns s as A-labels in lower case without a final dot; not ok for
+// what is no domain name: see smtp.ASCIIDomain.
 func domainName(s string) (string, bool) {
-	s = strings.TrimSuffix(s, ".")
-	ascii, lower := true, true
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c >= 0x80:
-			ascii = false
-		case 'A' <= c && c <= 'Z':
-			lower = false
-		}
-	}
-	if !ascii {
-		a, err := idna.Lookup.ToASCII(s)
-		if err != nil {
-			return "", false
-		}
-		s, lower = a, false
-	}
-	if !askable(s) {
-		return "", false
-	}
-	for i := range len(s) {
-		switch c := s[i]; {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == '.':
-		default:
-			return "", false
-		}
-	}
-	if !lower {
-		s = strings.ToLower(s)
-	}
-	return s, true
+	d, err := smtp.ASCIIDomain(s)
+	return d, err == nil
 }
 
-// checkable is domainName for a domain that authorization can be asked of: one
-// of two labels or more (RFC 7208 §4.3).
+// checkable is domainName for a domain that authorization can be asked of: two
+// labels or more (RFC 7208 §4.3), and no IPv4 address, as a top-level domain is
+// not all digits.
 func checkable(s string) (string, bool) {
 	d, ok := domainName(s)
-	return d, ok && strings.IndexByte(d, '.') >= 0
+	dot := strings.LastIndexByte(d, '.')
+	return d, ok && dot > 0 && strings.Trim(d[dot+1:], "0123456789") != ""
 }
 
 // askable says whether a query can be composed from name, which bears no final

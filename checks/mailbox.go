@@ -261,24 +261,6 @@ func isAtext(c byte) bool {
 	return isAlpha(c) || isDigit(c) || strings.IndexByte("!#$%&'*+-/=?^_`{|}~", c) >= 0
 }
 
-// formatMailbox renders an address, the local part quoted where it must be
-// (RFC 5321 §4.1.2).
-func formatMailbox(local, domain string) string {
-	s := scanner{rest: local}
-	if _, ok := s.dotAtom(); ok && s.rest == "" {
-		return local + "@" + domain
-	}
-	b := make([]byte, 0, len(local)+len(domain)+4)
-	b = append(b, '"')
-	for i := range len(local) {
-		if c := local[i]; c == '"' || c == '\\' {
-			b = append(b, '\\')
-		}
-		b = append(b, local[i])
-	}
-	return string(append(append(b, '"', '@'), domain...))
-}
-
 // unquoteLocal is a local part as a value: without its quotes, if it bears any.
 func unquoteLocal(local string) string {
 	if len(local) < 2 || local[0] != '"' {

@@ -13,6 +13,7 @@ import (
 const (
 	reasonNotPermitted = "Not Permitted"
 	reasonNoDomain     = "Domain Does Not Exist"
+	reasonMalformed    = "Malformed Domain"
 )
 
 // Submitter asks whether the client may send for the domain of the SUBMITTER
@@ -24,23 +25,17 @@ func Submitter(d Deps) Check {
 		Doc:    "Sender ID for the SUBMITTER parameter, at MAIL (RFC 4405 §4.2).",
 		Stage:  policy.Mail,
 		Result: func(f *policy.Facts) *policy.Result { return &f.Submitter.Result },
-		trivial: func(f *policy.Facts, _ Message) bool {
+		begin: func(f *policy.Facts, _ Message) bool {
+			f.Submitter.Reason = ""
 			if f.Submitter.Address == "" {
 				f.Submitter.Result = policy.None
 				return true
 			}
 			id := newIdentity(f.Submitter.Address, f.Submitter.Domain)
-			return none(f, &id, &f.Submitter.Result, &f.Submitter.Reason)
+			return none(f, id, &f.Submitter.Result, &f.Submitter.Reason)
 		},
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
-			if f.Submitter.Address == "" {
-				f.Submitter.Result = policy.None
-				return
-			}
 			id := newIdentity(f.Submitter.Address, f.Submitter.Domain)
-			if none(f, &id, &f.Submitter.Result, &f.Submitter.Reason) {
-				return
-			}
 			f.Submitter.Result, f.Submitter.Reason = senderID(ctx, d, f, id)
 		},
 	}
@@ -51,44 +46,35 @@ func Submitter(d Deps) Check {
 // with SUBMITTER (RFC 4405 §4.2).
 func PRA(d Deps) Check {
 	domainOnly := d.Config.Submitter.Match == "domain"
-	// purport writes everything but the result, and returns whom to ask for; not
-	// ok: the result is written too.
-	purport := func(f *policy.Facts, msg Message) (identity, bool) {
-		mailbox, _, ok := FindPRA(msg.Header)
-		if !ok {
-			f.PRA = policy.PRA{Result: policy.PermError, Reason: "no Purported Responsible Address"}
-			return identity{}, false
-		}
-		domain, ok := domainName(mailbox.Domain)
-		if !ok {
-			domain = strings.ToLower(mailbox.Domain)
-		}
-		address := formatMailbox(mailbox.Local, domain)
-		f.PRA = policy.PRA{Result: policy.Skipped, Address: address, Domain: domain}
-		f.PRA.MatchesSubmitter = f.Submitter.Address != "" && sameMailbox(f.Submitter.Address, address, domainOnly)
-		id := newIdentity(address, domain)
-		if none(f, &id, &f.PRA.Result, &f.PRA.Reason) {
-			return id, false
-		}
-		if f.Submitter.Result != policy.Skipped && f.Submitter.Address != "" && sameMailbox(f.Submitter.Address, address, false) {
-			f.PRA.Result, f.PRA.Reason = f.Submitter.Result, f.Submitter.Reason
-			return id, false
-		}
-		return id, true
-	}
 	return Check{
 		Name:   "pra",
 		Doc:    "Sender ID for the Purported Responsible Address of the header (RFC 4406, 4407).",
 		Stage:  policy.Header,
 		Result: func(f *policy.Facts) *policy.Result { return &f.PRA.Result },
-		trivial: func(f *policy.Facts, msg Message) bool {
-			_, ask := purport(f, msg)
-			return !ask
-		},
-		Run: func(ctx context.Context, f *policy.Facts, msg Message) {
-			if id, ask := purport(f, msg); ask {
-				f.PRA.Result, f.PRA.Reason = senderID(ctx, d, f, id)
+		begin: func(f *policy.Facts, msg Message) bool {
+			mailbox, _, ok := FindPRA(msg.Header)
+			if !ok {
+				f.PRA = policy.PRA{Result: policy.PermError, Reason: "no Purported Responsible Address"}
+				return true
 			}
+			address := smtp.Address(mailbox)
+			_, domain, _ := cutLast(address, '@')
+			f.PRA = policy.PRA{Result: policy.Skipped, Address: address, Domain: domain}
+			f.PRA.MatchesSubmitter = sameMailbox(f.Submitter.Address, address, domainOnly)
+			if none(f, newIdentity(address, domain), &f.PRA.Result, &f.PRA.Reason) {
+				return true
+			}
+			if f.Submitter.Result != policy.Skipped && sameMailbox(f.Submitter.Address, address, false) {
+				// Asked at MAIL already. NOT: for an equal domain alone, since a
+				// record may look at the local part.
+				f.PRA.Result, f.PRA.Reason = f.Submitter.Result, f.Submitter.Reason
+				return true
+			}
+			return false
+		},
+		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
+			id := newIdentity(f.PRA.Address, f.PRA.Domain)
+			f.PRA.Result, f.PRA.Reason = senderID(ctx, d, f, id)
 		},
 	}
 }
@@ -175,15 +161,22 @@ func sameMailbox(a, b string, domainOnly bool) bool {
 }
 
 func cutAddress(s string) (local, domain string) {
-	at := strings.LastIndexByte(s, '@')
-	if at < 0 {
+	local, domain, ok := cutLast(s, '@')
+	if !ok {
 		return s, ""
 	}
-	local, domain = unquoteLocal(s[:at]), s[at+1:]
 	if d, ok := domainName(domain); ok {
-		return local, d
+		return unquoteLocal(local), d
 	}
-	return local, strings.ToLower(domain)
+	return unquoteLocal(local), strings.ToLower(domain)
+}
+
+// cutLast cuts s at the last c.
+func cutLast(s string, c byte) (before, after string, found bool) {
+	if i := strings.LastIndexByte(s, c); i >= 0 {
+		return s[:i], s[i+1:], true
+	}
+	return s, "", false
 }
 
 // HeaderFacts sums up a header section.

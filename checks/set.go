@@ -123,9 +123,9 @@ func (s *Set) wave(ctx context.Context, checks []Check, ran []Ran, f *policy.Fac
 	wg.Wait()
 }
 
-// settled says whether c could be settled without asking anybody.
+// settled begins c and says whether that was all.
 func (s *Set) settled(c *Check, f *policy.Facts, msg Message) (done bool) {
-	if c.trivial == nil {
+	if c.begin == nil {
 		return false
 	}
 	defer func() {
@@ -134,7 +134,7 @@ func (s *Set) settled(c *Check, f *policy.Facts, msg Message) (done bool) {
 			done = true
 		}
 	}()
-	return c.trivial(f, msg)
+	return c.begin(f, msg)
 }
 
 func (s *Set) panicked(c *Check, f *policy.Facts, p any) {

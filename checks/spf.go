@@ -2,7 +2,6 @@ package checks
 
 import (
 	"context"
-	"strings"
 
 	"postern/policy"
 )
@@ -15,17 +14,13 @@ func SPF(d Deps) Check {
 		Doc:    "SPF for MAIL FROM, or for postmaster@HELO if that is <> (RFC 7208).",
 		Stage:  policy.Mail,
 		Result: func(f *policy.Facts) *policy.Result { return &f.SPF.Result },
-		trivial: func(f *policy.Facts, _ Message) bool {
+		begin: func(f *policy.Facts, _ Message) bool {
 			id, which := spfIdentity(f)
-			f.SPF.Domain, f.SPF.Identity = id.domain, which
-			return none(f, &id, &f.SPF.Result, &f.SPF.Reason)
+			f.SPF = policy.SPF{Result: policy.Skipped, Domain: id.domain, Identity: which}
+			return none(f, id, &f.SPF.Result, &f.SPF.Reason)
 		},
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
-			id, which := spfIdentity(f)
-			f.SPF.Domain, f.SPF.Identity = id.domain, which
-			if none(f, &id, &f.SPF.Result, &f.SPF.Reason) {
-				return
-			}
+			id, _ := spfIdentity(f)
 			e := newEvaluation(d, f, id, scopeSPF)
 			o := e.run(ctx)
 			f.SPF.Result, f.SPF.Reason = o.result, printable(o.reason, maxReason)
@@ -44,18 +39,13 @@ func SPFHelo(d Deps) Check {
 		Doc:    "SPF for the HELO domain (RFC 7208 §2.3).",
 		Stage:  policy.Mail,
 		Result: func(f *policy.Facts) *policy.Result { return &f.SPFHelo.Result },
-		trivial: func(f *policy.Facts, _ Message) bool {
-			id := identity{postmaster, f.Helo.Domain}
-			f.SPFHelo.Domain = id.domain
-			return none(f, &id, &f.SPFHelo.Result, &f.SPFHelo.Reason)
+		begin: func(f *policy.Facts, _ Message) bool {
+			id := heloIdentity(f)
+			f.SPFHelo = policy.SPFHelo{Result: policy.Skipped, Domain: id.domain}
+			return none(f, id, &f.SPFHelo.Result, &f.SPFHelo.Reason)
 		},
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
-			id := identity{postmaster, f.Helo.Domain}
-			f.SPFHelo.Domain = id.domain
-			if none(f, &id, &f.SPFHelo.Result, &f.SPFHelo.Reason) {
-				return
-			}
-			o := newEvaluation(d, f, id, scopeSPF).run(ctx)
+			o := newEvaluation(d, f, heloIdentity(f), scopeSPF).run(ctx)
 			f.SPFHelo.Result, f.SPFHelo.Reason = o.result, printable(o.reason, maxReason)
 		},
 	}
@@ -66,39 +56,41 @@ const (
 	maxReason  = 500          // octets of a reason
 )
 
-// spfIdentity is the identity that the transaction is judged by.
+// spfIdentity is the identity that the transaction is judged by, and its name.
 func spfIdentity(f *policy.Facts) (id identity, which string) {
 	if f.Mail.From == "" {
-		return identity{postmaster, f.Helo.Domain}, "helo"
+		return heloIdentity(f), "helo"
 	}
 	return newIdentity(f.Mail.From, f.Mail.Domain), "mailfrom"
 }
 
+func heloIdentity(f *policy.Facts) identity { return newIdentity("", f.Helo.Domain) }
+
 // newIdentity takes the local part from an address. It is cut at the last "@":
-// one inside quotes is the local part's own.
+// one inside quotes is the local part's own. The domain becomes what DNS is
+// asked for, if it is a domain.
 func newIdentity(address, domain string) identity {
-	local := address
-	if at := strings.LastIndexByte(address, '@'); at >= 0 {
-		local = address[:at]
-	}
+	local, _, _ := cutLast(address, '@')
 	if local == "" {
 		local = postmaster
+	}
+	if d, ok := domainName(domain); ok {
+		domain = d
 	}
 	return identity{local, domain}
 }
 
 // none settles an identity whose domain nobody can publish anything for: a
-// literal, a single label, a name the DNS cannot hold (RFC 7208 §4.3). Else it
-// leaves id's domain in the form that is asked for.
-func none(f *policy.Facts, id *identity, result *policy.Result, reason *string) bool {
-	domain, ok := checkable(id.domain)
-	switch {
+// literal, a single label, a name the DNS cannot hold (RFC 7208 §4.3).
+func none(f *policy.Facts, id identity, result *policy.Result, reason *string) bool {
+	switch _, ok := checkable(id.domain); {
+	case id.domain == "":
+		*result, *reason = policy.None, "there is no domain to ask"
 	case !ok:
-		*result, *reason = policy.None, "Malformed Domain"
+		*result, *reason = policy.None, reasonMalformed
 	case !f.Client.Addr().IsValid():
 		*result, *reason = policy.None, "the client has no IP address"
 	default:
-		id.domain = domain
 		return false
 	}
 	return true

@@ -152,15 +152,19 @@ func (r records) replace(name, rrtype string, values ...any) {
 
 func (r records) zone(t testing.TB) *dnstest.Zone {
 	t.Helper()
-	var n yaml.Node
-	if err := n.Encode(r); err != nil {
-		t.Fatal(err)
-	}
-	z, err := dnstest.LoadYAML(&n)
+	z, err := loadRecords(r)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return z
+}
+
+func loadRecords(r records) (*dnstest.Zone, error) {
+	var n yaml.Node
+	if err := n.Encode(r); err != nil {
+		return nil, err
+	}
+	return dnstest.LoadYAML(&n)
 }
 
 // transaction is the facts as a session fills them.
@@ -354,7 +358,7 @@ func runPRA(t *testing.T, c *tally, known deviations) {
 		m, field, found := FindPRA(readHeader(tc.Message))
 		got := ""
 		if found {
-			got = formatMailbox(m.Local, m.Domain)
+			got = m.String()
 		}
 		same := func(want *string) bool { return want == nil && !found || want != nil && found && *want == got }
 		ok := same(tc.PRA) && (!found || strings.EqualFold(field, tc.Header)) || slices.ContainsFunc(tc.AlsoOK, same)

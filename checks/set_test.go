@@ -1,0 +1,191 @@
+package checks
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"postern/policy"
+)
+
+// fake is a check that writes to the field of another.
+func fake(name string, result func(*policy.Facts) *policy.Result, run func(ctx context.Context, f *policy.Facts)) Check {
+	return Check{
+		Name: name, Stage: policy.Mail, Result: result,
+		Run: func(ctx context.Context, f *policy.Facts, _ Message) { run(ctx, f) },
+	}
+}
+
+func iprevResult(f *policy.Facts) *policy.Result { return &f.Iprev.Result }
+func spfResult(f *policy.Facts) *policy.Result   { return &f.SPF.Result }
+
+func setOf(d Deps, cs ...Check) *Set {
+	s := NewSet(d, func(string) bool { return false })
+	for _, c := range cs {
+		s.byStage[c.Stage] = append(s.byStage[c.Stage], c)
+	}
+	return s
+}
+
+func TestChecksOfAStageRunSideBySide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := func(result func(*policy.Facts) *policy.Result) func(context.Context, *policy.Facts) {
+			return func(_ context.Context, f *policy.Facts) {
+				time.Sleep(time.Second)
+				*result(f) = policy.Pass
+			}
+		}
+		set := setOf(Deps{}, fake("iprev", iprevResult, slow(iprevResult)), fake("spf", spfResult, slow(spfResult)))
+		f := transaction("192.0.2.1", "client.example", "a@example.com")
+		start := time.Now()
+		ran := set.Run(t.Context(), policy.Mail, f, Message{})
+		if took := time.Since(start); took != time.Second {
+			t.Errorf("two checks of a second took %v", took)
+		}
+		for _, r := range ran {
+			if r.Took != time.Second || r.Result != policy.Pass {
+				t.Errorf("%+v", r)
+			}
+		}
+		if len(ran) != 2 || ran[0].Name != "iprev" || ran[1].Name != "spf" {
+			t.Errorf("%+v", ran)
+		}
+	})
+}
+
+func TestACheckThatRunsOutOfTimeLeavesTemperror(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		waits := func(ctx context.Context, f *policy.Facts) {
+			<-ctx.Done()
+			f.SPF.Result = policy.Fail // concluded from what it could not read
+		}
+		set := setOf(Deps{Timeout: 3 * time.Second}, fake("spf", spfResult, waits))
+		f := transaction("192.0.2.1", "client.example", "a@example.com")
+		start := time.Now()
+		set.Run(t.Context(), policy.Mail, f, Message{})
+		if f.SPF.Result != policy.TempError || time.Since(start) != 3*time.Second {
+			t.Errorf("%s after %v", f.SPF.Result, time.Since(start))
+		}
+	})
+}
+
+func TestTheLimitIsTwentySecondsUnlessSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := setOf(Deps{}, fake("spf", spfResult, func(ctx context.Context, _ *policy.Facts) { <-ctx.Done() }))
+		start := time.Now()
+		set.Run(t.Context(), policy.Mail, transaction("192.0.2.1", "client.example", "a@example.com"), Message{})
+		if took := time.Since(start); took != 20*time.Second {
+			t.Errorf("%v", took)
+		}
+	})
+}
+
+func TestAClientThatGoesAwayEndsItsChecks(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	set := setOf(Deps{}, fake("spf", spfResult, func(ctx context.Context, _ *policy.Facts) { cancel(); <-ctx.Done() }))
+	f := transaction("192.0.2.1", "client.example", "a@example.com")
+	set.Run(ctx, policy.Mail, f, Message{})
+	if f.SPF.Result != policy.TempError {
+		t.Errorf("%s", f.SPF.Result)
+	}
+}
+
+func TestAPanicIsLoggedAndLeavesTemperror(t *testing.T) {
+	var log bytes.Buffer
+	d := Deps{Log: slog.New(slog.NewTextHandler(&log, nil))}
+	begins := fake("iprev", iprevResult, nil)
+	begins.begin = func(*policy.Facts, Message) bool { panic("while beginning") }
+	set := setOf(d, begins, fake("spf", spfResult, func(context.Context, *policy.Facts) { panic("while asking") }))
+	f := transaction("192.0.2.1", "client.example", "a@example.com")
+	ran := set.Run(t.Context(), policy.Mail, f, Message{})
+	if f.SPF.Result != policy.TempError || f.Iprev.Result != policy.TempError {
+		t.Errorf("spf %s, iprev %s", f.SPF.Result, f.Iprev.Result)
+	}
+	for i, want := range []string{"while beginning", "while asking"} {
+		if !strings.Contains(log.String(), want) || ran[i].Result != policy.TempError {
+			t.Errorf("%+v; log: %s", ran[i], log.String())
+		}
+	}
+}
+
+func TestNoCheckThatRanStaysSkipped(t *testing.T) {
+	set := setOf(Deps{}, fake("spf", spfResult, func(context.Context, *policy.Facts) {}))
+	f := transaction("192.0.2.1", "client.example", "a@example.com")
+	set.Run(t.Context(), policy.Mail, f, Message{})
+	if f.SPF.Result != policy.TempError {
+		t.Errorf("%s", f.SPF.Result)
+	}
+}
+
+func TestASetHoldsWhatIsWantedAndWhatThatNeeds(t *testing.T) {
+	set := only(Deps{}, "dmarc")
+	for name, want := range map[string]bool{"dmarc": true, "dkim": true, "spf": true, "pra": false, "iprev": false, "nonsense": false} {
+		if set.Wants(name) != want {
+			t.Errorf("Wants(%q) is %v", name, !want)
+		}
+	}
+	for stage, want := range map[policy.Stage]bool{policy.Connect: false, policy.Mail: true, policy.Header: false, policy.Message: true} {
+		if set.HasStage(stage) != want {
+			t.Errorf("HasStage(%s) is %v", stage, !want)
+		}
+	}
+	if all := NewSet(Deps{}, nil); !all.Wants("pra") || !all.Wants("dnsbl") {
+		t.Error("nil does not want all")
+	}
+}
+
+// The names are contract: policy knows them, metrics count them.
+func TestEveryCheckSaysWhatItIs(t *testing.T) {
+	var names []string
+	f := transaction("192.0.2.1", "client.example", "")
+	for _, build := range All {
+		c := build(Deps{})
+		names = append(names, c.Name)
+		if c.Doc == "" || c.Run == nil || *c.Result(f) != policy.Skipped {
+			t.Errorf("%s: %+v, result before it ran %q", c.Name, c, *c.Result(f))
+		}
+	}
+	if got := strings.Join(names, " "); got != "iprev spf spf_helo submitter dnsbl pra dkim dmarc" {
+		t.Error(got)
+	}
+}
+
+func TestHealthIsAskedForAtMail(t *testing.T) {
+	f := transaction("192.0.2.1", "client.example", "")
+	f.DNS.Healthy = false
+	NewSet(Deps{}, func(string) bool { return false }).Run(t.Context(), policy.Mail, f, Message{})
+	if !f.DNS.Healthy {
+		t.Error("without a Healthy function our resolver is not healthy")
+	}
+	sick := NewSet(Deps{Healthy: func() bool { return false }}, func(string) bool { return false })
+	if sick.Run(t.Context(), policy.Mail, f, Message{}); f.DNS.Healthy {
+		t.Error("Healthy was not asked")
+	}
+}
+
+// A session without SUBMITTER, lists, and a domain to ask about costs no
+// look-up: the resolver is nil, and would panic.
+func TestWhatIsTriviallyNoneAsksNobody(t *testing.T) {
+	set := only(Deps{}, "spf", "spf_helo", "submitter", "dnsbl", "pra", "dkim")
+	f := transaction("192.0.2.1", "[192.0.2.1]", "user@localhost")
+	var ran []Ran
+	for _, st := range []policy.Stage{policy.Mail, policy.Header, policy.Message} {
+		ran = append(ran, set.Run(t.Context(), st, f, held("Subject: x\r\n\r\n"))...)
+	}
+	for _, r := range ran {
+		want := policy.None
+		if r.Name == "pra" {
+			want = policy.PermError
+		}
+		if r.Result != want || r.Took != 0 {
+			t.Errorf("%+v, want %s", r, want)
+		}
+	}
+	if len(ran) != 6 {
+		t.Errorf("%d checks ran", len(ran))
+	}
+}

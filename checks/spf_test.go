@@ -1,0 +1,439 @@
+package checks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"blitiri.com.ar/go/spf"
+	"pgregory.net/rapid"
+
+	"postern/checks/dnstest"
+	"postern/policy"
+)
+
+func parseZone(t testing.TB, text string) *dnstest.Zone {
+	t.Helper()
+	z, err := dnstest.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return z
+}
+
+// runSPF is one MAIL command.
+func runSPF(t testing.TB, r Resolver, host, helo, from string) policy.SPF {
+	t.Helper()
+	f := transaction(host, helo, from)
+	only(Deps{Resolver: r, Hostname: "mx.receiver.example"}, "spf").Run(t.Context(), policy.Mail, f, Message{})
+	return f.SPF
+}
+
+func TestTheReasonNamesTheMechanismThatMatched(t *testing.T) {
+	z := parseZone(t, `
+plain.example    TXT "v=spf1 ip4:192.0.2.0/24 -all"
+outer.example    TXT "v=spf1 include:no.example include:inner.example ~all"
+no.example       TXT "v=spf1 -all"
+inner.example    TXT "v=spf1 ?ip4:198.51.100.1 a:host.example -all"
+host.example     A   192.0.2.1
+neutral.example  TXT "v=spf1 ip4:203.0.113.1"
+moved.example    TXT "v=spf1 redirect=plain.example"
+mx.example       TXT "v=spf1 -mx ~all"
+mx.example       MX  10 other.example.
+mx.example       MX  20 host.example.
+other.example    A   203.0.113.9
+two.example      TXT "v=spf1 -all"
+two.example      TXT "v=spf1 +all"
+lost.example     TXT "v=spf1 include:nowhere.example -all"
+odd.example      TXT "v=spf1 ipv4:192.0.2.1 -all"
+; SERVFAIL broken.example
+`)
+	for from, want := range map[string]string{
+		"u@plain.example":   `pass: "ip4:192.0.2.0/24" of plain.example`,
+		"u@outer.example":   `pass: "include:inner.example" of outer.example, by "a:host.example" of inner.example`,
+		"u@neutral.example": `neutral: no mechanism of neutral.example matches`,
+		"u@moved.example":   `pass: "ip4:192.0.2.0/24" of plain.example`,
+		"u@mx.example":      `fail: "-mx" of mx.example`,
+		"u@two.example":     `permerror: record of two.example: more than one record`,
+		"u@lost.example":    `permerror: include or redirect leads to a domain without a record`,
+		"u@odd.example":     `permerror: record of odd.example: "ipv4:192.0.2.1": no such mechanism`,
+		"u@broken.example":  `temperror: look-up failed: TXT broken.example`,
+		"u@none.example":    `none: no such domain: none.example`,
+		"u@host.example":    `none: no record at host.example`,
+		"u@localhost":       `none: Malformed Domain`,
+		"u@[192.0.2.1]":     `none: Malformed Domain`,
+		"u@192.0.2.1":       `none: Malformed Domain`,
+	} {
+		got := runSPF(t, z, "192.0.2.1", "client.example", from)
+		if s := string(got.Result) + ": " + got.Reason; s != want {
+			t.Errorf("%s\n got %s\nwant %s", from, s, want)
+		}
+	}
+}
+
+// Half of the queries of an a or mx term would be for the wrong family.
+func TestOnlyTheClientsFamilyIsAskedFor(t *testing.T) {
+	const text = `
+a.example  TXT "v=spf1 exists:e.example a:h.example mx ptr -all"
+a.example  MX  10 m.example.
+h.example  A 203.0.113.1
+h.example  AAAA 2001:db8::1
+m.example  A 203.0.113.1
+m.example  AAAA 2001:db8::1
+p.example  A 203.0.113.1
+p.example  AAAA 2001:db8::1
+1.2.0.192.in-addr.arpa PTR p.example.
+5.2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa PTR p.example.
+`
+	for host, family := range map[string]string{"192.0.2.1": "A", "::ffff:192.0.2.1": "A", "2001:db8::25": "AAAA"} {
+		z := parseZone(t, text)
+		if got := runSPF(t, z, host, "client.example", "u@a.example"); got.Result != policy.Fail {
+			t.Errorf("%s: %+v", host, got)
+		}
+		for _, name := range []string{"h.example", "m.example", "p.example"} {
+			for _, rrtype := range []string{"A", "AAAA"} {
+				want := 0
+				if rrtype == family {
+					want = 1
+				}
+				if n := z.Asked(name, rrtype); n != want {
+					t.Errorf("%s: %s %s was asked for %d times", host, rrtype, name, n)
+				}
+			}
+		}
+		if z.Asked("e.example", "A") != 1 || z.Asked("e.example", "AAAA") != 0 {
+			t.Errorf("%s: exists: asks for A alone", host)
+		}
+	}
+}
+
+// Trouble of the DNS anywhere on the way is a temperror: the domain published
+// nothing wrong. But for ptr, whose zone is the client's (RFC 7208 §5.5).
+func TestTroubleNeverBecomesAPermerror(t *testing.T) {
+	z := parseZone(t, `
+include.example  TXT "v=spf1 include:broken.example -all"
+redirect.example TXT "v=spf1 redirect=slow.example"
+a.example        TXT "v=spf1 a:closed.example -all"
+mx.example       TXT "v=spf1 mx:broken.example -all"
+host.example     TXT "v=spf1 mx -all"
+host.example     MX  10 slow.example.
+exists.example   TXT "v=spf1 exists:broken.example -all"
+deep.example     TXT "v=spf1 include:include.example -all"
+ptr.example      TXT "v=spf1 ptr -all"
+; SERVFAIL broken.example
+; REFUSED  closed.example
+; TIMEOUT  slow.example
+; SERVFAIL 1.2.0.192.in-addr.arpa
+`)
+	for _, domain := range []string{"include", "redirect", "a", "mx", "host", "exists", "deep"} {
+		if got := runSPF(t, z, "192.0.2.1", "c.example", "u@"+domain+".example"); got.Result != policy.TempError {
+			t.Errorf("%s: %+v", domain, got)
+		}
+	}
+	if got := runSPF(t, z, "192.0.2.1", "c.example", "u@ptr.example"); got.Result != policy.Fail {
+		t.Errorf("ptr: %+v", got)
+	}
+}
+
+// rude is a resolver whose errors are not what the spf package understands.
+type rude struct {
+	*dnstest.Zone
+	err error
+}
+
+func (r rude) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) { return nil, r.err }
+
+func TestErrorsOfAnyShapeAreTrouble(t *testing.T) {
+	z := parseZone(t, `a.example TXT "v=spf1 a -all"`)
+	for _, err := range []error{
+		context.DeadlineExceeded, context.Canceled, errors.New("strange"),
+		fmt.Errorf("wrapped: %w", &net.DNSError{Err: "no such host", IsNotFound: true}),
+		&net.DNSError{Err: "without a flag"},
+	} {
+		if got := runSPF(t, rude{z, err}, "192.0.2.1", "c.example", "u@a.example"); got.Result != policy.TempError {
+			t.Errorf("%v: %+v", err, got)
+		}
+	}
+}
+
+// slowPTR answers all but PTR, for which it waits until it is told to give up.
+type slowPTR struct{ *dnstest.Zone }
+
+func (r slowPTR) LookupAddr(ctx context.Context, addr string) ([]string, error) {
+	<-ctx.Done()
+	return nil, &net.DNSError{Err: "no answer in time", Name: addr, IsTimeout: true, IsTemporary: true}
+}
+
+func TestAReverseLookUpThatWeCutShortIsNoMismatch(t *testing.T) {
+	z := parseZone(t, `a.example TXT "v=spf1 ptr -all"`)
+	f := transaction("192.0.2.1", "c.example", "u@a.example")
+	set := only(Deps{Resolver: slowPTR{z}, Timeout: 20 * time.Millisecond}, "spf")
+	set.Run(t.Context(), policy.Mail, f, Message{})
+	if f.SPF.Result != policy.TempError || f.SPF.Explanation != "" {
+		t.Errorf("%+v", f.SPF)
+	}
+}
+
+func TestTheLimitsOfRFC7208(t *testing.T) {
+	var text strings.Builder
+	terms := func(n int, of string) string {
+		var s strings.Builder
+		for i := range n {
+			fmt.Fprintf(&s, of+" ", i)
+		}
+		return s.String()
+	}
+	fmt.Fprintf(&text, "ten.example TXT \"v=spf1 %s-all\"\n", terms(10, "exists:e%d.example"))
+	fmt.Fprintf(&text, "eleven.example TXT \"v=spf1 %s-all\"\n", terms(11, "exists:e%d.example"))
+	fmt.Fprintf(&text, "nested.example TXT \"v=spf1 include:six.example %s-all\"\n", terms(5, "exists:e%d.example"))
+	fmt.Fprintf(&text, "six.example TXT \"v=spf1 %s-all\"\n", terms(6, "exists:e%d.example"))
+	fmt.Fprintf(&text, "void.example TXT \"v=spf1 %s-all\"\n", terms(3, "a:void%d.example"))
+	fmt.Fprintf(&text, "void2.example TXT \"v=spf1 %s-all\"\n", terms(2, "a:void%d.example"))
+	fmt.Fprintf(&text, "ptrs.example TXT \"v=spf1 %s-all\"\n", terms(9, "ptr:p%d.example"))
+	fmt.Fprintf(&text, "loop.example TXT \"v=spf1 include:loop.example -all\"\n")
+	fmt.Fprintf(&text, "rloop.example TXT \"v=spf1 redirect=rloop.example\"\n")
+	fmt.Fprintf(&text, "mx.example TXT \"v=spf1 mx -all\"\n")
+	for i := range 11 {
+		fmt.Fprintf(&text, "e%d.example AAAA 2001:db8::1\nmx.example MX %d h%d.example.\nh%d.example A 203.0.113.%d\n", i, i, i, i, i)
+	}
+	z := parseZone(t, text.String())
+	for domain, want := range map[string]policy.Result{
+		"ten":    policy.PermError, // ten NODATA answers: void look-ups end it first
+		"eleven": policy.PermError, "nested": policy.PermError,
+		"void": policy.PermError, "void2": policy.Fail,
+		"loop": policy.PermError, "rloop": policy.PermError,
+		"mx":   policy.PermError,
+		"ptrs": policy.Fail, // one reverse look-up for all, hence one void
+	} {
+		before := z.Queries()
+		if got := runSPF(t, z, "192.0.2.1", "c.example", "u@"+domain+".example"); got.Result != want {
+			t.Errorf("%s: %+v, want %s", domain, got, want)
+		}
+		if n := z.Queries() - before; n > 14 {
+			t.Errorf("%s: %d queries", domain, n)
+		}
+	}
+}
+
+func TestTheExplanationIsTheDomainsOwnWordsMadeHarmless(t *testing.T) {
+	z := parseZone(t, `
+fail.example  TXT "v=spf1 -all exp=why.%{d}"
+why.fail.example TXT "%{i} may not send as %{l} for %{o}, says %{r}; see http://%{d}/?%{S}"
+long.example  TXT "v=spf1 -all exp=why.long.example"
+why.long.example TXT "`+strings.Repeat("%{s}", 60)+`"
+`)
+	got := runSPF(t, z, "192.0.2.1", "c.example", "joe@fail.example")
+	if want := "192.0.2.1 may not send as joe for fail.example, says mx.receiver.example; see http://fail.example/?joe%40fail.example"; got.Explanation != want {
+		t.Errorf("got %q", got.Explanation)
+	}
+	got = runSPF(t, z, "192.0.2.1", "c.example", "jö\te@fail.example")
+	if want := "192.0.2.1 may not send as j???e"; !strings.HasPrefix(got.Explanation, want) {
+		t.Errorf("got %q", got.Explanation)
+	}
+	if got := runSPF(t, z, "192.0.2.1", "c.example", "someone@long.example"); len(got.Explanation) != maxExplanation {
+		t.Errorf("%d octets", len(got.Explanation))
+	}
+}
+
+func TestTheHeloIdentityIsCheckedByItself(t *testing.T) {
+	z := parseZone(t, `
+mx.example   TXT "v=spf1 exists:%{l}.%{h} -all"
+postmaster.mx.example A 127.0.0.2
+from.example TXT "v=spf1 -all"
+`)
+	f := transaction("192.0.2.1", "MX.example", "u@from.example")
+	set := only(Deps{Resolver: z}, "spf", "spf_helo")
+	set.Run(t.Context(), policy.Mail, f, Message{})
+	if f.SPFHelo.Result != policy.Pass || f.SPFHelo.Domain != "mx.example" || f.SPF.Result != policy.Fail || f.SPF.Identity != "mailfrom" {
+		t.Errorf("%+v %+v", f.SPF, f.SPFHelo)
+	}
+	f = transaction("192.0.2.1", "MX.example", "")
+	set.Run(t.Context(), policy.Mail, f, Message{})
+	if f.SPF.Result != policy.Pass || f.SPF.Identity != "helo" || f.SPF.Domain != "mx.example" {
+		t.Errorf("%+v", f.SPF)
+	}
+}
+
+// Records that the library reads as the RFC does, made up: our result is the
+// library's, whoever asks. (Where they part, the table of the library's
+// deviations says why.)
+func TestValidRecordsComeToWhatTheLibrarySays(t *testing.T) {
+	domains := []string{"a.example", "b.example", "c.example", "d.example"}
+	hosts := []string{"192.0.2.1", "192.0.2.77", "198.51.100.7", "2001:db8::1", "2001:db8:1::2"}
+	rapid.Check(t, func(t *rapid.T) {
+		zone := records{}
+		pick := func(name string, from ...string) string { return rapid.SampledFrom(from).Draw(t, name) }
+		for _, d := range domains {
+			var rec strings.Builder
+			rec.WriteString("v=spf1")
+			for range rapid.IntRange(0, 4).Draw(t, "terms") {
+				rec.WriteString(" " + pick("qualifier", "", "+", "-", "~", "?"))
+				target := pick("target", append(slices.Clone(domains), "%{d}", "%{o}", "x.%{d}", "missing.example", "broken.example")...)
+				switch pick("mechanism", "ip4", "ip6", "a", "a:", "mx", "include", "exists", "ptr", "all") {
+				case "ip4":
+					rec.WriteString("ip4:" + pick("ip4", "192.0.2.1", "192.0.2.0/25", "198.51.100.0/24", "0.0.0.0/0", "10.0.0.1"))
+				case "ip6":
+					rec.WriteString("ip6:" + pick("ip6", "2001:db8::1", "2001:db8::/48", "::/0", "2001:db8:1::/64"))
+				case "a":
+					rec.WriteString("a" + pick("cidr", "", "/24", "//64", "/0//0"))
+				case "a:":
+					rec.WriteString("a:" + target + pick("cidr", "", "/24", "//64", "/30//126"))
+				case "mx":
+					rec.WriteString("mx:" + target + pick("cidr", "", "/24"))
+				case "include":
+					rec.WriteString("include:" + target)
+				case "exists":
+					rec.WriteString("exists:%{i}." + target)
+				case "ptr":
+					rec.WriteString("ptr:" + target)
+				case "all":
+					rec.WriteString("all")
+				}
+			}
+			if rapid.Bool().Draw(t, "redirect") {
+				rec.WriteString(" redirect=" + pick("to", domains...))
+			}
+			if rapid.IntRange(0, 5).Draw(t, "published") > 0 {
+				zone.add(d, "TXT", rec.String())
+			}
+			for _, h := range hosts {
+				if rapid.Bool().Draw(t, "has "+h) {
+					rrtype := "A"
+					if strings.Contains(h, ":") {
+						rrtype = "AAAA"
+					}
+					zone.add(d, rrtype, h)
+				}
+			}
+			for _, m := range domains {
+				if rapid.IntRange(0, 3).Draw(t, "mx") == 0 {
+					zone.add(d, "MX", []any{10, m})
+				}
+			}
+		}
+		zone.add("broken.example", "rcode", "SERVFAIL")
+		host := netip.MustParseAddr(pick("client", hosts...))
+		if rapid.Bool().Draw(t, "reverse") {
+			zone.add(reverseName(host), "PTR", pick("name", domains...))
+		}
+		z, err := loadRecords(zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		want, _ := spf.CheckHostWithSender(host.AsSlice(), "client.example", "user@a.example",
+			spf.WithContext(t.Context()), spf.WithResolver(familyOf{z, family(host)}))
+		f := transaction(host.String(), "client.example", "user@a.example")
+		e := newEvaluation(Deps{Resolver: z}, f, newIdentity("user@a.example", "a.example"), scopeSPF)
+		got := e.run(t.Context())
+		if string(got.result) != string(want) {
+			t.Fatalf("%s: ours %s (%s), the library %s\n%v", host, got.result, got.reason, want, zone)
+		}
+		// The reason is told from memory; it must be of the same result.
+		if q, ok := map[policy.Result]byte{policy.Pass: '+', policy.Fail: '-', policy.SoftFail: '~'}[got.result]; ok {
+			if term, _ := e.root.winner(host); term == nil || term.qualifier != q {
+				t.Fatalf("%s: %s, because of %v", host, got.result, term)
+			}
+		}
+	})
+}
+
+// familyOf asks as we do: for one family, and for A where the name is one of an
+// exists:, which begins with an address here.
+type familyOf struct {
+	*dnstest.Zone
+	network string
+}
+
+func (r familyOf) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
+	network := r.network
+	if isDigit(host[0]) {
+		network = "ip4"
+	}
+	addrs, err := r.LookupNetIP(ctx, network, host)
+	var out []net.IPAddr
+	for _, a := range addrs {
+		out = append(out, net.IPAddr{IP: a.AsSlice()})
+	}
+	return out, err
+}
+
+// Whatever a record says, reading it neither fails in an odd way nor lets
+// anything but printable ASCII through, and what it accepts evaluates.
+func FuzzSPFRecord(f *testing.F) {
+	for _, s := range readSuiteRecords(f) {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		rec, err := parseSPF(text)
+		if err != nil {
+			var syntax *syntaxError
+			if !errors.As(err, &syntax) {
+				t.Fatalf("%q: %v", text, err)
+			}
+			return
+		}
+		if strings.TrimFunc(text, func(r rune) bool { return r >= ' ' && r <= '~' }) != "" {
+			t.Fatalf("%q was accepted", text)
+		}
+		for _, term := range rec.terms {
+			if term.text == "" || term.cidr4 > 32 || term.cidr6 > 128 || (term.mech == mechIP4 || term.mech == mechIP6) != term.prefix.IsValid() {
+				t.Fatalf("%q: %+v", text, term)
+			}
+		}
+		zone := records{}
+		zone.add("a.example", "A", "192.0.2.9")
+		z := zone.zone(t)
+		facts := transaction("192.0.2.1", "client.example", "user@a.example")
+		e := newEvaluation(Deps{Resolver: only1{z, "v=spf1 " + text}}, facts, newIdentity("user@a.example", "a.example"), scopeSPF)
+		o := e.run(t.Context())
+		if q, ok := map[policy.Result]byte{policy.Pass: '+', policy.Fail: '-', policy.SoftFail: '~'}[o.result]; ok {
+			if term, _ := e.root.winner(e.ip); term == nil || term.qualifier != q {
+				t.Fatalf("%q: %+v, because of %+v", text, o, term)
+			}
+		}
+		if z.Queries() > 200 {
+			t.Fatalf("%q: %d queries", text, z.Queries())
+		}
+		_ = e.explanation(t.Context())
+	})
+}
+
+// only1 publishes one record at a.example.
+type only1 struct {
+	*dnstest.Zone
+	record string
+}
+
+func (r only1) LookupTXT(ctx context.Context, name string) ([]string, error) {
+	if strings.EqualFold(name, "a.example") {
+		return []string{r.record}, nil
+	}
+	return r.Zone.LookupTXT(ctx, name)
+}
+
+// readSuiteRecords returns the terms of every record of the community suite.
+func readSuiteRecords(t testing.TB) []string {
+	var out []string
+	for _, s := range readSuite(t, "spf/rfc7208-tests.yml") {
+		for _, tc := range s.cases {
+			_, domain, _ := cutLast(tc.mailFrom, '@')
+			txts, err := s.zone.LookupTXT(t.Context(), domain)
+			if err != nil {
+				continue
+			}
+			for _, txt := range txts {
+				if _, terms, ok := strings.Cut(txt, " "); ok {
+					out = append(out, terms)
+				}
+			}
+		}
+	}
+	return out
+}
