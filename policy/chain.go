@@ -16,6 +16,8 @@ type Chain struct {
 	rules []*rule
 	last  Stage
 	lists *Lists
+
+	fingerprint string
 }
 
 // rule is one compiled rule.
@@ -65,7 +67,7 @@ func (c *compilation) faultAt(at configs.Position, format string, args ...any) {
 func Compile(p configs.Policy, lists *Lists) (*Chain, error) {
 	c := &compilation{}
 	lets := c.lets(p.Let, lists)
-	chain := &Chain{lists: lists}
+	chain := &Chain{lists: lists, fingerprint: fingerprint(p)}
 	names := map[string]bool{}
 	for i := range p.Rules {
 		r := c.rule(p.Rules[i], i, lets, lists)
@@ -247,10 +249,8 @@ func (r *rule) whyNotEarlier() string {
 		return fmt.Sprintf("after rule %q above", r.after.Name)
 	case r.stage > r.own:
 		return "as its at says"
-	case len(r.latest()) > 0:
-		return "since it reads " + strings.Join(r.latest(), ", ")
 	default:
-		return "since it reads no facts"
+		return "since it reads " + strings.Join(r.latest(), ", ")
 	}
 }
 

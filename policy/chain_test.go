@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -268,6 +269,14 @@ func TestOurTroubleIsNoRefusal(t *testing.T) {
 	v := chain.Decide(Mail, known(nil))
 	if v.Disposition != DispositionDefer || !v.Decided || v.Rule != "spf" || v.Reply.String() != "451 4.3.0 Local error in processing, please try again later." {
 		t.Errorf("got %+v", v)
+	}
+}
+
+// TestTagNames: what somebody else wrote under our names is removed.
+func TestTagNames(t *testing.T) {
+	chain := compile(t, `a: true -> tag X-One: 1`, `b: true -> tag X-Two: 2`, `c: true -> tag X-One: 3`, `d: true -> pass`)
+	if got := chain.TagNames(); !slices.Equal(got, []string{"X-One", "X-Two"}) {
+		t.Errorf("got %q", got)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -109,12 +110,35 @@ func TestSmallestChange(t *testing.T) {
 			"two facts", []string{`a: tls.peer.verified and mail.domain == "partner.example" -> pass`, `b: true -> reject`}, nil,
 			[]Change{{Facts: []FactChange{{"tls.peer.verified", "false", []string{"true"}}, {"mail.domain", `"example.com"`, []string{`"partner.example"`}}}, Becomes: DispositionPass}},
 		},
+		{
+			"a number in a list", []string{`a: dnsbl.score in [-1, 4] or "x" in tls.peer.names -> reject`}, func(f *Facts) { f.DNSBL.Score = 4 },
+			[]Change{{Facts: []FactChange{{"dnsbl.score", "4", []string{"-2", "0", "3", "5"}}}, Becomes: DispositionPass}},
+		},
 		{"nothing", []string{`a: true -> reject`}, nil, nil},
 	} {
 		f := known(c.facts)
 		if got := compile(t, c.lines...).Explain(f).Changes; !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: got %+v", c.name, got)
 		}
+	}
+}
+
+// TestPartsShowEveryKind of value.
+func TestPartsShowEveryKind(t *testing.T) {
+	e := compile(t, `a: tls.peer.verified == dns.healthy and client.port == message.size and mail.from in dkim.domains -> pass`).
+		Explain(known(func(f *Facts) { f.DKIM.Domains = []string{"a.example", `b"`}; f.Client.Port = 25 }))
+	var got []string
+	for _, p := range e.Rules[0].Parts {
+		for _, o := range p.Operands {
+			got = append(got, o.Text+" = "+o.Value)
+		}
+	}
+	want := []string{
+		"tls.peer.verified = false", "dns.healthy = true", "client.port = 25", "message.size = 0",
+		`mail.from = "alice@example.com"`, `dkim.domains = ["a.example", "b\""]`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
 	}
 }
 

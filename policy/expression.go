@@ -44,6 +44,7 @@ type expression struct {
 
 	faults []*configs.Fault
 	facts  map[*fact]configs.Position // those it reads, and where first
+	reads  FactSet                    // the facts read since compile began with the node in hand
 	parts  []*part                    // its comparisons and calls, as Explain shows them
 	inner  int                        // depth of any, all and none around us
 	depth  int                        // of what we are in, chains of and and or not counted
@@ -169,9 +170,6 @@ func (x *expression) fault(offset int, format string, args ...any) {
 // at returns the position of a rune of the text, on top of the text's own.
 func (x *expression) at(offset int) configs.Position {
 	p := x.position
-	if p.Line == 0 {
-		return p
-	}
 	for _, r := range x.text {
 		if offset == 0 {
 			break
@@ -213,10 +211,13 @@ func (x *expression) compile(n ast.Node) *value {
 		defer func() { x.depth-- }()
 	}
 	x.size++
+	around := x.reads
+	x.reads = FactSet{}
 	v := x.compileNode(n)
 	if v != nil {
-		v.node, v.offset = n, start(n)
+		v.node, v.offset, v.reads = n, start(n), x.reads
 	}
+	x.reads = x.reads.with(around)
 	return v
 }
 
@@ -242,6 +243,8 @@ func (x *expression) compileNode(n ast.Node) *value {
 			return nil
 		}
 		return &value{kind: kindText, text: func(s scope) string { return s.item }}
+	case *ast.PredicateNode:
+		return x.compile(n.Node)
 	case *ast.BuiltinNode:
 		return x.call(n, n.Name, n.Arguments)
 	case *ast.CallNode:
@@ -287,6 +290,12 @@ func dotted(n ast.Node) (string, bool) {
 
 func (x *expression) name(n ast.Node) *value {
 	name, ok := dotted(n)
+	if m, member := n.(*ast.MemberNode); !ok && member {
+		if property, ok := m.Property.(*ast.StringNode); ok {
+			x.fault(n.Location().From, "%s is no group of facts and has no %s", m.Node, property.Value)
+			return nil
+		}
+	}
 	if !ok {
 		x.fault(n.Location().From, "%s: elements of a list are read with in, any, all and none", n)
 		return nil
@@ -329,6 +338,7 @@ func (x *expression) name(n ast.Node) *value {
 
 // read notes that the expression reads f, at n.
 func (x *expression) read(f *fact, n ast.Node) {
+	x.reads.add(f)
 	if _, noted := x.facts[f]; !noted {
 		x.facts[f] = x.at(start(n))
 	}
@@ -371,7 +381,7 @@ func (x *expression) unary(n *ast.UnaryNode) *value {
 	case "not", "!":
 		if v.kind == kindBool {
 			truth := v.truth
-			return &value{kind: kindBool, constant: v.constant, truth: func(s scope) bool { return !truth(s) }}
+			return &value{kind: kindBool, constant: v.constant, connective: "not", left: v, truth: func(s scope) bool { return !truth(s) }}
 		}
 		x.fault(n.Location().From, "%s wants a condition, %s is %s; not binds tighter than ==, so write not (a == b) or a != b", n.Operator, v.source(), v.kind)
 	case "-", "+":
@@ -501,8 +511,9 @@ func (x *expression) connective(n *ast.BinaryNode, left, right *value) *value {
 		}
 	}
 	a, b := left.truth, right.truth
-	v := &value{kind: kindBool, constant: left.constant && right.constant}
+	v := &value{kind: kindBool, constant: left.constant && right.constant, connective: "or", left: left, right: right}
 	if n.Operator == "and" || n.Operator == "&&" {
+		v.connective = "and"
 		v.truth = func(s scope) bool { return a(s) && b(s) }
 	} else {
 		v.truth = func(s scope) bool { return a(s) || b(s) }
@@ -845,13 +856,8 @@ func (x *expression) quantifier(n ast.Node, name string, args []ast.Node) *value
 	}
 	x.loops = true
 	list := x.compile(args[0])
-	predicate, ok := args[1].(*ast.PredicateNode)
-	if !ok {
-		x.fault(start(args[1]), "%s", functions[name])
-		return nil
-	}
 	x.inner++
-	condition := x.compile(predicate.Node)
+	condition := x.compile(args[1])
 	x.inner--
 	if list == nil || condition == nil {
 		return nil

@@ -59,6 +59,8 @@ func TestWrongConditions(t *testing.T) {
 		{`submitter.reason == "x"`, `          ^`, "submitter has no reason; there is submitter.address, submitter.domain or submitter.result"},
 		{`client.ip.v4 == "x"`, `          ^`, "client.ip is a fact and has no v4"},
 		{`client.ip() == "x"`, `       ^`, "client.ip is no function: facts are read without parentheses"},
+		{`lower(mail.from).domain == "x"`, `                 ^`, "lower(mail.from) is no group of facts and has no domain"},
+		{`mail.from`, `^`, `mail.from is a text, not a condition: compare it, as in mail.from == "..."`},
 		{`mail.from[0] == "x"`, `         ^`, "mail.from[0]: elements of a list are read with in, any, all and none"},
 		// Result words and other closed sets.
 		{`spf.result == "fial"`, `              ^`, `spf.result is never "fial" (did you mean fail?): it is ` + resultWords},
@@ -85,6 +87,7 @@ func TestWrongConditions(t *testing.T) {
 		{`spf.result in []`, `              ^`, "the list is empty, so nothing is in it"},
 		{`spf.result in [mail.from]`, `               ^`, "mail.from cannot stand in a list: a list holds written texts or written numbers"},
 		{`tls.peer.names contains "x"`, `               ^`, `tls.peer.names is a list: write "x" in tls.peer.names, or any(tls.peer.names, # contains "x")`},
+		{`mail.from startsWith "a somewhat longer text" == (helo.name endsWith "another one of that kind") == 5`, strings.Repeat(" ", 97) + "^", `mail.from startsWith "a somewhat longer text" == (helo.name endsWith "another... is yes or no and 5 is a number: they are never equal`},
 		{`dnsbl.score startsWith "1"`, `            ^`, "startsWith wants texts, dnsbl.score is a number"},
 		{`mail.from == nil`, `             ^`, `nil: a fact always has a value; one that is missing is "", 0 or false`},
 		{`dnsbl.score == -"x"`, `               ^`, "- stands before a written number only"},
@@ -110,6 +113,9 @@ func TestWrongConditions(t *testing.T) {
 		{`any(tls.peer.names, any(dkim.domains, # == "x"))`, `                    ^`, "any goes through a list for each element of another one: take it out of the inner condition"},
 		{`any(tls.peer.names, #index == 1)`, `                    ^`, "#index is unknown: # is the element in question"},
 		{`mail.from matches "("`, `                  ^`, "the pattern is wrong: missing closing ): `(`"},
+		{`mail.from matches "` + strings.Repeat("x", maxPattern+1) + `"`, `                  ^`, "the pattern is longer than 1024 octets"},
+		{`len(sfp.result) > 1`, `    ^`, "unknown name sfp.result (did you mean spf.result?)"},
+		{`in_list("forwarders", sfp.result)`, `                      ^`, "unknown name sfp.result (did you mean spf.result?)"},
 		{`mail.from matches helo.name`, `                  ^`, "matches wants a written pattern on its right, so that it can be checked now"},
 		{`dnsbl.score matches "x"`, `            ^`, "matches wants a text on its left, dnsbl.score is a number"},
 		// What the language leaves out.
@@ -218,6 +224,7 @@ func TestWrongPolicies(t *testing.T) {
 
 		{"tag without header", header(""), []string{`p.yaml:2:5: do: tag adds a header field, and the rule has none: header: "X-Postern-Tag: r"`}},
 		{"a header of reject", rule(func(r *configs.Rule) { r.Header = "X-Spam: yes" }), []string{"p.yaml:5:11: do: reject adds no header field: only tag does"}},
+		{"a long name", header("X-" + strings.Repeat("x", maxHeaderName) + ": yes"), []string{"p.yaml:5:11: the field name is longer than 76 octets"}},
 		{"no field", header("spam"), []string{`p.yaml:5:11: the header is not "Name: value", as in "X-Postern-Tag: r"`}},
 		{"a space in the name", header("X Spam: yes"), []string{`p.yaml:5:11: "X Spam" is no field name: printable ASCII without spaces (RFC 5322 §2.2)`}},
 		{"a fact in the name", header("X-${spf.result}: yes"), []string{`p.yaml:5:11: "X-${spf.result}": a fact may stand in a field's value, not in its name`}},
@@ -236,6 +243,9 @@ func TestWrongPolicies(t *testing.T) {
 			rule(func(r *configs.Rule) { r.When = `rcpt.address == "x"` }).Rules[0],
 		}}, []string{
 			`p.yaml:3:11: rcpt.address cannot be read at message, where one reply answers for all recipients: the rule is decided there after rule "signed" above; move it above rule "signed", or read rcpt.domain instead`,
+		}},
+		{"rcpt.address, moved too late", rule(func(r *configs.Rule) { r.When, r.At = `rcpt.address == "x"`, "header" }), []string{
+			"p.yaml:3:11: rcpt.address cannot be read at header, where one reply answers for all recipients: the rule is decided there as its at says; read rcpt.domain instead, or leave the other fact to a rule of its own",
 		}},
 		{"rcpt.address in a late reply", rule(func(r *configs.Rule) { r.When, r.Reply = `pra.address == ""`, "550 5.7.1 Not to ${rcpt.address}" }), []string{
 			"p.yaml:4:21: rcpt.address cannot be read at header, where one reply answers for all recipients: the rule is decided there since it reads pra.address; read rcpt.domain instead, or leave the other fact to a rule of its own",

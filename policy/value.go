@@ -48,6 +48,10 @@ type value struct {
 	offset   int      // where that starts in its text, in runes
 	constant bool
 	fact     *fact // where the expression is the name of a fact and no more
+
+	reads       FactSet // the facts in it, those of its lets included
+	connective  string  // "and", "or" or "not", where it is one of left and right (not: of left)
+	left, right *value
 }
 
 // source returns the expression in a canonical spelling, cut short for a fault.
@@ -59,7 +63,8 @@ func (v *value) source() string {
 	return text
 }
 
-// show renders the value under s as a rule would write it.
+// show renders the value under s as a rule would write it. Lists of numbers are
+// written in rules and never asked for.
 func (v *value) show(s scope) string {
 	switch v.kind {
 	case kindBool:
@@ -68,14 +73,8 @@ func (v *value) show(s scope) string {
 		return strconv.FormatInt(v.number(s), 10)
 	case kindText:
 		return strconv.Quote(v.text(s))
-	case kindTexts:
-		return showTexts(v.texts(s))
 	default:
-		shown := make([]string, len(v.numbers))
-		for i, n := range v.numbers {
-			shown[i] = strconv.FormatInt(n, 10)
-		}
-		return "[" + strings.Join(shown, ", ") + "]"
+		return showTexts(v.texts(s))
 	}
 }
 

@@ -16,6 +16,7 @@ type fact struct {
 	result bool     // words are result words (RFC 8601 §2.7)
 	form   string   // "ip", "domain", "hex" or "": what its texts look like
 	index  []int    // for reflect.Value.FieldByIndex
+	bit    int      // in a FactSet
 }
 
 // read returns the fact's place in the facts that v holds.
@@ -57,7 +58,7 @@ func describeStruct(t reflect.Type, prefix string, stage Stage, index []int, int
 			describeStruct(field.Type, prefix+name+".", at, where, into)
 			continue
 		}
-		f := &fact{name: prefix + name, stage: at, kind: kindOf(field.Type), form: field.Tag.Get("form"), index: where}
+		f := &fact{name: prefix + name, stage: at, kind: kindOf(field.Type), form: field.Tag.Get("form"), index: where, bit: len(into)}
 		f.top, _, _ = strings.Cut(f.name, ".")
 		if words, ok := field.Tag.Lookup("results"); ok {
 			f.words, f.result = strings.Fields(words), true
