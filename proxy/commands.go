@@ -119,6 +119,7 @@ func clientFault(r smtp.Reply) bool { return r.Code <= 504 || r.Code == 555 }
 // with a 421 in the end.
 func (s *session) fault(r smtp.Reply) {
 	s.errors++
+	s.lastFault = r
 	if d := s.set.Limits.Tarpit; d > 0 && s.errors > freeErrors {
 		t := time.NewTimer(d)
 		select {

@@ -50,15 +50,16 @@ type session struct {
 	addr     netip.AddrPort
 	admitted netip.Addr // the key under which it was counted
 
-	greeted  bool // EHLO or HELO was accepted
-	esmtp    bool // by EHLO
-	tls      *tls.ConnectionState
-	offered  offer // what the last EHLO reply announced
-	barred   bool  // refused at connect: only QUIT is served (RFC 5321 §3.1)
-	closing  bool
-	result   string // how the connection ended, for its log line
-	errors   int
-	commands int // since the last message
+	greeted   bool // EHLO or HELO was accepted
+	esmtp     bool // by EHLO
+	tls       *tls.ConnectionState
+	offered   offer // what the last EHLO reply announced
+	barred    bool  // refused at connect: only QUIT is served (RFC 5321 §3.1)
+	closing   bool
+	result    string     // how the connection ended, for its log line
+	errors    int        // faults of the client
+	lastFault smtp.Reply // to the last of them: who says a wrong MAIL has no transaction whose record would tell
+	commands  int        // since the last message
 
 	tx           *transaction
 	bc           *backend.Conn // the backend connection of the transaction
@@ -373,6 +374,8 @@ func (s *session) end() {
 		slog.String("result", s.result),
 		slog.Int("transactions", s.transactions),
 		slog.Int("messages", s.messages),
+		slog.Int("errors", s.errors),
+		slog.String("last_error", s.lastFault.String()),
 		slog.Float64("took", time.Since(s.began).Seconds()),
 	)
 }
