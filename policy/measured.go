@@ -131,33 +131,35 @@ func (j Judgement) Determined() bool { return j.Missing == FactSet{} }
 // measured. Nothing is guessed: where the disposition hangs on another fact,
 // there is no verdict, and Missing says on which. For known facts, and with
 // nothing unknown, it is Decide at the message stage.
-func (c *Chain) Judge(f *Facts, known FactSet) Judgement {
-	s := scope{facts: reflect.ValueOf(f).Elem()}
-	var j Judgement
-	for _, r := range c.rules {
-		missing := r.written().minus(known)
-		var t ternary
-		if r.when.reads.within(known) {
-			t = ternaryOf(r.when.truth(s))
-		} else if t = r.when.ternary(s, known); t == unknown {
-			missing = missing.with(r.when.reads.minus(known))
+func (c *Chain) Judge(f *Facts, known FactSet) (j Judgement) {
+	defer func() {
+		if recover() != nil { // as in decide, which says what becomes of it
+			j = Judgement{Verdict: c.Decide(Message, f)}
 		}
+	}()
+	s := scope{facts: reflect.ValueOf(f).Elem()}
+	for _, r := range c.rules {
+		t := r.when.ternary(s, known)
 		switch {
 		case t == no:
-		case r.do == DispositionTag && (t == unknown || missing != FactSet{}):
-			j.MissingTags = j.MissingTags.with(missing)
+			continue
+		case t == unknown && r.decides():
+			j.Missing = r.when.reads.minus(known)
+			return j
 		case t == unknown:
-			j.Missing = missing
-			return j
-		case r.decides():
-			v := c.decideFrom(r, s)
-			v.Tags = j.Tags
-			j.Verdict = v
-			return j
-		default:
-			j.Rule, j.Stage, j.Disposition = r.Name, r.stage, DispositionTag
-			j.Tags = append(j.Tags, r.header.expand(s))
+			j.MissingTags = j.MissingTags.with(r.when.reads.minus(known))
+			continue
 		}
+		j.Rule, j.Stage, j.Disposition = r.Name, r.stage, r.do
+		switch r.do {
+		case DispositionTag:
+			j.Tags = append(j.Tags, r.header.expand(s))
+			continue
+		case DispositionDefer, DispositionReject:
+			j.Reply = r.reply.expand(s)
+		}
+		j.Decided = true
+		return j
 	}
 	j.Decided = true
 	return j
