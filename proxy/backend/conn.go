@@ -23,6 +23,10 @@ import (
 //	r, err = c.FinalReply()
 //	c.Release()
 //
+// More transactions of the same client may follow before Release: a backend
+// that can be told once only who the client is (see forOthers) is then
+// connected to once a session, and not once a message.
+//
 // It is used by one goroutine, but for Abort. After an error, which is always
 // an *Error, only Abort is left to call (and Reply, after a failed Write).
 type Conn struct {
@@ -43,7 +47,7 @@ type Conn struct {
 	sent    int // those before it have been written
 
 	serial bool // the backend has no PIPELINING
-	// replay: the link was used before, and may have ended without telling.
+	// replay: the link lay idle before, and may have ended without telling.
 	// Until the first reply to something that the session said, out and queue
 	// are kept whole, so that all can be said again on another one.
 	replay  bool
@@ -122,6 +126,12 @@ func (c *Conn) Outstanding() int {
 // QueueMail queues MAIL. The caller leaves out parameters that the backend
 // does not offer.
 func (c *Conn) QueueMail(from smtp.Path, ps []smtp.Param) {
+	if c.head == len(c.queue) && c.written == len(c.out) && !c.data && !c.mail && c.l.mails > 0 && c.werr == nil {
+		// Since the last transaction on it the backend may have lost patience.
+		c.settle()
+		c.replay = true
+	}
+	c.endSent = false
 	if c.pool.identity == identityXForward {
 		// It lasts for one transaction only.
 		xlines("XFORWARD", xforwardWant, c.l.caps.XForward, c.client, func(line []byte) {

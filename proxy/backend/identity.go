@@ -154,6 +154,20 @@ func (l *link) xclient(c Client, d time.Duration) error {
 	return l.ehlo(ehloName(c, l.at.pool.o.Hostname), d)
 }
 
+// forOthers says whether the connection can serve another client than the one
+// that the backend was told of. A PROXY header is said once. XCLIENT could be
+// said again, but to Postfix only by a client that is itself authorized: it
+// looks at the address that it was told, and lists XCLIENT no more.
+func (l *link) forOthers() bool {
+	switch l.at.pool.identity {
+	case identityProxyV2:
+		return false
+	case identityXClient:
+		return slices.Contains(l.caps.XClient, "ADDR")
+	}
+	return true
+}
+
 // proxyHeader is the PROXY v2 header for c; LOCAL for ourselves (nil).
 func proxyHeader(c *Client, fallback net.Addr) ([]byte, error) {
 	if c == nil {

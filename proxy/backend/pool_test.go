@@ -164,6 +164,69 @@ func TestADeadIdleConnectionIsReplacedUnseen(t *testing.T) {
 	}
 }
 
+// The same holds between two transactions of one session.
+func TestAConnectionThatEndedBetweenTransactions(t *testing.T) {
+	for _, does := range []smtptest.Action{{Close: true}, {Reply: "421 4.4.2 Idle too long\r\n", Close: true}} {
+		mails := 0
+		sink := newSink(t, smtptest.SinkOptions{Script: func(st smtptest.Step) smtptest.Action {
+			if st.Verb == "MAIL" {
+				if mails++; mails == 3 {
+					return does
+				}
+			}
+			return smtptest.Action{}
+		}})
+		s := newSet(t, Options{Dial: sink.Dial}, backendAt(identityXClient, "mta:25"))
+		c := open(t, s, alice)
+		for range 4 {
+			send(t, c, "x\r\n")
+		}
+		c.Release()
+		m := sink.Messages()
+		if len(m) != 4 || sink.Connections() != 2 || m[3].XClient["ADDR"] != "192.0.2.7" {
+			t.Errorf("%d messages over %d connections", len(m), sink.Connections())
+		}
+	}
+	// But a connection that is new and dies at once is a failure.
+	sink := newSink(t, smtptest.SinkOptions{Script: script("MAIL", smtptest.Action{Close: true})})
+	s := newSet(t, Options{Dial: sink.Dial}, backendAt(identityNone, "mta:25"))
+	c := open(t, s, alice)
+	defer c.Abort()
+	c.QueueMail(sender, nil)
+	if r, err := c.Reply(); err == nil || sink.Connections() != 1 {
+		t.Errorf("%v over %d connections", r, sink.Connections())
+	}
+}
+
+// Postfix judges a second XCLIENT by the address in the first, and says so by
+// not listing it any more. Then a connection is one client's.
+func TestXClientThatWorksOnce(t *testing.T) {
+	told := map[int]bool{}
+	sink := newSink(t, smtptest.SinkOptions{Script: func(st smtptest.Step) smtptest.Action {
+		switch {
+		case st.Verb == "XCLIENT":
+			told[st.Connection] = true
+		case st.Verb == "EHLO" && told[st.Connection]:
+			return smtptest.Action{Reply: "250-mta\r\n250 PIPELINING\r\n", Do: true}
+		}
+		return smtptest.Action{}
+	}})
+	s := newSet(t, Options{Dial: sink.Dial}, backendAt(identityXClient, "mta:25"))
+	for range 2 {
+		c := open(t, s, alice)
+		send(t, c, "x\r\n")
+		send(t, c, "y\r\n")
+		c.Release()
+	}
+	if sink.Connections() != 2 || len(sink.Messages()) != 4 || idleOf(s) != 0 {
+		t.Errorf("%d connections, %d messages", sink.Connections(), len(sink.Messages()))
+	}
+	// What was learned is what was offered before that.
+	if c := s.Capabilities(); !c.Chunking {
+		t.Errorf("%+v", c)
+	}
+}
+
 // From the last octet of the message on, nothing is said twice.
 func TestAWholeMessageIsNeverSentAgain(t *testing.T) {
 	sink := newSink(t, smtptest.SinkOptions{Script: func(st smtptest.Step) smtptest.Action {

@@ -228,7 +228,7 @@ func (c *Conn) Release() {
 	if m := l.caps.Limits.MailMax; m > 0 {
 		most = min(most, m)
 	}
-	keep := p.identity != identityProxyV2 && l.errors < maxErrors && l.mails < most
+	keep := l.forOthers() && l.errors < maxErrors && l.mails < most
 	if keep && c.mail {
 		if err := l.write([]byte("RSET\r\n"), lastWords); err != nil {
 			p.drop(l)
