@@ -14,6 +14,9 @@ type Explanation struct {
 	Position    string      `json:"position,omitempty"` // of that rule: file:line:column
 	Stage       Stage       `json:"stage"`
 	Reply       string      `json:"reply,omitempty"`
+	// Undetermined are the facts that were never measured and that the verdict
+	// hangs on: then there is none. Of ExplainMeasured only.
+	Undetermined []string `json:"undetermined,omitempty"`
 	// Rules are all rules in their order.
 	Rules []RuleExplanation `json:"rules"`
 	// Changes are the smallest changes of facts that would have turned an
@@ -30,8 +33,9 @@ type RuleExplanation struct {
 	When     string `json:"when"`
 	Position string `json:"position"` // file:line:column
 	Stage    Stage  `json:"stage"`
-	// Outcome is "decided", "matched" (a tag rule), "no match", or "not reached"
-	// below the rule that decided.
+	// Outcome is "decided", "matched" (a tag rule), "no match", "not reached"
+	// below the rule that decided, or "unknown" where it hangs on facts that were
+	// never measured.
 	Outcome string `json:"outcome"`
 	// Parts are the comparisons and calls of the condition, those of its lets
 	// included; none where the rule was not reached.
@@ -43,6 +47,7 @@ type PartExplanation struct {
 	Text     string    `json:"text"`
 	Position string    `json:"position"` // file:line:column
 	Value    bool      `json:"value"`
+	Unknown  bool      `json:"unknown,omitempty"`  // the value hangs on facts that were never measured
 	Operands []Operand `json:"operands,omitempty"` // those that are not written values
 	Note     string    `json:"note,omitempty"`     // the entry of the list that matched
 }
