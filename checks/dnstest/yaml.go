@@ -28,7 +28,7 @@ import (
 func LoadYAML(zonedata *yaml.Node) (*Zone, error) {
 	z := newZone()
 	z.flat = true
-	if zonedata == nil || zonedata.Kind == 0 {
+	if zonedata == nil || zonedata.Kind == 0 || zonedata.Tag == "!!null" {
 		return z, nil
 	}
 	if zonedata.Kind != yaml.MappingNode {
@@ -36,6 +36,9 @@ func LoadYAML(zonedata *yaml.Node) (*Zone, error) {
 	}
 	for i := 0; i+1 < len(zonedata.Content); i += 2 {
 		name, items := zonedata.Content[i], zonedata.Content[i+1]
+		if len(name.Value) > maxName {
+			return nil, yamlError(name, fmt.Sprintf("a name of %d octets; at most %d", len(name.Value), maxName))
+		}
 		if items.Kind == yaml.ScalarNode && items.Tag == "!!null" {
 			z.node(key(name.Value))
 			continue

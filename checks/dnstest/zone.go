@@ -36,6 +36,7 @@ const (
 	maxRecords = 100000
 	maxChain   = 12    // CNAMEs followed
 	maxAsked   = 10000 // names counted one by one
+	maxName    = 1024  // octets; suites hold names that are too long to be asked for
 	defaultTTL = 300
 )
 
@@ -118,6 +119,9 @@ func (z *Zone) parseMark(line string) error {
 	}
 	if len(f) != 2 && len(f) != 3 {
 		return fmt.Errorf("%s wants a name, and perhaps a type: ; %s slow.example TXT", f[0], f[0])
+	}
+	if len(f[1]) > maxName {
+		return fmt.Errorf("a name of %d octets; at most %d", len(f[1]), maxName)
 	}
 	n := z.node(key(f[1]))
 	if len(f) == 2 {

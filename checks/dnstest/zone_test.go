@@ -2,131 +2,194 @@ package dnstest_test
 
 import (
 	"context"
-	"errors"
-	"net"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
-	"postern/checks"
+	"github.com/miekg/dns"
+	"go.uber.org/goleak"
+
 	"postern/checks/dnscache"
 	"postern/checks/dnstest"
 )
 
-var _ checks.Resolver = (*dnstest.Zone)(nil)
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const zoneText = `
-$TTL 60
-good.example.      TXT  "v=spf1 ip4:192.0.2.1 " "-all"
-good.example       MX   20 mx2.good.example.
-                   MX   10 mx1.good.example.
-mx1.good.example.  A    192.0.2.1
-                   AAAA 2001:db8::1
-odd.example.       TXT  "a \"quoted\" \\ \233"
-www.good.example.  CNAME mx1.good.example.
-loop.example.      CNAME loop.example.
-*.wild.example.    A    127.0.0.2
-1.2.0.192.in-addr.arpa. PTR mx1.good.example.
-; SERVFAIL broken.example
-; REFUSED  closed.example
-; TIMEOUT  slow.example TXT
-slow.example.      A    192.0.2.3
-; an ordinary comment on SERVFAIL
-`
-
-// The same questions, asked of the zone itself and, by way of its server, of the
-// real resolver, have the same answers.
-func TestZoneAndServerAgree(t *testing.T) {
-	z, err := dnstest.Parse(zoneText)
+func parse(t testing.TB, text string) *dnstest.Zone {
+	t.Helper()
+	z, err := dnstest.Parse(text)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return z
+}
+
+func TestFaultsOfAZone(t *testing.T) {
+	for text, want := range map[string]string{
+		"a.example. A not-an-address":            "line: 1",
+		"a.example. A 192.0.2.1\n; SERVFAIL":     "line 2: SERVFAIL wants a name",
+		"; TIMEOUT a.example TXT please":         "line 1: TIMEOUT wants a name",
+		"; REFUSED a.example XYZ":                `"XYZ" is no record type`,
+		"; REFUSED " + strings.Repeat("a.", 600): "at most 1024",
+		"$INCLUDE /etc/passwd":                   "$INCLUDE",
+		"$GENERATE 1-65535 a$.example. A 192.0.2.1\n" +
+			"$GENERATE 1-65535 b$.example. A 192.0.2.1": "more than 100000 records",
+		strings.Repeat(";\n", 3<<20): "at most",
+	} {
+		if _, err := dnstest.Parse(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.50q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestNamesBelowAndAbove(t *testing.T) {
+	z := parse(t, `
+a.b.example.      A 192.0.2.1
+*.w.example.      TXT "wild"
+x.w.example.      A 192.0.2.2
+; SERVFAIL *.bad.example
+apex.example. 600 SOA ns.example. hostmaster.example. 1 3600 600 86400 30
+n.apex.example.   A 192.0.2.3
+`)
+	ctx := context.Background()
+	for name, want := range map[string]string{
+		"b.example":      "nodata", // an empty non-terminal
+		"c.b.example":    "nxdomain",
+		"any.w.example":  "found",
+		"a.b.w.example":  "found",
+		"x.w.example":    "nodata",   // the name exists, so the wildcard is not for it
+		"y.x.w.example":  "nxdomain", // and it is the closest encloser
+		"w.example":      "nodata",
+		"n.bad.example":  "temporary",
+		"bad.example":    "nodata",
+		"q.apex.example": "nxdomain",
+	} {
+		got := "found"
+		if _, err := z.LookupTXT(ctx, name); err != nil {
+			got = class(err)
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
+// The SOA of the zone goes with negative answers: its minimum is how long they
+// are kept.
+func TestNegativeAnswersCarryTheSOA(t *testing.T) {
+	z := parse(t, "apex.example. 600 SOA ns.example. hostmaster.example. 1 3600 600 86400 30\n")
 	addr, stop := z.Serve()
 	defer stop()
-	r, err := dnscache.New(dnscache.Options{Servers: []string{addr}, Timeout: 100e6})
+	r, err := dnscache.New(dnscache.Options{Servers: []string{addr}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	for name, res := range map[string]checks.Resolver{"zone": z, "server": r} {
-		t.Run(name, func(t *testing.T) { ask(t, res) })
+	for name, want := range map[string]int{"q.apex.example": 30, "elsewhere.example": 60} {
+		var tr dnscache.Trace
+		_, _ = r.LookupTXT(dnscache.WithTrace(context.Background(), &tr), name)
+		if got := tr.Answers()[0].TTL; got != want {
+			t.Errorf("%s: TTL %d, want %d", name, got, want)
+		}
 	}
 }
 
-func ask(t *testing.T, r checks.Resolver) {
+func TestQueriesAreCounted(t *testing.T) {
+	z := parse(t, "www.example. CNAME host.example.\nhost.example. A 192.0.2.1\n")
 	ctx := context.Background()
-	txt := func(name string, want ...string) {
-		t.Helper()
-		if got, err := r.LookupTXT(ctx, name); err != nil || !slices.Equal(got, want) {
-			t.Errorf("TXT %s = %q, %v, want %q", name, got, err, want)
-		}
+	_, _ = z.LookupIPAddr(ctx, "WWW.example.")
+	_, _ = z.LookupTXT(ctx, "www.example")
+	if n, a, txt := z.Queries(), z.Asked("www.example.", "a"), z.Asked("www.example", "TXT"); n != 3 || a != 1 || txt != 1 {
+		t.Errorf("%d queries, %d for A, %d for TXT", n, a, txt)
 	}
-	txt("good.example", "v=spf1 ip4:192.0.2.1 -all")
-	txt("GOOD.example.", "v=spf1 ip4:192.0.2.1 -all")
-	txt("odd.example", "a \"quoted\" \\ \xe9")
-	mx, err := r.LookupMX(ctx, "good.example")
-	if err != nil || len(mx) != 2 || *mx[0] != (net.MX{Host: "mx1.good.example.", Pref: 10}) {
-		t.Errorf("MX = %v, %v", mx, err)
-	}
-	for host, want := range map[string][]string{
-		"mx1.good.example": {"192.0.2.1", "2001:db8::1"}, "www.good.example": {"192.0.2.1", "2001:db8::1"},
-		"a.b.wild.example": {"127.0.0.2"}, "slow.example": {"192.0.2.3"},
-	} {
-		ips, err := r.LookupIPAddr(ctx, host)
-		var got []string
-		for _, ip := range ips {
-			got = append(got, ip.String())
-		}
-		if err != nil || !slices.Equal(got, want) {
-			t.Errorf("addresses of %s = %v, %v, want %v", host, got, err, want)
-		}
-	}
-	type netIP interface {
-		LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
-	}
-	for network, want := range map[string]string{"ip4": "192.0.2.1", "ip6": "2001:db8::1"} {
-		got, err := r.(netIP).LookupNetIP(ctx, network, "mx1.good.example")
-		if err != nil || len(got) != 1 || got[0].String() != want {
-			t.Errorf("%s = %v, %v", network, got, err)
-		}
-	}
-	if names, err := r.LookupAddr(ctx, "192.0.2.1"); err != nil || !slices.Equal(names, []string{"mx1.good.example."}) {
-		t.Errorf("PTR = %q, %v", names, err)
-	}
-	for name, want := range map[string]string{
-		"broken.example": "temporary", "closed.example": "temporary", "slow.example": "timeout", "loop.example": "temporary",
-		"none.example": "nxdomain", "mx1.good.example": "nodata", "wild.example": "nodata",
-		"192.0.2.1": "nxdomain", strings.Repeat("a", 64) + ".example": "nxdomain", "": "nxdomain", "a..example": "nxdomain",
-	} {
-		_, err := r.LookupTXT(ctx, name)
-		if got := class(err); got != want {
-			t.Errorf("TXT %s: %s (%v), want %s", name, got, err, want)
-		}
+	z.Replace(parse(t, "www.example. A 192.0.2.2\n"))
+	ips, err := z.LookupNetIP(ctx, "ip", "www.example")
+	if err != nil || !slices.Equal(ips, []netip.Addr{netip.MustParseAddr("192.0.2.2")}) || z.Queries() != 5 {
+		t.Errorf("%v, %v, %d queries", ips, err, z.Queries())
 	}
 }
 
-// class names the kind of a bare *net.DNSError.
-func class(err error) string {
-	de, ok := err.(*net.DNSError) //nolint:errorlint // bare is what is asked for
-	switch {
-	case !ok:
-		return "not a bare DNSError: " + errorText(err)
-	case dnscache.IsNXDomain(err):
-		return "nxdomain"
-	case de.IsNotFound:
-		return "nodata"
-	case de.IsTimeout && de.IsTemporary:
-		return "timeout"
-	case de.IsTemporary:
-		return "temporary"
-	}
-	return "no flag"
+func TestAnswersCanWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z := parse(t, `a.example. TXT "x"`)
+		z.SetDelay(3 * time.Second)
+		start := time.Now()
+		if _, err := z.LookupTXT(context.Background(), "a.example"); err != nil || time.Since(start) != 3*time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		start = time.Now()
+		if _, err := z.LookupTXT(ctx, "a.example"); class(err) != "timeout" || time.Since(start) != time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+	})
 }
 
-func errorText(err error) string {
-	if err == nil {
-		err = errors.New("none")
+// A large answer does not fit into a datagram: TC, then TCP.
+func TestLargeAnswers(t *testing.T) {
+	var text strings.Builder
+	for i := range 200 {
+		fmt.Fprintf(&text, "many.example. TXT \"record %d %s\"\n", i, strings.Repeat("x", 100))
 	}
-	return err.Error()
+	z := parse(t, text.String())
+	addr, stop := z.Serve()
+	defer stop()
+	m := new(dns.Msg).SetQuestion("many.example.", dns.TypeTXT)
+	resp, err := dns.Exchange(m, addr)
+	if err != nil || !resp.Truncated || resp.Len() > dns.MinMsgSize {
+		t.Fatalf("without EDNS: %v, %v", resp, err)
+	}
+	r, err := dnscache.New(dnscache.Options{Servers: []string{addr}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if got, err := r.LookupTXT(context.Background(), "many.example"); err != nil || len(got) != 200 {
+		t.Errorf("%d records, %v", len(got), err)
+	}
+}
+
+func TestServerStopsTwice(t *testing.T) {
+	z := parse(t, "")
+	z.SetDelay(time.Hour)
+	addr, stop := z.Serve()
+	r, err := dnscache.New(dnscache.Options{Servers: []string{addr}, Timeout: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := r.LookupTXT(context.Background(), "a.example"); class(err) != "timeout" {
+		t.Error(err)
+	}
+	stop() // does not wait the hour
+	stop()
+	if _, _, err := z.Listen("192.0.2.1:53"); err == nil {
+		t.Error("listens on an address that is not ours")
+	}
+}
+
+// Whatever a zone says: what is read is answered, by the zone and by its server
+// alike, without a panic.
+func FuzzParse(f *testing.F) {
+	f.Add(zoneText)
+	f.Add("*.example. TXT \\\"a\\255\n; TIMEOUT * TXT\n")
+	f.Add("$ORIGIN example.\n@ SOA a b 1 2 3 4 5\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		z, err := dnstest.Parse(text)
+		if err != nil {
+			return
+		}
+		ctx := context.Background()
+		for field := range strings.FieldsSeq(text) {
+			_, _ = z.LookupTXT(ctx, field)
+			_, _ = z.LookupMX(ctx, field)
+			_, _ = z.LookupIPAddr(ctx, field)
+			_, _ = z.LookupAddr(ctx, field)
+		}
+	})
 }
