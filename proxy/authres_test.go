@@ -492,4 +492,3 @@ func unbalanced(v string) string {
 	}
 	return ""
 }
-
