@@ -28,7 +28,7 @@ var udpBuffers = sync.Pool{New: func() any { b := make([]byte, 4096); return &b 
 // try is a server's part in one question.
 type try struct {
 	server  *server
-	left    int
+	left    int // the last one goes without EDNS
 	running bool
 }
 
@@ -59,8 +59,10 @@ func (r *Resolver) ask(ctx context.Context, q question) (*answer, error) {
 			t.left--
 			t.running = true
 			pending++
+			// Something on the way may swallow EDNS (RFC 6891 §6.2.2).
+			edns := t.left > 0
 			running.Go(func() {
-				a, err := r.guarded(ctx, t.server, q)
+				a, err := r.guarded(ctx, t.server, q, edns)
 				results <- result{t, a, err}
 			})
 			hedge.Reset(t.server.hedge(r.timeout))
@@ -127,20 +129,19 @@ func pick(tries []*try) *try {
 
 // guarded is try for a goroutine of its own: a panic over what a server sent is
 // a failure of that server, and NOT: the end of the process.
-func (r *Resolver) guarded(ctx context.Context, s *server, q question) (a *answer, err error) {
+func (r *Resolver) guarded(ctx context.Context, s *server, q question, edns bool) (a *answer, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			a, err = nil, answerError("panic over an answer")
 			r.log.Error("dns: panic over an answer", "type", q.rrtype.String(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
-	return r.try(ctx, s, q)
+	return r.try(ctx, s, q, edns)
 }
 
 // try asks one server, in the ways it understands.
-func (r *Resolver) try(ctx context.Context, s *server, q question) (*answer, error) {
-	now := r.now().UnixNano()
-	edns := s.plain.Load() < now
+func (r *Resolver) try(ctx context.Context, s *server, q question, edns bool) (*answer, error) {
+	edns = edns && s.plain.Load() < r.now().UnixNano()
 	a, err := r.exchange(ctx, s, q, edns)
 	if err == nil && edns && rejectsEDNS(a.rcode) {
 		// RFC 6891 §7: a server from before EDNS. Remember it only if the plain

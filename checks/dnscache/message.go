@@ -21,7 +21,6 @@ type rrtype uint16
 
 const (
 	typeA    = rrtype(dnsmessage.TypeA)
-	typeNS   = rrtype(dnsmessage.TypeNS)
 	typePTR  = rrtype(dnsmessage.TypePTR)
 	typeMX   = rrtype(dnsmessage.TypeMX)
 	typeTXT  = rrtype(dnsmessage.TypeTXT)
@@ -33,8 +32,6 @@ func (t rrtype) String() string {
 	switch t {
 	case typeA:
 		return "A"
-	case typeNS:
-		return "NS"
 	case typePTR:
 		return "PTR"
 	case typeMX:
@@ -391,11 +388,6 @@ func (a *answer) record(p *dnsmessage.Parser, h dnsmessage.ResourceHeader) error
 			return nil
 		}
 		a.text = append(a.text, host+".")
-	case dnsmessage.TypeNS: // asked for by canaries only, which read the RCODE
-		if err := skip(p); err != nil {
-			return err
-		}
-		a.text = append(a.text, "")
 	default:
 		return fmt.Errorf("type %v is not asked for", h.Type)
 	}

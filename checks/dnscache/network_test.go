@@ -125,6 +125,17 @@ func TestServerFromBeforeEDNS(t *testing.T) {
 	}
 }
 
+// Behind a box that swallows queries with EDNS the second try gets through.
+func TestEDNSSwallowed(t *testing.T) {
+	r := newTest(t, Options{Timeout: 100 * time.Millisecond, Servers: []string{serve(t, func(_ string, query []byte) [][]byte {
+		if hasEDNS(query) {
+			return nil
+		}
+		return [][]byte{someTXT.to(query)}
+	})}})
+	wantTXT(t, r, "a.example", "x")
+}
+
 func TestTruncatedAnswersComeByTCP(t *testing.T) {
 	var conns atomic.Int32
 	address := serve(t, func(network string, query []byte) [][]byte {
