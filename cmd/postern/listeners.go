@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -15,6 +16,10 @@ import (
 	"postern/configs"
 	"postern/proxy"
 )
+
+// listenConfig turns keep-alive off: every wait for a client has a deadline, so
+// it would only cost four system calls on each connection.
+var listenConfig = net.ListenConfig{KeepAlive: -1}
 
 // standing is a listener in use.
 type standing struct {
@@ -39,7 +44,7 @@ func toProxy(l configs.Listener) proxy.Listener {
 			peers = append(peers, p)
 		}
 	}
-	return proxy.Listener{Name: l.Name, TLS: l.TLS, ProxyProtocol: peers}
+	return proxy.Listener{Name: l.Name, TLS: l.TLS, ProxyProtocol: peers, Pregreet: l.Pregreet}
 }
 
 // inheritedSockets are those that systemd holds for us, by FileDescriptorName.
@@ -99,7 +104,7 @@ func openListeners(cfg *configs.Config, running map[string]*standing, inherited 
 		ln := takeInherited(inherited, l.Name, len(wanted) == 1)
 		if ln == nil {
 			var err error
-			if ln, err = net.Listen("tcp", l.Address); err != nil {
+			if ln, err = listenConfig.Listen(context.Background(), "tcp", l.Address); err != nil {
 				faults = append(faults, &configs.Fault{Position: at, Text: fmt.Sprintf("listener %s: %s", l.Name, listenError(l.Address, err))})
 				continue
 			}

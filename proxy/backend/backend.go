@@ -131,7 +131,8 @@ func (o Options) withDefaults() Options {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Dial == nil {
-		o.Dial = new(net.Dialer).DialContext
+		// No keep-alive: every wait for a backend has a deadline.
+		o.Dial = (&net.Dialer{KeepAlive: -1}).DialContext
 	}
 	if o.IdlePerAddress == 0 {
 		o.IdlePerAddress = 20
