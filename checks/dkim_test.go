@@ -1,16 +1,27 @@
 package checks
 
 import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/emersion/go-msgauth/dkim"
+	"go.uber.org/goleak"
 
 	"postern/checks/dnstest"
 	"postern/policy"
+	"postern/proxy/smtp"
 )
 
 // held is a message as the message stage has it.
@@ -228,4 +239,224 @@ func runDMARC(t *testing.T, c *tally, known deviations) {
 		}
 		c.judge(t, known, tc.ID, ok, fmt.Sprintf("%+v", f.DMARC), fmt.Sprintf("%+v", tc.Want))
 	}
+}
+
+// footballMessage is the example of RFC 8463 appendix A, with its keys.
+func footballMessage(t *testing.T) (string, *dnstest.Zone) {
+	t.Helper()
+	raw, err := os.ReadFile("testdata/dkim/chasquid/01-rfc8463.msg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return crlf(string(raw)), parseZone(t, `
+brisbane._domainkey.football.example.com TXT "v=DKIM1; k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
+test._domainkey.football.example.com TXT "v=DKIM1; k=rsa; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDkHlOQoBTzWRiGs5V6NpP3idY6Wk08a5qhdR6wy5bdOKb2jLQiY/J16JYi0Qvx/byYzCNb3W91y3FutACDfzwQ/BC/e/8uBsCR+yz1Lxj+PL6lHvqMKrM3rG4hstT5QjvHO9PzoxZyVYLzBfO2EeC3Ip3G+2kryOTIKT+l/K4w3QIDAQAB"
+`)
+}
+
+// both answers TXT out of either zone.
+type both struct {
+	*dnstest.Zone
+	other *dnstest.Zone
+}
+
+func (b both) LookupTXT(ctx context.Context, name string) ([]string, error) {
+	if txts, err := b.Zone.LookupTXT(ctx, name); err == nil {
+		return txts, nil
+	}
+	return b.other.LookupTXT(ctx, name)
+}
+
+const testKey = "v=DKIM1; k=ed25519; %sp=%s"
+
+// signedMessage signs a message as the options say; the key's record goes to
+// sel._domainkey.<domain>, with flags in front of the key.
+func signedMessage(t *testing.T, flags string, o dkim.SignOptions, times int) (string, records) {
+	t.Helper()
+	return sign(t, "From: a@d.example\r\nTo: b@e.example\r\nSubject: x\r\n\r\nHello.\r\n", flags, o, times)
+}
+
+func sign(t *testing.T, raw, flags string, o dkim.SignOptions, times int) (string, records) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Signer, o.Selector = private, "sel"
+	o.HeaderKeys = []string{"From", "To", "Subject"}
+	for range times {
+		var b bytes.Buffer
+		if err := dkim.Sign(&b, strings.NewReader(raw), &o); err != nil {
+			t.Fatal(err)
+		}
+		raw = b.String()
+	}
+	z := records{}
+	z.add("sel._domainkey."+strings.ToLower(o.Domain), "TXT", fmt.Sprintf(testKey, flags, base64.StdEncoding.EncodeToString(public)))
+	return raw, z
+}
+
+func TestAKeyMayBeForItsDomainAlone(t *testing.T) {
+	for _, tc := range []struct {
+		flags, identifier string
+		want              policy.Result
+	}{
+		{"", "@d.example", policy.Pass},
+		{"", "@sub.d.example", policy.Pass},
+		{"t=s; ", "@d.example", policy.Pass},
+		{"t=s; ", "joe@sub.d.example", policy.PermError},
+		{"t=y : s; ", "joe@sub.d.example", policy.PermError},
+		{"t=y; ", "joe@sub.d.example", policy.Pass},
+		{"t=s; ", "", policy.Pass},
+	} {
+		raw, z := signedMessage(t, tc.flags, dkim.SignOptions{Domain: "d.example", Identifier: tc.identifier}, 1)
+		if got := runDKIMCheck(t, z.zone(t), raw); got.Result != tc.want {
+			t.Errorf("%q, i=%s: %+v", tc.flags, tc.identifier, got)
+		}
+	}
+}
+
+// The package compares i= and d= by letter case; that is not the signer's fault.
+func TestLetterCaseOfTheIdentityIsNoPermerror(t *testing.T) {
+	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example", Identifier: "joe@D.Example"}, 1)
+	if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.Neutral {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestEightSignaturesAreRead(t *testing.T) {
+	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example"}, 20)
+	zone := z.zone(t)
+	got := runDKIMCheck(t, zone, raw)
+	if len(got.Signatures) != maxSignatures || passes(got) != maxSignatures || !slices.Equal(got.Domains, []string{"d.example"}) {
+		t.Errorf("%d signatures, %d pass, %v", len(got.Signatures), passes(got), got.Domains)
+	}
+	if n := zone.Queries(); n > maxSignatures {
+		t.Errorf("%d queries", n)
+	}
+}
+
+// Where a message is its header alone, the empty line may be missing too.
+func TestAMessageWithoutABodyCanBeSigned(t *testing.T) {
+	raw, z := sign(t, "From: a@d.example\r\nTo: b@e.example\r\nSubject: x\r\n\r\n", "", dkim.SignOptions{Domain: "d.example"}, 1)
+	for _, raw := range []string{raw, strings.TrimSuffix(raw, "\r\n")} {
+		if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.Pass {
+			t.Errorf("%q: %+v", raw, got)
+		}
+	}
+	// An empty line on the seam of two reads is an empty line.
+	for pad := 4090; pad < 4100; pad++ {
+		raw, z := sign(t, "From: a@d.example\r\nX: "+strings.Repeat("x", pad-350)+"\r\n\r\nbody\r\n", "", dkim.SignOptions{Domain: "d.example"}, 1)
+		if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.Pass {
+			t.Errorf("%d: %+v", pad, got)
+		}
+	}
+	for pad := range 12 {
+		text := strings.Repeat("x", 4088+pad) + "\r\n\r\n"
+		if !hasBody(held(text)) || hasBody(held(text[:len(text)-1])) {
+			t.Errorf("the empty line at %d is not seen", 4088+pad)
+		}
+	}
+}
+
+// failing is a held message on a disk that breaks after some octets.
+type failing struct{ *strings.Reader }
+
+func (f failing) ReadAt(p []byte, at int64) (int, error) {
+	if at >= 200 {
+		return 0, errors.New("input/output error")
+	}
+	return f.Reader.ReadAt(p[:min(int64(len(p)), 200-at)], at)
+}
+
+// Trouble of ours is a temperror for every signature, and nobody is left behind
+// waiting for the rest of the message.
+func TestOurTroubleIsATemperror(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example"}, 3)
+	zone := z.zone(t)
+	run := func(ctx context.Context, msg Message) policy.DKIM {
+		f := transaction("192.0.2.1", "client.example", "")
+		only(Deps{Resolver: zone}, "dkim").Run(ctx, policy.Message, f, msg)
+		return f.DKIM
+	}
+	all := func(what string, d policy.DKIM) {
+		t.Helper()
+		if d.Result != policy.TempError || len(d.Domains) != 0 {
+			t.Errorf("%s: %+v", what, d)
+		}
+		for _, s := range d.Signatures {
+			if s.Result != policy.TempError {
+				t.Errorf("%s: %+v", what, s)
+			}
+		}
+	}
+	msg := held(raw)
+	msg.Whole = failing{strings.NewReader(raw)}
+	all("a disk that breaks", run(t.Context(), msg))
+	msg.Whole = nil
+	all("a message that was not kept", run(t.Context(), msg))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	all("a session that is over", run(ctx, held(raw)))
+
+	zone.Replace(records{"sel._domainkey.d.example": {map[string]any{"rcode": "SERVFAIL"}}}.zone(t))
+	all("a name server in trouble", run(t.Context(), held(raw)))
+}
+
+func TestAHeaderMadeToKeepUsBusyIsNotVerified(t *testing.T) {
+	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example"}, 1)
+	zone := z.zone(t)
+	for name, prefix := range map[string]string{
+		"names":  "DKIM-Signature: v=1; d=d.example; s=sel; h=" + strings.Repeat("x:", 60000) + "from\r\n" + strings.Repeat("X:\r\n", 20000),
+		"folded": "X: y" + strings.Repeat("\r\n z", 40000) + "\r\n",
+	} {
+		start := time.Now()
+		got := runDKIMCheck(t, zone, prefix+raw)
+		if got.Result != policy.Neutral || time.Since(start) > 5*time.Second {
+			t.Errorf("%s: %s after %v", name, got.Result, time.Since(start))
+		}
+	}
+}
+
+// Two keys at one selector: the one for the signature's algorithm counts.
+func TestTwoKeysAtOneSelector(t *testing.T) {
+	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example"}, 1)
+	z.add("sel._domainkey.d.example", "TXT", "v=DKIM1; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQ==")
+	if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.Pass {
+		t.Errorf("%+v", got)
+	}
+	z.add("sel._domainkey.d.example", "TXT", "v=DKIM1; k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=")
+	if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.PermError {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestAHugeKeyIsNone(t *testing.T) {
+	raw, z := signedMessage(t, strings.Repeat("n=long;", 300), dkim.SignOptions{Domain: "d.example"}, 1)
+	if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.PermError {
+		t.Errorf("%+v", got)
+	}
+}
+
+func FuzzDKIMHeader(f *testing.F) {
+	f.Add("v=1; a=ed25519-sha256; d=d.example; s=sel; h=from; bh=; b=", "From: a@d.example\r\n")
+	f.Add("v=1;;=;d==;b", "\tx")
+	zone := records{}
+	zone.add("sel._domainkey.d.example", "TXT", "v=DKIM1; k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=")
+	f.Fuzz(func(t *testing.T, value, rest string) {
+		raw := "DKIM-Signature: " + value + "\r\n" + rest + "\r\n\r\nbody\r\n"
+		h, _ := smtp.ParseHeader([]byte(raw))
+		msg := Message{Header: h, Whole: strings.NewReader(raw), Size: int64(len(raw))}
+		fa := transaction("192.0.2.1", "client.example", "")
+		only(Deps{Resolver: zone.zone(t)}, "dkim").Run(t.Context(), policy.Message, fa, msg)
+		if fa.DKIM.Result == policy.Pass || len(fa.DKIM.Domains) > 0 {
+			t.Fatalf("%q passes", raw)
+		}
+		for _, s := range fa.DKIM.Signatures {
+			if printable(s.Domain+s.Selector+s.Reason, 1<<20) != s.Domain+s.Selector+s.Reason {
+				t.Fatalf("%+v", s)
+			}
+		}
+	})
 }

@@ -16,7 +16,7 @@ import (
 func DNSBL(d Deps) Check {
 	lists := make([]dnsList, 0, len(d.Config.DNSBL.Zones))
 	for _, z := range d.Config.DNSBL.Zones {
-		// A zone that check-config has refused does not get here.
+		// CheckDNSBLZone has had its say before anything listens.
 		if l, err := newDNSList(z); err == nil {
 			lists = append(lists, l)
 		}
@@ -99,6 +99,12 @@ type dnsList struct {
 	weight int
 	of     string
 	codes  []codeRange // none: the default
+}
+
+// CheckDNSBLZone says what is wrong with a configured list, for check-config.
+func CheckDNSBLZone(z configs.DNSBLZone) error {
+	_, err := newDNSList(z)
+	return err
 }
 
 func newDNSList(z configs.DNSBLZone) (dnsList, error) {

@@ -1,0 +1,191 @@
+package checks
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"postern/checks/dnstest"
+	"postern/configs"
+	"postern/policy"
+)
+
+// askedLists is one MAIL command from a client with lists configured.
+func askedLists(t *testing.T, r Resolver, host string, zones ...configs.DNSBLZone) policy.DNSBL {
+	t.Helper()
+	f := transaction(host, "helo.example", "user@from.example")
+	only(Deps{Resolver: r, Config: configs.Checks{DNSBL: configs.DNSBLCheck{Zones: zones}}}, "dnsbl").Run(t.Context(), policy.Mail, f, Message{})
+	return f.DNSBL
+}
+
+const listZone = `
+7.2.0.192.black.example         A 127.0.0.2
+7.2.0.192.grey.example          A 127.0.0.4
+7.2.0.192.grey.example          A 127.0.0.9
+7.2.0.192.white.example         A 127.0.5.2
+7.2.0.192.limited.example       A 127.255.255.254
+7.2.0.192.parked.example        A 203.0.113.5
+8.2.0.192.white.example         A 127.0.5.2
+; SERVFAIL broken.example
+; SERVFAIL 7.2.0.192.broken.example
+helo.example.names.example      A 127.0.1.2
+from.example.names.example      A 127.0.1.3
+client.example.names.example    A 127.0.1.4
+7.2.0.192.in-addr.arpa          PTR client.example.
+client.example                  A 192.0.2.7
+5.2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.black.example A 127.0.0.2
+`
+
+func TestListsAreWeighed(t *testing.T) {
+	black := configs.DNSBLZone{Zone: "black.example", Weight: 3}
+	grey := configs.DNSBLZone{Zone: "GREY.example.", Weight: 2, Codes: []string{"127.0.0.8 - 127.0.0.10"}}
+	white := configs.DNSBLZone{Zone: "white.example", Weight: -4}
+	broken := configs.DNSBLZone{Zone: "broken.example", Weight: 5}
+	limited := configs.DNSBLZone{Zone: "limited.example", Weight: 5}
+	for name, tc := range map[string]struct {
+		host  string
+		zones []configs.DNSBLZone
+		want  policy.DNSBL
+	}{
+		"nothing configured":         {"192.0.2.7", nil, policy.DNSBL{Result: policy.None}},
+		"a weight of 0 is 1":         {"192.0.2.7", []configs.DNSBLZone{{Zone: "black.example"}}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 1, Zones: []string{"black.example"}}},
+		"in the order of config":     {"192.0.2.7", []configs.DNSBLZone{grey, black}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 5, Zones: []string{"grey.example", "black.example"}}},
+		"an allow list takes off":    {"192.0.2.7", []configs.DNSBLZone{black, white}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: -1, Zones: []string{"black.example", "white.example"}}},
+		"allowed alone":              {"192.0.2.8", []configs.DNSBLZone{black, white}, policy.DNSBL{Result: policy.Pass, Score: -4, Zones: []string{"white.example"}}},
+		"not on any":                 {"192.0.2.9", []configs.DNSBLZone{black, white}, policy.DNSBL{Result: policy.None}},
+		"the other codes":            {"192.0.2.7", []configs.DNSBLZone{{Zone: "grey.example", Codes: []string{"127.0.0.5"}}}, policy.DNSBL{Result: policy.None}},
+		"a broken list lists nobody": {"192.0.2.7", []configs.DNSBLZone{broken}, policy.DNSBL{Result: policy.TempError}},
+		"and hides no other":         {"192.0.2.7", []configs.DNSBLZone{broken, black}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 3, Zones: []string{"black.example"}}},
+		"asked too often":            {"192.0.2.7", []configs.DNSBLZone{limited}, policy.DNSBL{Result: policy.TempError}},
+		"a parked domain":            {"192.0.2.7", []configs.DNSBLZone{{Zone: "parked.example"}}, policy.DNSBL{Result: policy.None}},
+		"IPv6 by nibbles":            {"2001:db8::25", []configs.DNSBLZone{black}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 3, Zones: []string{"black.example"}}},
+		"of HELO":                    {"192.0.2.7", []configs.DNSBLZone{{Zone: "names.example", Of: "helo", Codes: []string{"127.0.1.2"}}}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 1, Zones: []string{"names.example"}}},
+		"of MAIL FROM":               {"192.0.2.7", []configs.DNSBLZone{{Zone: "names.example", Of: "mail_from", Codes: []string{"127.0.1.3"}}}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 1, Zones: []string{"names.example"}}},
+		"of the reverse name":        {"192.0.2.7", []configs.DNSBLZone{{Zone: "names.example", Of: "iprev", Codes: []string{"127.0.1.4"}}}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 1, Zones: []string{"names.example"}}},
+		"without a reverse name":     {"192.0.2.8", []configs.DNSBLZone{{Zone: "names.example", Of: "iprev"}}, policy.DNSBL{Result: policy.None}},
+	} {
+		got := askedLists(t, parseZone(t, listZone), tc.host, tc.zones...)
+		if !slices.Equal(got.Zones, tc.want.Zones) || got.Result != tc.want.Result || got.Score != tc.want.Score || got.Listed != tc.want.Listed {
+			t.Errorf("%s:\n got %+v\nwant %+v", name, got, tc.want)
+		}
+	}
+}
+
+// explodes panics where it is asked for one zone.
+type explodes struct{ *dnstest.Zone }
+
+func (r explodes) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	if host == "7.2.0.192.grey.example" {
+		panic("out of luck")
+	}
+	return r.Zone.LookupNetIP(ctx, network, host)
+}
+
+func TestAPanicOverOneListEndsNothing(t *testing.T) {
+	got := askedLists(t, explodes{parseZone(t, listZone)}, "192.0.2.7",
+		configs.DNSBLZone{Zone: "grey.example"}, configs.DNSBLZone{Zone: "black.example"})
+	if !got.Listed || got.Score != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestListsThatMakeNoSense(t *testing.T) {
+	for _, z := range []configs.DNSBLZone{
+		{Zone: ""}, {Zone: "not a zone"},
+		{Zone: "bl.example", Of: "sender"},
+		{Zone: "bl.example", Codes: []string{"192.0.2.1"}},
+		{Zone: "bl.example", Codes: []string{"127.0.0.9-127.0.0.2"}},
+		{Zone: "bl.example", Codes: []string{"::1"}},
+		{Zone: "bl.example", Codes: []string{""}},
+	} {
+		if err := CheckDNSBLZone(z); err == nil {
+			t.Errorf("%+v was accepted", z)
+		}
+	}
+	if err := CheckDNSBLZone(configs.DNSBLZone{Zone: "bl.example", Of: "iprev", Codes: []string{"127.0.0.2-127.0.0.11", "127.1.0.0"}}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A range of codes, however it is written, holds no error codes and nothing
+// outside 127.0.0.0/8.
+func FuzzDNSBLCodes(f *testing.F) {
+	for _, s := range []string{"127.0.0.2", "127.0.0.2-127.0.0.11", "127.0.0.0 - 127.255.255.255", "192.0.2.1", "127.0.0.9-127.0.0.1", "-", "::ffff:127.0.0.1"} {
+		f.Add(s, uint32(0x7f000002))
+	}
+	f.Fuzz(func(t *testing.T, s string, code uint32) {
+		r, err := parseCodes(s)
+		if err != nil {
+			return
+		}
+		if r.last.Less(r.first) || r.first.As4()[0] != 127 || r.last.As4()[0] != 127 {
+			t.Fatalf("%q: %v", s, r)
+		}
+		ip := netip.AddrFrom4([4]byte{byte(code >> 24), byte(code >> 16), byte(code >> 8), byte(code)})
+		l := dnsList{codes: []codeRange{r}}
+		if got := l.judge(ip); got == listingYes {
+			b := ip.As4()
+			if b[0] != 127 || b[1] == 255 && b[2] == 255 || ip.Less(r.first) || r.last.Less(ip) {
+				t.Fatalf("%q lists %v", s, ip)
+			}
+		}
+	})
+}
+
+func TestIprev(t *testing.T) {
+	z := parseZone(t, `
+1.2.0.192.in-addr.arpa  PTR wrong.example.
+1.2.0.192.in-addr.arpa  PTR Right.Example.
+wrong.example           A 203.0.113.1
+right.example           A 192.0.2.1
+2.2.0.192.in-addr.arpa  PTR wrong.example.
+3.2.0.192.in-addr.arpa  PTR gone.example.
+4.2.0.192.in-addr.arpa  PTR slow.example.
+; TIMEOUT slow.example
+; SERVFAIL 5.2.0.192.in-addr.arpa
+6.2.0.192.in-addr.arpa  TXT "no name"
+5.2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa PTR six.example.
+six.example             AAAA 2001:db8::25
+`)
+	for host, want := range map[string]policy.Iprev{
+		"192.0.2.1":        {Result: policy.Pass, Name: "right.example"},
+		"::ffff:192.0.2.1": {Result: policy.Pass, Name: "right.example"},
+		"192.0.2.2":        {Result: policy.Fail},
+		"192.0.2.3":        {Result: policy.Fail},
+		"192.0.2.4":        {Result: policy.TempError},
+		"192.0.2.5":        {Result: policy.TempError},
+		"192.0.2.6":        {Result: policy.PermError},
+		"192.0.2.99":       {Result: policy.PermError},
+		"2001:db8::25":     {Result: policy.Pass, Name: "six.example"},
+	} {
+		f := transaction(host, "c.example", "")
+		only(Deps{Resolver: z}, "iprev").Run(t.Context(), policy.Mail, f, Message{})
+		if f.Iprev != want {
+			t.Errorf("%s: %+v, want %+v", host, f.Iprev, want)
+		}
+		if f.Client.Name != "" {
+			t.Error("a check writes its own field alone")
+		}
+	}
+}
+
+// A reverse zone may hold any octets and any number of names.
+type weirdPTR struct {
+	*dnstest.Zone
+	names []string
+}
+
+func (r weirdPTR) LookupAddr(context.Context, string) ([]string, error) { return r.names, nil }
+
+func TestIprevTrustsNoReverseZone(t *testing.T) {
+	z := parseZone(t, "good.example A 192.0.2.1")
+	many := slices.Repeat([]string{"no.example."}, 10)
+	for _, names := range [][]string{{"a\r\nb.example."}, {"x y.example."}, {"."}, {""}, append(many, "good.example.")} {
+		f := transaction("192.0.2.1", "c.example", "")
+		only(Deps{Resolver: weirdPTR{z, names}}, "iprev").Run(t.Context(), policy.Mail, f, Message{})
+		if f.Iprev.Result != policy.Fail || f.Iprev.Name != "" {
+			t.Errorf("%q: %+v", names, f.Iprev)
+		}
+	}
+}
