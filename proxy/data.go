@@ -148,7 +148,10 @@ func (s *session) bdat(arg string) smtp.Reply {
 			s.closing = true
 			return smtp.Reply{}
 		}
-		return reply
+		// NOT: counted as an error of the client's. A message of many chunks
+		// that were all in the pipe when the first was refused is one mistake.
+		s.say(reply)
+		return smtp.Reply{}
 	}
 	tx := s.tx
 	r := tx.relay
@@ -202,9 +205,6 @@ func (s *session) receiveChunk(r *relay, n int64, last bool) error {
 			r.chunkPart(b)
 		}
 		putBlock(block)
-	}
-	if r != nil && last {
-		r.chunksEnd()
 	}
 	return nil
 }

@@ -287,6 +287,7 @@ func (r *relay) discard(reply smtp.Reply, outcome journal.Outcome) {
 // chunk announces the next n octets, by BDAT.
 func (r *relay) chunk(n int64, last bool) {
 	r.left, r.last = n, last
+	r.chunksEnd()
 	if r.state == streaming && r.chunks && (n > 0 || last) {
 		r.s.bc.QueueBdat(n, last)
 		r.catchUp(maxUnanswered)
@@ -323,12 +324,16 @@ func (r *relay) chunkPart(b []byte) {
 	}
 	r.left -= int64(len(b))
 	r.whole = r.last && r.left == 0
-	r.push(b)
+	if r.chunksEnd(); r.state != discarding {
+		r.push(b)
+	}
 }
 
-// chunksEnd is the end of the last BDAT.
+// chunksEnd refuses a text that ends within a line ending. It is asked when the
+// last octets are known and before any of them goes on: once a backend has the
+// whole of a BDAT LAST it has the message, whatever the client is told.
 func (r *relay) chunksEnd() {
-	if r.state != discarding && !r.binary {
+	if r.last && r.left == 0 && r.state != discarding && !r.binary {
 		if err := r.text.Close(); err != nil {
 			r.discard(badOctets(err), journal.OutcomeRefused)
 		}
