@@ -103,10 +103,12 @@ var errFaster = errors.New("another server was faster")
 // order returns the servers as they are to be asked: as configured, but those
 // that were silent lately behind those that were not.
 func (r *Resolver) order() []*try {
-	tries := make([]*try, 0, len(r.servers))
+	r.refreshServers()
+	servers := *r.servers.Load()
+	tries := make([]*try, 0, len(servers))
 	now := r.now().UnixNano()
 	for _, behind := range [2]bool{false, true} {
-		for _, s := range r.servers {
+		for _, s := range servers {
 			if s.behind.Load() > now == behind {
 				tries = append(tries, &try{server: s, left: rounds})
 			}

@@ -132,8 +132,8 @@ func FuzzServer(f *testing.F) {
 			return
 		}
 		defer r.Close()
-		if _, _, err := net.SplitHostPort(r.servers[0].address); err != nil {
-			t.Fatalf("%q is taken as %q", text, r.servers[0].address)
+		if _, _, err := net.SplitHostPort((*r.servers.Load())[0].address); err != nil {
+			t.Fatalf("%q is taken as %q", text, (*r.servers.Load())[0].address)
 		}
 	})
 }

@@ -216,7 +216,7 @@ func class(err error) string {
 	if err == nil {
 		return "ok"
 	}
-	de, ok := err.(*net.DNSError) //nolint:errorlint // bare is what is asked for
+	de, ok := err.(*net.DNSError) // bare is what is asked for
 	switch {
 	case !ok:
 		return "not a bare DNSError: " + err.Error()

@@ -25,9 +25,7 @@ const (
 //
 // A name that is canonical already costs no allocation.
 func canonical(name string) (_ string, ok bool) {
-	if strings.HasSuffix(name, ".") {
-		name = name[:len(name)-1]
-	}
+	name = strings.TrimSuffix(name, ".")
 	if len(name) == 0 || len(name) > maxName {
 		return "", false
 	}

@@ -163,9 +163,9 @@ func TestTruncatedAnswersComeByTCP(t *testing.T) {
 		crowd.Go(func() { wantTXT(t, r, fmt.Sprintf("crowd%d.example", i), "x") })
 	}
 	crowd.Wait()
-	r.servers[0].pool.mu.Lock()
-	idle, taken := len(r.servers[0].pool.idle), len(r.servers[0].pool.slots)
-	r.servers[0].pool.mu.Unlock()
+	(*r.servers.Load())[0].pool.mu.Lock()
+	idle, taken := len((*r.servers.Load())[0].pool.idle), len((*r.servers.Load())[0].pool.slots)
+	(*r.servers.Load())[0].pool.mu.Unlock()
 	if idle > maxIdle || taken != 0 {
 		t.Errorf("%d connections idle, %d slots taken", idle, taken)
 	}

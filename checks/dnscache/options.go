@@ -22,7 +22,8 @@ import (
 // resolv.conf, with the configuration's defaults.
 type Options struct {
 	// Servers are "address", "address:port" or "tls://address:port#name", at
-	// most 8, in order of preference; none: those of resolv.conf.
+	// most 8, in order of preference; none: those of resolv.conf, which is read
+	// again when it changes.
 	Servers []string
 	// Timeout is for one try at one server, Total for a whole look-up. 0: the
 	// defaults of configs.DNS.
@@ -101,9 +102,11 @@ func New(o Options) (*Resolver, error) {
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{}).DialContext
 	}
+	var system *systemFile
 	if len(o.Servers) == 0 {
+		system = &systemFile{name: o.ResolvConf, checked: o.Now()}
 		var err error
-		if o.Servers, err = systemServers(o.ResolvConf); err != nil {
+		if o.Servers, err = system.read(); err != nil {
 			return nil, err
 		}
 	}
@@ -119,13 +122,16 @@ func New(o Options) (*Resolver, error) {
 		metrics:        o.Metrics, log: o.Log, now: o.Now, dial: o.Dial,
 	}
 	base := &tls.Config{RootCAs: o.RootCAs, MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(0)}
+	servers := make([]*server, 0, len(o.Servers))
 	for _, text := range o.Servers {
 		s, err := parseServer(text, base)
 		if err != nil {
 			return nil, err
 		}
-		r.servers = append(r.servers, s)
+		servers = append(servers, s)
 	}
+	r.servers.Store(&servers)
+	r.system = system
 	if len(o.Canaries) > maxCanaries {
 		return nil, fmt.Errorf("dns: %d canaries; at most %d", len(o.Canaries), maxCanaries)
 	}

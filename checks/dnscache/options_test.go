@@ -1,12 +1,14 @@
 package dnscache
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,8 +33,8 @@ func TestServers(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 			continue
 		}
-		got := r.servers[0].address
-		if c := r.servers[0].tls; c != nil {
+		got := (*r.servers.Load())[0].address
+		if c := (*r.servers.Load())[0].tls; c != nil {
 			got += " " + c.ServerName
 		}
 		if got != want {
@@ -99,7 +101,7 @@ func TestResolvConf(t *testing.T) {
 		}
 		r := newTest(t, Options{ResolvConf: file})
 		var got []string
-		for _, s := range r.servers {
+		for _, s := range *r.servers.Load() {
 			got = append(got, s.address)
 		}
 		if fmt.Sprint(got) != want {
@@ -107,9 +109,53 @@ func TestResolvConf(t *testing.T) {
 		}
 	}
 	r := newTest(t, Options{ResolvConf: file + ".none"})
-	if r.servers[0].address != "127.0.0.1:53" {
-		t.Errorf("no file: %s", r.servers[0].address)
+	if (*r.servers.Load())[0].address != "127.0.0.1:53" {
+		t.Errorf("no file: %s", (*r.servers.Load())[0].address)
 	}
+}
+
+// Somebody changes resolv.conf while mail flows.
+func TestResolvConfChanges(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "resolv.conf")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file+".new", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(file+".new", file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("nameserver 192.0.2.1\n")
+	var now clock
+	var mu sync.Mutex
+	var last string
+	r := newTest(t, Options{ResolvConf: file, Now: now.now, Dial: pipe(func(address, _ string, query []byte) [][]byte {
+		mu.Lock()
+		defer mu.Unlock()
+		last = address
+		return [][]byte{response{}.to(query)}
+	})})
+	ask := func(want string) {
+		t.Helper()
+		now.advance(resolvConfPause)
+		_, _ = r.LookupTXT(context.Background(), "a.example")
+		mu.Lock()
+		defer mu.Unlock()
+		if last != want {
+			t.Errorf("asked %s, want %s", last, want)
+		}
+	}
+	ask("192.0.2.1:53")
+	write("nameserver 192.0.2.22\n")
+	ask("192.0.2.22:53")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	ask("192.0.2.22:53")
+	write("nameserver 192.0.2.3\nnameserver 192.0.2.4\n")
+	ask("192.0.2.3:53")
 }
 
 func TestCanonical(t *testing.T) {

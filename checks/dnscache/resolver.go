@@ -33,7 +33,8 @@ const (
 // Resolver answers from its cache, and asks name servers for the rest. Make
 // one with New; it may be used by any number of goroutines.
 type Resolver struct {
-	servers        []*server
+	servers        atomic.Pointer[[]*server]
+	system         *systemFile // nil: the servers are configured
 	timeout, total time.Duration
 	maxTTL         uint32 // seconds
 	maxNegativeTTL uint32
@@ -71,7 +72,7 @@ func (r *Resolver) Close() {
 	r.mu.Unlock()
 	r.cancel()
 	r.wg.Wait()
-	for _, s := range r.servers {
+	for _, s := range *r.servers.Load() {
 		s.pool.close()
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -81,27 +82,86 @@ func parseServer(text string, base *tls.Config) (*server, error) {
 	return s, nil
 }
 
-// systemServers reads the name servers of resolv.conf; where there are none, the
-// one on this machine, as resolver(5) has it.
-func systemServers(file string) ([]string, error) {
-	text, err := os.ReadFile(file)
+// resolvConfPause is how often resolv.conf is looked at, at the most.
+const resolvConfPause = 5 * time.Second
+
+// systemFile is resolv.conf.
+type systemFile struct {
+	name string
+
+	mu       sync.Mutex
+	checked  time.Time
+	modified time.Time
+	size     int64
+}
+
+// read returns the name servers in the file; where there are none, the one on
+// this machine, as resolver(5) has it.
+func (f *systemFile) read() ([]string, error) {
+	if info, err := os.Stat(f.name); err == nil {
+		f.modified, f.size = info.ModTime(), info.Size()
+	}
+	text, err := os.ReadFile(f.name)
 	if err != nil && !os.IsNotExist(err) {
 		return nil, fmt.Errorf("dns servers: %w", err)
 	}
 	var found []string
 	for line := range strings.Lines(string(text)) {
-		f := strings.Fields(line)
-		if len(f) < 2 || f[0] != "nameserver" {
+		words := strings.Fields(line)
+		if len(words) < 2 || words[0] != "nameserver" {
 			continue
 		}
-		if _, err := netip.ParseAddr(f[1]); err == nil && len(found) < maxServers {
-			found = append(found, f[1])
+		if _, err := netip.ParseAddr(words[1]); err == nil && len(found) < maxServers {
+			found = append(found, words[1])
 		}
 	}
 	if found == nil {
 		found = []string{"127.0.0.1"}
 	}
 	return found, nil
+}
+
+// changed reads the file again if it changed. A file that is gone or cannot be
+// read is one that somebody is just writing: what was read last stays.
+func (f *systemFile) changed(now time.Time) []string {
+	if !f.mu.TryLock() {
+		return nil // somebody else is at it
+	}
+	defer f.mu.Unlock()
+	if now.Sub(f.checked) < resolvConfPause {
+		return nil
+	}
+	f.checked = now
+	info, err := os.Stat(f.name)
+	if err != nil || info.ModTime().Equal(f.modified) && info.Size() == f.size {
+		return nil
+	}
+	found, err := f.read()
+	if err != nil {
+		return nil
+	}
+	return found
+}
+
+// refreshServers takes the servers of resolv.conf anew if it changed.
+func (r *Resolver) refreshServers() {
+	if r.system == nil {
+		return
+	}
+	texts := r.system.changed(r.now())
+	var servers []*server
+	for _, text := range texts {
+		if s, err := parseServer(text, nil); err == nil { // no TLS there
+			servers = append(servers, s)
+		}
+	}
+	if servers == nil {
+		return
+	}
+	r.log.Info("dns: resolv.conf changed", "file", r.system.name, "servers", texts)
+	for _, s := range *r.servers.Swap(&servers) {
+		s.pool.close() // what is in use is closed when it is given back
+	}
 }
 
 // answered keeps the server's record after an answer.

@@ -111,7 +111,7 @@ func ask(t *testing.T, r resolver) {
 
 // class names the kind of a bare *net.DNSError.
 func class(err error) string {
-	de, ok := err.(*net.DNSError) //nolint:errorlint // bare is what is asked for
+	de, ok := err.(*net.DNSError) // bare is what is asked for
 	switch {
 	case !ok:
 		return "not a bare DNSError: " + errorText(err)

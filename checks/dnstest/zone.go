@@ -19,7 +19,6 @@
 package dnstest
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -225,8 +224,6 @@ type reply struct {
 	answer []dns.RR // with the CNAMEs on the way
 	soa    *dns.SOA // of a negative answer
 }
-
-var errChain = errors.New("CNAME chain too long, or a loop")
 
 // resolve answers a question; name is in the map's form. A chain of CNAMEs that
 // does not end is SERVFAIL, as a resolver would say.
