@@ -79,9 +79,12 @@ func sectionNode(v, def reflect.Value, element bool) *yaml.Node {
 		if def.IsValid() {
 			fdef = def.Field(i)
 		}
-		// The built-in rules are what no list means; an empty list would mean none.
-		if p, ok := v.Interface().(Policy); ok && p.BuiltIn && key == "rules" {
-			continue
+		// The built-in rules are what no list means; an empty list means no rules.
+		if p, ok := v.Interface().(Policy); ok && key == "rules" {
+			if p.BuiltIn {
+				continue
+			}
+			fdef = reflect.Value{}
 		}
 		if element && (f.IsZero() || f.Kind() == reflect.Slice && f.Len() == 0) {
 			continue
@@ -93,10 +96,10 @@ func sectionNode(v, def reflect.Value, element bool) *yaml.Node {
 	return n
 }
 
-// same compares two values by what they say: an empty list of rules says more than none.
+// same compares two values; no list and an empty one say the same.
 func same(a, b reflect.Value) bool {
 	if a.Kind() == reflect.Slice && a.Len() == 0 && b.Len() == 0 {
-		return a.IsNil() == b.IsNil()
+		return true
 	}
 	return reflect.DeepEqual(a.Interface(), b.Interface())
 }

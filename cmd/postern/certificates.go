@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -41,15 +40,13 @@ func loadCertificates(files []configs.Certificate, name string, m *metrics.Metri
 		c.current.Store(&[]*tls.Certificate{pair})
 		return c, nil
 	}
-	_, err := c.reload()
-	return c, err
+	return c, c.reload()
 }
 
-// reload reads the files again, and says whether there is anything new in them.
-// If one pair is wrong, all stay as they are.
-func (c *certificates) reload() (changed bool, err error) {
+// reload reads the files again. If one pair is wrong, all stay as they are.
+func (c *certificates) reload() error {
 	if len(c.files) == 0 {
-		return false, nil
+		return nil
 	}
 	var pairs []*tls.Certificate
 	var faults []error
@@ -62,10 +59,10 @@ func (c *certificates) reload() (changed bool, err error) {
 		pairs = append(pairs, &pair)
 	}
 	if err := errors.Join(faults...); err != nil {
-		return false, err
+		return err
 	}
-	old := c.current.Swap(&pairs)
-	return old == nil || !samePairs(*old, pairs), nil
+	c.current.Store(&pairs)
+	return nil
 }
 
 // publish tells the metrics until when the certificates are good.
@@ -78,18 +75,6 @@ func (c *certificates) publish() {
 		}
 		c.metrics.CertificateNotAfter(name, pair.Leaf.NotAfter)
 	}
-}
-
-func samePairs(a, b []*tls.Certificate) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if !bytes.Equal(a[i].Leaf.Raw, b[i].Leaf.Raw) {
-			return false
-		}
-	}
-	return true
 }
 
 // get chooses a certificate for a handshake: the first that has the name the
@@ -144,8 +129,7 @@ func (p *parts) buildTLS(name string, w *world, old *parts) (*tls.Config, error)
 	}
 	if old != nil && old.roots == p.roots && hostname(old.config) == name && same(configs.Config{TLS: cfg}, configs.Config{TLS: old.config.TLS}) {
 		p.certificates = old.certificates
-		_, err := p.certificates.reload()
-		return old.settings.TLS, err
+		return old.settings.TLS, p.certificates.reload()
 	}
 	var err error
 	if p.certificates, err = loadCertificates(cfg.Certificates, name, w.metrics); err != nil {

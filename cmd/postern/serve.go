@@ -193,9 +193,8 @@ func (s *service) use(p *parts) {
 	}
 	var ctx context.Context
 	ctx, s.endWatch = context.WithCancel(context.Background())
-	if err := configs.Watch(ctx, p.files(), func() { s.filesChanged(p) }); err != nil {
-		s.log.Warn("changes of files will be noticed late", "error", err.Error())
-	}
+	s.watch(ctx, p.certificateFiles(), func() { s.reloadCertificates(p) })
+	s.watch(ctx, p.listFiles(), func() { s.reloadLists(p) })
 	s.smtp.Configure(p.settings)
 	if old != nil {
 		s.retire(old, p)
@@ -322,7 +321,7 @@ func (s *service) loop(ctx context.Context, signals <-chan os.Signal) error {
 func (s *service) reload() {
 	if err := s.tryReload(); err != nil {
 		s.metrics.ConfigReload("error")
-		s.log.Error("configuration not reloaded, the running one stays in force", "error", strings.ReplaceAll(err.Error(), "\n", "; "))
+		s.log.Error("configuration not reloaded, the running one stays in force", "error", oneLine(err))
 		return
 	}
 	s.metrics.ConfigReload("ok")
@@ -352,22 +351,35 @@ func (s *service) tryReload() error {
 	return nil
 }
 
-// filesChanged reads certificates and lists anew.
-func (s *service) filesChanged(p *parts) {
-	changed, err := p.certificates.reload()
-	switch {
-	case err != nil:
-		s.log.Error("certificates not reloaded, the old ones stay in use", "error", strings.ReplaceAll(err.Error(), "\n", "; "))
-	case changed:
-		p.certificates.publish()
-		s.log.Info("certificates reloaded")
+// watch calls changed after files have changed, until ctx ends.
+func (s *service) watch(ctx context.Context, files []string, changed func()) {
+	if len(files) == 0 {
+		return
 	}
-	if err := p.reloadLists(); err != nil {
-		s.log.Error("lists not reloaded, the old ones stay in use", "error", strings.ReplaceAll(err.Error(), "\n", "; "))
-	} else if len(p.config.Lists) > 0 {
-		s.log.Info("lists reloaded")
+	if err := configs.Watch(ctx, files, changed); err != nil {
+		s.log.Warn("changes of files will be noticed late", "error", err.Error())
 	}
 }
+
+func (s *service) reloadCertificates(p *parts) {
+	if err := p.certificates.reload(); err != nil {
+		s.log.Error("certificates not reloaded, the old ones stay in use", "error", oneLine(err))
+		return
+	}
+	p.certificates.publish()
+	s.log.Info("certificates reloaded")
+}
+
+func (s *service) reloadLists(p *parts) {
+	if err := p.reloadLists(); err != nil {
+		s.log.Error("lists not reloaded, the old ones stay in use", "error", oneLine(err))
+		return
+	}
+	s.log.Info("lists reloaded")
+}
+
+// oneLine joins the faults in an error for a line of the log.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // stop drains the sessions and ends everything. A further SIGTERM or SIGINT ends it at once.
 func (s *service) stop(signals <-chan os.Signal) {

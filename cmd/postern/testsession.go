@@ -48,6 +48,11 @@ The exit code is 0 whenever a verdict was reached, whatever it is.`,
 		Example: `  postern test-session --ip 192.0.2.1 --helo mail.example.org --from a@example.org --rcpt b@example.net
   postern test-session --ip 192.0.2.1 --helo h.example --from '<>' --rcpt b@example.net --json | jq .verdict`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, name := range []string{"ip", "helo", "from", "rcpt"} {
+				if !cmd.Flags().Changed(name) {
+					return usageError{fmt.Errorf("--%s is missing", name)}
+				}
+			}
 			addr, err := netip.ParseAddr(ip)
 			if err != nil {
 				return usageError{fmt.Errorf("--ip %q is no IP address", ip)}
@@ -79,9 +84,6 @@ The exit code is 0 whenever a verdict was reached, whatever it is.`,
 	f.StringVar(&m.submitter, "submitter", "", "the SUBMITTER parameter (RFC 4405): a `mailbox`, not encoded")
 	f.StringVar(&messageFile, "message", "", "a `file` with the message; - is standard input")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object and nothing else")
-	for _, name := range []string{"ip", "helo", "from", "rcpt"} {
-		_ = cmd.MarkFlagRequired(name) // fails for an unknown flag only
-	}
 	return cmd
 }
 
@@ -99,11 +101,8 @@ func cleanMail(m *mail) error {
 			*s = (*s)[1 : len(*s)-1]
 		}
 	}
-	switch {
-	case m.helo == "":
+	if m.helo == "" {
 		return errors.New("--helo is empty")
-	case len(m.recipients) == 0:
-		return errors.New("--rcpt is missing")
 	}
 	for _, r := range m.recipients {
 		if r == "" {
@@ -341,9 +340,9 @@ func (t *tested) writeText(w io.Writer) error {
 	v := t.verdict()
 	b.WriteString("\nVerdict\n  " + v.Disposition)
 	if v.Rule != "" {
-		b.WriteString(" by rule " + v.Rule)
+		b.WriteString(" by rule " + v.Rule + " at " + v.Stage)
 	}
-	b.WriteString(" at " + v.Stage + ": " + v.Reply + "\n")
+	b.WriteString(": " + v.Reply + "\n")
 	if t.record.Observed {
 		b.WriteString("  the mode is observe: it is not carried out\n")
 	}

@@ -157,12 +157,16 @@ func (p *parts) warnings(now time.Time) []configs.Fault {
 	return append(warnings, p.certificates.warnings(now)...)
 }
 
-// files are those whose change matters while we run.
-func (p *parts) files() []string {
-	var files []string
+// certificateFiles are read again when they change.
+func (p *parts) certificateFiles() (files []string) {
 	for _, c := range p.config.TLS.Certificates {
 		files = append(files, c.Certificate, c.Key)
 	}
+	return files
+}
+
+// listFiles are read again when they change.
+func (p *parts) listFiles() (files []string) {
 	for _, l := range p.config.Lists {
 		if l.File != "" {
 			files = append(files, l.File)

@@ -1,0 +1,402 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"postern/checks/dnstest"
+)
+
+func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"postern": main}) }
+
+// patience is how long a script waits for what it expects. It is long, since a
+// machine may be busy, and costs nothing where all is well.
+const patience = 30 * time.Second
+
+// The command line as its users see it: testdata/script/*.txtar.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("TMPDIR", env.WorkDir)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":    scriptExits,
+			"dns":      scriptDNS,
+			"pair":     scriptPair,
+			"start":    scriptStart,
+			"log":      scriptLog,
+			"signal":   scriptSignal,
+			"ended":    scriptEnded,
+			"send":     scriptSend,
+			"data":     scriptData,
+			"finish":   scriptFinish,
+			"peer":     scriptPeer,
+			"get":      scriptGet,
+			"occupy":   scriptOccupy,
+			"notified": scriptNotified,
+			"hang":     scriptHang,
+		},
+	})
+}
+
+func must(ts *testscript.TestScript, err error) {
+	if err != nil {
+		ts.Fatalf("%v", err)
+	}
+}
+
+// wait asks until there is a good answer.
+func wait(ts *testscript.TestScript, what string, good func() bool) {
+	deadline := time.Now().Add(patience)
+	for !good() {
+		if time.Now().After(deadline) {
+			ts.Fatalf("waited in vain: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// exits CODE PROGRAM ARGUMENT...: the program runs and ends with that exit code.
+func scriptExits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	must(ts, err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, not %d", got, want)
+	}
+}
+
+// dns FILE: a name server for the zone, its address in $DNS.
+func scriptDNS(ts *testscript.TestScript, _ bool, args []string) {
+	zone, err := dnstest.Parse(ts.ReadFile(args[0]))
+	must(ts, err)
+	addr, stop, err := zone.Listen("127.0.0.1:0")
+	must(ts, err)
+	ts.Defer(stop)
+	ts.Setenv("DNS", addr)
+}
+
+// pair NAME FILE DAYS: a new certificate for NAME in FILE.pem and FILE.key, good
+// for DAYS. It is its own root.
+func scriptPair(ts *testscript.TestScript, _ bool, args []string) {
+	days, err := strconv.Atoi(args[2])
+	must(ts, err)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(ts, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: []string{args[0]},
+		NotBefore: time.Now().AddDate(-1, 0, 0), NotAfter: time.Now().AddDate(0, 0, days),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		IsCA:        true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	must(ts, err)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	must(ts, err)
+	must(ts, os.WriteFile(ts.MkAbs(args[1]+".pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	must(ts, os.WriteFile(ts.MkAbs(args[1]+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600))
+}
+
+// process is a program in the background.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error
+
+	mu     sync.Mutex
+	stderr bytes.Buffer
+	read   int // how much of stderr log has passed
+}
+
+func (p *process) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stderr.Write(b)
+}
+
+type processKey string
+
+// background finds what start has started.
+func background(ts *testscript.TestScript, name string) *process {
+	p, ok := processes.Load(processKey(ts.Name() + "/" + name))
+	if !ok {
+		ts.Fatalf("%s was not started", name)
+	}
+	return p.(*process)
+}
+
+var processes sync.Map
+
+// start NAME [-socket FDNAME] PROGRAM ARGUMENT...: run it in the background. With
+// -socket it inherits a listener as systemd would hand it over; its address is in $SOCKET.
+func scriptStart(ts *testscript.TestScript, _ bool, args []string) {
+	name, args := args[0], args[1:]
+	must(ts, ts.Exec("env"))
+	env := strings.Split(strings.TrimSuffix(ts.ReadFile("stdout"), "\n"), "\n")
+	p := &process{done: make(chan struct{})}
+	if args[0] == "-socket" {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		must(ts, err)
+		f, err := ln.(*net.TCPListener).File()
+		must(ts, err)
+		ts.Setenv("SOCKET", ln.Addr().String())
+		_ = ln.Close()
+		defer f.Close()
+		notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: ts.MkAbs("notify"), Net: "unixgram"})
+		must(ts, err)
+		ts.Defer(func() { _ = notify.Close() })
+		processes.Store(processKey(ts.Name()+"/notify"), notify)
+		env = append(env, "LISTEN_FDS=1", "LISTEN_FDNAMES="+args[1], "NOTIFY_SOCKET="+ts.MkAbs("notify"))
+		// The shell keeps its process id over exec, which is what LISTEN_PID must be.
+		p.cmd = exec.Command("/bin/sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, args[2:]...)...)
+		p.cmd.ExtraFiles = []*os.File{f}
+	} else {
+		must(ts, ts.Exec("sh", "-c", "command -v "+args[0]))
+		path := strings.TrimSpace(ts.ReadFile("stdout"))
+		p.cmd = exec.Command(path, args[1:]...)
+	}
+	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = ts.Getenv("WORK"), env, p, p
+	must(ts, p.cmd.Start())
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	processes.Store(processKey(ts.Name()+"/"+name), p)
+	ts.Defer(func() {
+		_ = p.cmd.Process.Kill()
+		<-p.done
+		ts.Logf("[%s]\n%s", name, p.stderr.String())
+	})
+}
+
+// log NAME REGEXP [VARIABLE]: wait until a line of the log that was not looked at
+// yet matches, and keep its first group in the variable.
+func scriptLog(ts *testscript.TestScript, _ bool, args []string) {
+	p := background(ts, args[0])
+	re, err := regexp.Compile(`(?m)^.*` + args[1] + `.*\n`)
+	must(ts, err)
+	wait(ts, "for "+args[1], func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		rest := p.stderr.Bytes()[p.read:]
+		m := re.FindSubmatchIndex(rest)
+		if m == nil {
+			return false
+		}
+		if len(args) > 2 {
+			ts.Setenv(args[2], string(rest[m[2]:m[3]]))
+		}
+		p.read += m[1]
+		return true
+	})
+}
+
+// signal NAME SIGNAL
+func scriptSignal(ts *testscript.TestScript, _ bool, args []string) {
+	signals := map[string]syscall.Signal{"HUP": syscall.SIGHUP, "TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "USR1": syscall.SIGUSR1}
+	must(ts, background(ts, args[0]).cmd.Process.Signal(signals[args[1]]))
+}
+
+// ended NAME CODE: wait for its end. With !, it still runs.
+func scriptEnded(ts *testscript.TestScript, neg bool, args []string) {
+	p := background(ts, args[0])
+	if neg {
+		select {
+		case <-p.done:
+			ts.Fatalf("it has ended: %v", p.err)
+		default:
+		}
+		return
+	}
+	select {
+	case <-p.done:
+	case <-time.After(patience):
+		ts.Fatalf("it does not end")
+	}
+	if got := p.cmd.ProcessState.ExitCode(); strconv.Itoa(got) != args[1] {
+		ts.Fatalf("exit code %d, not %s", got, args[1])
+	}
+}
+
+// connect dials, for as long as it takes.
+func connect(ts *testscript.TestScript, address string) net.Conn {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	must(ts, err)
+	_ = c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// send ADDRESS FROM TO REPLY: send a short mail; its last reply begins with REPLY.
+func scriptSend(ts *testscript.TestScript, _ bool, args []string) {
+	c := newClient(connect(ts, args[0]))
+	m := mail{helo: "client.example", from: args[1], recipients: []string{args[2]}}
+	m.message = madeUp(m)
+	r, err := c.send(m)
+	must(ts, err)
+	c.quit()
+	if got := fmt.Sprintf("%d %s", r.Code, r.Text); !strings.HasPrefix(got, args[3]) {
+		ts.Fatalf("the reply is %q", got)
+	}
+}
+
+// data ADDRESS NAME: begin a message and stop in the middle of it.
+func scriptData(ts *testscript.TestScript, _ bool, args []string) {
+	c := newClient(connect(ts, args[0]))
+	if _, err := c.read(); err != nil {
+		ts.Fatalf("%v", err)
+	}
+	for _, command := range []string{"EHLO client.example", "MAIL FROM:<a@none.example>", "RCPT TO:<b@example.org>", "DATA"} {
+		if r, err := c.ask(command); err != nil || r.Code >= 400 {
+			ts.Fatalf("%s: %v %v", command, r, err)
+		}
+	}
+	_, err := io.WriteString(c.conn, "From: a@none.example\r\n\r\nhalf")
+	must(ts, err)
+	processes.Store(processKey(ts.Name()+"/"+args[1]), c)
+}
+
+// finish NAME REPLY: end the message; the reply begins with REPLY. "gone" means that the
+// connection has ended.
+func scriptFinish(ts *testscript.TestScript, _ bool, args []string) {
+	v, ok := processes.Load(processKey(ts.Name() + "/" + args[0]))
+	if !ok {
+		ts.Fatalf("no such message")
+	}
+	c := v.(*client)
+	defer c.conn.Close()
+	_, err := io.WriteString(c.conn, "\r\n.\r\n")
+	if args[1] == "gone" {
+		if err == nil {
+			var r any
+			if r, err = c.read(); err == nil {
+				ts.Fatalf("the reply is %v", r)
+			}
+		}
+		return
+	}
+	must(ts, err)
+	r, err := c.read()
+	must(ts, err)
+	if got := fmt.Sprintf("%d %s", r.Code, r.Text); !strings.HasPrefix(got, args[1]) {
+		ts.Fatalf("the reply is %q", got)
+	}
+}
+
+// hang ADDRESS: open a session and say nothing, until the server ends it with 421 4.3.2.
+func scriptHang(ts *testscript.TestScript, _ bool, args []string) {
+	c := newClient(connect(ts, args[0]))
+	if r, err := c.read(); err != nil || r.Code != 220 {
+		ts.Fatalf("%v %v", r, err)
+	}
+	processes.Store(processKey(ts.Name()+"/"+args[1]), c)
+}
+
+// peer ADDRESS NAME [CLIENTPAIR]: STARTTLS, asking for NAME; prints the names, the
+// serial number and the end of the certificate met.
+func scriptPeer(ts *testscript.TestScript, _ bool, args []string) {
+	c := newClient(connect(ts, args[0]))
+	defer c.conn.Close()
+	if _, err := c.read(); err != nil {
+		ts.Fatalf("%v", err)
+	}
+	for _, command := range []string{"EHLO client.example", "STARTTLS"} {
+		if r, err := c.ask(command); err != nil || r.Code >= 400 {
+			ts.Fatalf("%s: %v %v", command, r, err)
+		}
+	}
+	config := &tls.Config{ServerName: args[1], InsecureSkipVerify: true}
+	if len(args) > 2 {
+		pair, err := tls.LoadX509KeyPair(ts.MkAbs(args[2]+".pem"), ts.MkAbs(args[2]+".key"))
+		must(ts, err)
+		config.Certificates = []tls.Certificate{pair}
+	}
+	secure := tls.Client(c.conn, config)
+	must(ts, secure.Handshake())
+	leaf := secure.ConnectionState().PeerCertificates[0]
+	_, err := fmt.Fprintf(ts.Stdout(), "names %v serial %v\n", leaf.DNSNames, leaf.SerialNumber)
+	must(ts, err)
+	// A whole mail, so that the log has a transaction with what the handshake found.
+	in := newClient(secure)
+	for _, command := range []string{"EHLO client.example", "MAIL FROM:<a@none.example>", "RCPT TO:<b@example.org>", "QUIT"} {
+		if r, err := in.ask(command); err != nil || r.Code >= 400 {
+			ts.Fatalf("%s: %v %v", command, r, err)
+		}
+	}
+}
+
+// get URL STATUS: ask until the status is that, and print the body.
+func scriptGet(ts *testscript.TestScript, _ bool, args []string) {
+	var body []byte
+	wait(ts, args[0]+" "+args[1], func() bool {
+		resp, err := http.Get(args[0])
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		if body, err = io.ReadAll(resp.Body); err != nil {
+			return false
+		}
+		return strconv.Itoa(resp.StatusCode) == args[1]
+	})
+	_, err := ts.Stdout().Write(body)
+	must(ts, err)
+}
+
+// occupy: a port that is taken, its address in $TAKEN.
+func scriptOccupy(ts *testscript.TestScript, _ bool, _ []string) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(ts, err)
+	ts.Defer(func() { _ = ln.Close() })
+	ts.Setenv("TAKEN", ln.Addr().String())
+}
+
+// notified TEXT: what systemd is told next begins with TEXT.
+func scriptNotified(ts *testscript.TestScript, _ bool, args []string) {
+	v, ok := processes.Load(processKey(ts.Name() + "/notify"))
+	if !ok {
+		ts.Fatalf("nothing was started with -socket")
+	}
+	conn := v.(*net.UnixConn)
+	must(ts, conn.SetReadDeadline(time.Now().Add(patience)))
+	b := make([]byte, 1024)
+	n, err := conn.Read(b)
+	must(ts, err)
+	if got := string(b[:n]); !strings.HasPrefix(got, args[0]) {
+		ts.Fatalf("systemd was told %q", got)
+	}
+}
