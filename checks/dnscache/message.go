@@ -314,7 +314,7 @@ func (a *answer) section(p *dnsmessage.Parser, owner string, want rrtype) (next 
 				return "", errChain
 			}
 			a.ttl = min(a.ttl, seconds(h.TTL))
-			a.text, a.mx, a.ips = nil, nil, nil
+			a.text, a.mx, a.ips, a.dropped = nil, nil, nil, false
 		case ours && h.Type == dnsmessage.Type(want) && next == "":
 			if err := a.record(p, h); err != nil {
 				return "", err
