@@ -344,13 +344,7 @@ func TestAMessageWithoutABodyCanBeSigned(t *testing.T) {
 			t.Errorf("%q: %+v", raw, got)
 		}
 	}
-	// An empty line on the seam of two reads is an empty line.
-	for pad := 4090; pad < 4100; pad++ {
-		raw, z := sign(t, "From: a@d.example\r\nX: "+strings.Repeat("x", pad-350)+"\r\n\r\nbody\r\n", "", dkim.SignOptions{Domain: "d.example"}, 1)
-		if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.Pass {
-			t.Errorf("%d: %+v", pad, got)
-		}
-	}
+	// It may stand on the seam of two reads.
 	for pad := range 12 {
 		text := strings.Repeat("x", 4088+pad) + "\r\n\r\n"
 		if !hasBody(held(text)) || hasBody(held(text[:len(text)-1])) {
@@ -416,6 +410,24 @@ func TestAHeaderMadeToKeepUsBusyIsNotVerified(t *testing.T) {
 		if got.Result != policy.Neutral || time.Since(start) > 5*time.Second {
 			t.Errorf("%s: %s after %v", name, got.Result, time.Since(start))
 		}
+	}
+}
+
+// The dkim package takes for a signature what has white space of any kind in its
+// name; we do not. With as many as are read, results could be put down to the
+// wrong domain.
+func TestNobodyPassesUnderAnothersName(t *testing.T) {
+	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example", HeaderCanonicalization: dkim.CanonicalizationRelaxed}, 1)
+	raw = strings.Replace(raw, "DKIM-Signature:", "DKIM-Signature\v:", 1)
+	victim := "DKIM-Signature: v=1; a=ed25519-sha256; d=victim.example; s=sel; h=from; bh=AAAA; b=AAAA\r\n"
+	first, rest, _ := strings.Cut(raw, "From: ")
+	h, _ := smtp.ParseHeader([]byte(first + strings.Repeat(victim, 9) + "From: " + rest))
+	msg := held(first + strings.Repeat(victim, 9) + "From: " + rest)
+	msg.Header = h
+	f := transaction("192.0.2.1", "client.example", "")
+	only(Deps{Resolver: z.zone(t)}, "dkim").Run(t.Context(), policy.Message, f, msg)
+	if f.DKIM.Result == policy.Pass || len(f.DKIM.Domains) > 0 {
+		t.Errorf("%+v", f.DKIM)
 	}
 }
 

@@ -2,6 +2,7 @@ package checks
 
 import (
 	"context"
+	"time"
 
 	"postern/policy"
 )
@@ -25,6 +26,14 @@ func SPF(d Deps) Check {
 			o := e.run(ctx)
 			f.SPF.Result, f.SPF.Reason = o.result, printable(o.reason, maxReason)
 			if o.result == policy.Fail {
+				// A name server that keeps its words back must not use up the time
+				// of the check, which would make a temperror of the fail.
+				limit := maxExplanationWait
+				if end, ok := ctx.Deadline(); ok {
+					limit = min(limit, time.Until(end)/2)
+				}
+				ctx, cancel := context.WithTimeout(ctx, limit)
+				defer cancel()
 				f.SPF.Explanation = e.explanation(ctx)
 			}
 		},
@@ -54,6 +63,8 @@ func SPFHelo(d Deps) Check {
 const (
 	postmaster = "postmaster" // stands in for a missing local part (RFC 7208 §4.3)
 	maxReason  = 500          // octets of a reason
+
+	maxExplanationWait = 3 * time.Second
 )
 
 // spfIdentity is the identity that the transaction is judged by, and its name.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"blitiri.com.ar/go/spf"
@@ -239,6 +240,32 @@ why.long.example TXT "`+strings.Repeat("%{s}", 60)+`"
 	if got := runSPF(t, z, "192.0.2.1", "c.example", "someone@long.example"); len(got.Explanation) != maxExplanation {
 		t.Errorf("%d octets", len(got.Explanation))
 	}
+}
+
+// slowTXT has all but one name at once; that one it keeps back.
+type slowTXT struct {
+	*dnstest.Zone
+	slow string
+}
+
+func (r slowTXT) LookupTXT(ctx context.Context, name string) ([]string, error) {
+	if name == r.slow {
+		<-ctx.Done()
+		return nil, &net.DNSError{Err: "no answer in time", Name: name, IsTimeout: true, IsTemporary: true}
+	}
+	return r.Zone.LookupTXT(ctx, name)
+}
+
+func TestAFailWaitsForItsExplanationOnlySoLong(t *testing.T) {
+	z := parseZone(t, `fail.example TXT "v=spf1 -all exp=why.example"`)
+	synctest.Test(t, func(t *testing.T) {
+		f := transaction("192.0.2.1", "c.example", "u@fail.example")
+		start := time.Now()
+		only(Deps{Resolver: slowTXT{z, "why.example"}}, "spf").Run(t.Context(), policy.Mail, f, Message{})
+		if f.SPF.Result != policy.Fail || time.Since(start) != maxExplanationWait {
+			t.Errorf("%+v after %v", f.SPF, time.Since(start))
+		}
+	})
 }
 
 func TestTheHeloIdentityIsCheckedByItself(t *testing.T) {
