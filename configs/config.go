@@ -147,6 +147,8 @@ type List struct {
 // Policy is the chain.
 type Policy struct {
 	Mode  string `yaml:"mode" words:"enforce observe"` // enforce | observe
+	// Candidate is a second file of rules, judged beside these on live mail.
+	Candidate string `yaml:"candidate" path:"file"`
 	Let   []Let  `yaml:"let"`                          // names for expressions that rules share
 	Rules []Rule `yaml:"rules"`
 	// BuiltIn says that no rules were given, so that the built-in ones apply: a
@@ -219,6 +221,12 @@ type Timeouts struct {
 type Journal struct {
 	Path string        `yaml:"path" path:"file"` // folder; empty: no journal
 	Keep time.Duration `yaml:"keep"`
+	// RotateSize is how large a file may grow before another one is begun.
+	RotateSize Size `yaml:"rotate_size" min:"64KiB"`
+	// HashLocalParts replaces local parts of addresses by hashes, keyed with the
+	// content of the file HashKey.
+	HashLocalParts bool   `yaml:"hash_local_parts"`
+	HashKey        string `yaml:"hash_key" path:"file"`
 }
 
 // Admin is the HTTP side.
@@ -251,7 +259,7 @@ func Default() *Config {
 			Greeting: 30 * time.Second, Command: 5 * time.Minute, DataBlock: 3 * time.Minute, EndOfData: 8 * time.Minute,
 			BackendConnect: 10 * time.Second, BackendCommand: 5 * time.Minute, TLSHandshake: 30 * time.Second, Drain: 30 * time.Second,
 		},
-		Journal: Journal{Keep: 14 * 24 * time.Hour},
+		Journal: Journal{Keep: 14 * 24 * time.Hour, RotateSize: 256 * MiB},
 		Admin:   Admin{Address: "127.0.0.1:9125"},
 		Log:     Log{Level: "info", Format: "json"},
 	}

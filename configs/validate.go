@@ -36,6 +36,9 @@ func (l *loader) validate(c *Config) {
 			l.fault(fmt.Sprintf("dns.servers[%d]", i), "dns.servers: %q %v", s, err)
 		}
 	}
+	if c.Journal.HashLocalParts {
+		l.required("journal.hash_key", c.Journal.HashKey)
+	}
 	if a := c.Admin.Address; a != "" {
 		l.hostPort("admin.address", a)
 	}

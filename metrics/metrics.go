@@ -46,6 +46,7 @@ type Metrics struct {
 
 	disagreements *counters
 	configReloads *counters
+	journal       *counters
 	buildInfo     *prometheus.GaugeVec
 }
 
@@ -112,11 +113,15 @@ func New() *Metrics {
 
 	m.disagreements = counter("policy_disagreement_total", "Transactions on which the active and the candidate policy disagree.", "active", "candidate")
 	m.configReloads = counter("config_reloads_total", "Attempts to load the configuration anew.", "result")
+	m.journal = counter("journal_records_total", "Records of transactions for the journal, by what became of them.", "result")
 	m.buildInfo = f.NewGaugeVec(gauge("build_info", "Always 1; the labels say what is running."), []string{"version", "goversion"})
 
 	// A counter that appears only with its first event hides that event from rate().
 	m.configReloads.get("ok", "")
 	m.configReloads.get("error", "")
+	for _, result := range []string{"written", "dropped", "error"} {
+		m.journal.get(result, "")
+	}
 	return m
 }
 
@@ -306,6 +311,14 @@ func (m *Metrics) Disagreement(active, candidate string) {
 func (m *Metrics) ConfigReload(result string) {
 	if m != nil {
 		m.configReloads.get(result, "").Inc()
+	}
+}
+
+// JournalRecord counts what became of a record for the journal: written, dropped
+// (the disk did not keep up) or error (it could not be written).
+func (m *Metrics) JournalRecord(result string) {
+	if m != nil {
+		m.journal.get(result, "").Inc()
 	}
 }
 

@@ -42,6 +42,7 @@ func used() *Metrics {
 	m.OutcomeUnknown()
 	m.Disagreement("pass", "reject")
 	m.ConfigReload("ok")
+	m.JournalRecord("written")
 	m.BuildInfo("v1")
 	return m
 }
