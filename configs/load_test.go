@@ -3,17 +3,14 @@ package configs
 import (
 	"errors"
 	"flag"
-	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.yaml.in/yaml/v3"
 )
 
 var update = flag.Bool("update", false, "rewrite the messages of testdata/bad-*.yaml")
@@ -287,49 +284,6 @@ func TestAliasBomb(t *testing.T) {
 	}
 }
 
-// roundTrip loads what show prints, which must say the same.
-func roundTrip(t *testing.T, c *Config) {
-	t.Helper()
-	for _, all := range []bool{false, true} {
-		text, err := c.YAML(all)
-		if err != nil {
-			t.Fatal(err)
-		}
-		again := mustLoad(t, string(text))
-		if !again.Equal(c) {
-			b, _ := again.YAML(true)
-			a, _ := c.YAML(true)
-			t.Errorf("all %v: shown as\n%s\nit reads as\n%s\ninstead of\n%s", all, text, b, a)
-		}
-		says(t, again, c)
-	}
-}
-
-func TestShowPrintsWhatDiffers(t *testing.T) {
-	if text, err := Default().YAML(false); err != nil || text != nil {
-		t.Errorf("the defaults differ from themselves: %s %v", text, err)
-	}
-	c := mustLoad(t, "log: {level: debug, format: json}\nlimits: {message_size: 1048576B}\nlisteners: [{address: \":25\"}]\ntls: {min_version: \"1.3\"}\n")
-	text, err := c.YAML(false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := `listeners:
-  - name: mx
-    address: :25
-    tls: starttls
-tls:
-  min_version: "1.3"
-limits:
-  message_size: 1MiB
-log:
-  level: debug
-`
-	if d := cmp.Diff(want, string(text)); d != "" {
-		t.Errorf("-want +got\n%s", d)
-	}
-}
-
 // FuzzLoad: nothing panics, every fault has a place, and what loads is shown
 // as something that loads to the same.
 func FuzzLoad(f *testing.F) {
@@ -365,135 +319,4 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("shown as\n%s\nfaults %v", shown, l.faults)
 		}
 	})
-}
-
-func TestUnits(t *testing.T) {
-	for text, want := range map[string]time.Duration{
-		"50ms": 50 * time.Millisecond, "30s": 30 * time.Second, "1h30m": 90 * time.Minute, "14d": 14 * day, "1d12h": 36 * time.Hour,
-		"0s": 0, "1.5s": 1500 * time.Millisecond, "0d": 0,
-	} {
-		if got, err := ParseDuration(text); err != nil || got != want {
-			t.Errorf("%q is %v, %v", text, got, err)
-		}
-	}
-	for _, text := range []string{"", "0", "5", "5x", "-5s", "+5s", "1d-5s", "d", "1d5", "-1d", "1.5d", "106752d", "99999999999d", "106751d24h", "5 s", "1w", "1d1d", "٣s"} {
-		if got, err := ParseDuration(text); err == nil {
-			t.Errorf("%q is taken for %v", text, got)
-		}
-	}
-	for text, want := range map[string]Size{
-		"0B": 0, "512B": 512, "256KiB": 256 << 10, "50MiB": 50 << 20, "1GiB": 1 << 30, "2TiB": 2 << 40,
-		"1KB": 1000, "1kB": 1000, "1MB": 1e6, "1GB": 1e9, "1TB": 1e12, "50 MiB": 50 << 20,
-	} {
-		if got, err := ParseSize(text); err != nil || got != want {
-			t.Errorf("%q is %v, %v", text, got, err)
-		}
-	}
-	for _, text := range []string{"", "0", "50", "B", "KiB", "-1B", "+1B", "1.5MiB", "50mib", "9223372036854775807KiB", "8388608TiB", "1  KiB", "1b"} {
-		if got, err := ParseSize(text); err == nil {
-			t.Errorf("%q is taken for %v", text, got)
-		}
-	}
-}
-
-func FuzzDuration(f *testing.F) {
-	for _, s := range []string{"14d", "1h30m", "1d12h", "106751d", "0.1us", "1d1h1m1s"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		d, err := ParseDuration(s)
-		if err != nil {
-			return
-		}
-		if again, err := ParseDuration(FormatDuration(d)); d < 0 || err != nil || again != d {
-			t.Errorf("%q is %v, written %q, read again %v %v", s, d, FormatDuration(d), again, err)
-		}
-	})
-}
-
-func FuzzSize(f *testing.F) {
-	for _, s := range []string{"1B", "50MiB", "7 GB", "8388607TiB"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		n, err := ParseSize(s)
-		if err != nil {
-			return
-		}
-		if again, err := ParseSize(n.String()); n < 0 || err != nil || again != n {
-			t.Errorf("%q is %d, written %q, read again %d %v", s, n, n, again, err)
-		}
-	})
-}
-
-// The reference knows every key, its defaults are those of the code, and its
-// examples are of the right type.
-func TestReference(t *testing.T) {
-	src, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	row := regexp.MustCompile("(?m)^\\| `([^`]+)` \\| ([^|]+) \\| `([^`]*)` \\| .+ \\|$")
-	documented := map[string]bool{}
-	want := map[string]string{}
-	types := map[string]reflect.Type{}
-	reference(reflect.ValueOf(Default()).Elem(), "", want, types)
-	for _, m := range row.FindAllStringSubmatch(string(src), -1) {
-		key, def, example := m[1], m[2], m[3]
-		if documented[key] {
-			t.Errorf("%s is documented twice", key)
-		}
-		documented[key] = true
-		if _, ok := want[key]; !ok {
-			t.Errorf("%s is documented and does not exist", key)
-			continue
-		}
-		if def != want[key] {
-			t.Errorf("the default of %s is %s, not %s", key, want[key], def)
-		}
-		var doc yaml.Node
-		if err := yaml.Unmarshal([]byte(example), &doc); err != nil {
-			t.Errorf("example of %s: %v", key, err)
-			continue
-		}
-		l := newLoader()
-		l.convert(&source{lines: []string{example}}, doc.Content[0], types[key], key)
-		if len(l.faults) > 0 {
-			t.Errorf("example of %s: %v", key, l.faults)
-		}
-	}
-	for key := range maps.Keys(want) {
-		if !documented[key] {
-			t.Errorf("%s is not documented", key)
-		}
-	}
-}
-
-// reference lists every key with its default as the table writes it, those of list elements too.
-func reference(v reflect.Value, path string, defaults map[string]string, types map[string]reflect.Type) {
-	for i := range v.NumField() {
-		sf := v.Type().Field(i)
-		key := keyOf(sf)
-		if key == "" {
-			continue
-		}
-		p, f := join(path, key), v.Field(i)
-		switch {
-		case isSection(sf.Type):
-			reference(f, p, defaults, types)
-			continue
-		case sf.Type.Kind() == reflect.Slice && isSection(sf.Type.Elem()):
-			reference(reflect.New(sf.Type.Elem()).Elem(), p+"[]", defaults, types)
-			continue
-		}
-		types[p] = sf.Type
-		def := sf.Tag.Get("default")
-		if def == "" && !f.IsZero() {
-			def = toNode(f, reflect.Value{}, false).Value
-		}
-		if def == "" {
-			def = "-"
-		}
-		defaults[p] = def
-	}
 }

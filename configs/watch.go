@@ -57,7 +57,10 @@ func Watch(ctx context.Context, files []string, changed func()) error {
 				}
 				quiet.Reset(settle)
 				continue
-			case <-w.Errors: // lost events: the next look at the files makes up for them
+			case _, ok := <-w.Errors: // events were lost: a look at the files makes up for them
+				if !ok {
+					return
+				}
 				quiet.Reset(settle)
 				continue
 			case <-quiet.C:
@@ -78,7 +81,7 @@ func fingerprint(files []string) [sha256.Size]byte {
 	h := sha256.New()
 	for _, f := range files {
 		content, err := os.ReadFile(f)
-		fmt.Fprintf(h, "%s %d %v\n", f, len(content), err == nil)
+		_, _ = fmt.Fprintf(h, "%s %d %v\n", f, len(content), err == nil) // a hash takes everything
 		h.Write(content)
 	}
 	return [sha256.Size]byte(h.Sum(nil))

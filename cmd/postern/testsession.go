@@ -323,7 +323,7 @@ func (t *tested) writeText(w io.Writer) error {
 		if a.Error != "" {
 			text = "(" + a.Error + ")"
 		}
-		fmt.Fprintf(tw, "  %s\t%s\t%s\tttl %d, %s, %s\n", a.Type, a.Name, text, a.TTL, a.Source, a.Took.Round(10*time.Microsecond))
+		_, _ = fmt.Fprintf(tw, "  %s\t%s\t%s\tttl %d, %s, %s\n", a.Type, a.Name, text, a.TTL, a.Source, a.Took.Round(10*time.Microsecond))
 	}
 	_ = tw.Flush() // into a Builder
 

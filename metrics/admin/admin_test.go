@@ -78,7 +78,7 @@ func TestHeaderIsBounded(t *testing.T) {
 	}
 
 	resp, err := http.Get("http://" + ln.Addr().String() + "/healthz")
-	if err != nil || resp.StatusCode != 200 {
+	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatal(resp, err)
 	}
 	resp.Body.Close()
