@@ -2,12 +2,20 @@ package policy
 
 import (
 	"testing"
+	"time"
+
+	"postern/configs"
 )
 
 // TestBuiltIn tells what the built-in policy does with one transaction after
 // another.
 func TestBuiltIn(t *testing.T) {
-	chain, err := Compile(BuiltIn(), nil)
+	forwarders := []configs.List{{Name: TrustedForwarders, Entries: []string{"203.0.113.7"}}}
+	lists, err := NewLists(forwarders, nil, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := Compile(BuiltIn(), lists)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,22 +47,61 @@ func TestBuiltIn(t *testing.T) {
 		tags    []string
 		decided bool
 	}{
-		{name: "all is well", facts: ordinary(), stage: Header, want: DispositionPass},
-		{name: "all is well with SUBMITTER", facts: submitted(), stage: Header, want: DispositionPass},
+		{name: "all is well", facts: ordinary(), stage: Message, want: DispositionPass},
+		{name: "all is well with SUBMITTER", facts: submitted(), stage: Message, want: DispositionPass},
 		{
 			name: "SPF fails", facts: with(ordinary(), func(f *Facts) { f.SPF.Result = Fail }),
-			stage: Rcpt, want: DispositionReject, rule: "spf-fail", reply: "550 5.7.23 SPF validation failed.",
+			stage: Message, want: DispositionReject, rule: "spf-fail", reply: "550 5.7.23 SPF validation failed.",
+		},
+		{
+			name: "SPF fails and DMARC passes: forwarded, with its signature whole",
+			facts: with(ordinary(), func(f *Facts) {
+				f.SPF.Result = Fail
+				f.DMARC = DMARC{Result: Pass, Policy: "reject", Domain: "example.com"}
+			}),
+			stage: Message, want: DispositionTag, rule: "spf-fail-excused", tags: []string{"X-Postern-Tag: spf-fail"},
+		},
+		{
+			name: "SPF fails and DMARC cannot be looked up: our trouble, or theirs, but no refusal",
+			facts: with(ordinary(), func(f *Facts) {
+				f.SPF.Result = Fail
+				f.DMARC = DMARC{Result: TempError}
+			}),
+			stage: Message, want: DispositionDefer, rule: "dmarc-trouble", reply: "451 4.4.3 Temporary failure of the DNS, please try again later.",
+		},
+		{
+			name: "DMARC fails, and the domain wants that refused",
+			facts: with(ordinary(), func(f *Facts) {
+				f.DMARC = DMARC{Result: Fail, Policy: "reject", Domain: "example.com"}
+			}),
+			stage: Message, want: DispositionReject, rule: "dmarc-reject", reply: "550 5.7.26 DMARC policy of the author's domain refuses this message.",
+		},
+		{
+			name: "DMARC fails, and the domain wants that in quarantine",
+			facts: with(ordinary(), func(f *Facts) {
+				f.DMARC = DMARC{Result: Fail, Policy: "quarantine", Domain: "example.com"}
+			}),
+			stage: Message, want: DispositionTag, rule: "dmarc-quarantine", tags: []string{"X-Postern-Tag: dmarc-quarantine"},
+		},
+		{
+			name: "a forwarder that we trust broke them all",
+			facts: with(submitted(), func(f *Facts) {
+				f.Client.IP = "203.0.113.7"
+				f.SPF.Result, f.Submitter.Result = Fail, Fail
+				f.DMARC = DMARC{Result: Fail, Policy: "reject", Domain: "example.com"}
+			}),
+			stage: Message, want: DispositionTag, rule: "dmarc-quarantine", tags: []string{"X-Postern-Tag: spf-fail", "X-Postern-Tag: dmarc-reject"},
 		},
 		{
 			name: "the submitter is not allowed", facts: with(submitted(), func(f *Facts) { f.Submitter.Result = Fail }),
 			stage: Rcpt, want: DispositionReject, rule: "submitter-fail", reply: "550 5.7.1 Submitter not allowed.",
 		},
 		{
-			name: "SPF fails while SUBMITTER could not be looked up: refused for sure",
+			name: "SPF fails while SUBMITTER could not be looked up: tried again, then refused",
 			facts: with(submitted(), func(f *Facts) {
 				f.SPF.Result, f.Submitter.Result = Fail, TempError
 			}),
-			stage: Rcpt, want: DispositionReject, rule: "spf-fail", reply: "550 5.7.23 SPF validation failed.",
+			stage: Rcpt, want: DispositionDefer, rule: "dns-trouble", reply: "451 4.4.3 Temporary failure of the DNS, please try again later.",
 		},
 		{
 			name: "the submitter fails while SPF could not be looked up: refused for sure",
@@ -73,21 +120,21 @@ func TestBuiltIn(t *testing.T) {
 		},
 		{
 			name: "SPF softfail is tagged", facts: with(ordinary(), func(f *Facts) { f.SPF.Result = SoftFail }),
-			stage: Header, want: DispositionTag, rule: "spf-doubtful", tags: []string{"X-Postern-Tag: spf-softfail"},
+			stage: Message, want: DispositionTag, rule: "spf-doubtful", tags: []string{"X-Postern-Tag: spf-softfail"},
 		},
 		{
 			name: "SPF permerror is tagged", facts: with(ordinary(), func(f *Facts) { f.SPF.Result = PermError }),
-			stage: Header, want: DispositionTag, rule: "spf-doubtful", tags: []string{"X-Postern-Tag: spf-permerror"},
+			stage: Message, want: DispositionTag, rule: "spf-doubtful", tags: []string{"X-Postern-Tag: spf-permerror"},
 		},
 		{
 			name: "neutral of both is tagged twice",
 			facts: with(submitted(), func(f *Facts) {
 				f.SPF.Result, f.Submitter.Result = Neutral, Neutral
 			}),
-			stage: Header, want: DispositionTag, rule: "submitter-doubtful",
+			stage: Message, want: DispositionTag, rule: "submitter-doubtful",
 			tags: []string{"X-Postern-Tag: spf-neutral", "X-Postern-Tag: submitter-neutral"},
 		},
-		{name: "SPF none is let alone", facts: with(ordinary(), func(f *Facts) { f.SPF.Result = None }), stage: Header, want: DispositionPass},
+		{name: "SPF none is let alone", facts: with(ordinary(), func(f *Facts) { f.SPF.Result = None }), stage: Message, want: DispositionPass},
 		{
 			name: "the header names another than SUBMITTER", facts: with(submitted(), func(f *Facts) {
 				f.PRA = PRA{Address: "mallory@example.net", Domain: "example.net", Result: Pass}
@@ -104,7 +151,7 @@ func TestBuiltIn(t *testing.T) {
 		},
 		{
 			name: "no SUBMITTER and no PRA: tagged, not refused", facts: with(ordinary(), func(f *Facts) { f.PRA = PRA{Result: PermError} }),
-			stage: Header, want: DispositionTag, rule: "no-pra", tags: []string{"X-Postern-Tag: no-pra"},
+			stage: Message, want: DispositionTag, rule: "no-pra", tags: []string{"X-Postern-Tag: no-pra"},
 		},
 		{
 			name: "postmaster hears everything", facts: with(submitted(), func(f *Facts) {
@@ -132,7 +179,7 @@ func TestBuiltIn(t *testing.T) {
 				f.SPF.Result = Fail
 				f.Rcpt = RcptTo{Address: "postmasters@example.org", Domain: "example.org"}
 			}),
-			stage: Rcpt, want: DispositionReject, rule: "spf-fail", reply: "550 5.7.23 SPF validation failed.",
+			stage: Message, want: DispositionReject, rule: "spf-fail", reply: "550 5.7.23 SPF validation failed.",
 		},
 	} {
 		t.Run(story.name, func(t *testing.T) {
@@ -155,7 +202,7 @@ func TestBuiltIn(t *testing.T) {
 			}
 		})
 	}
-	if chain.Last() != Header || chain.HoldsMessage() || chain.OneDomain() {
+	if chain.Last() != Message || !chain.HoldsMessage() || chain.OneDomain() {
 		t.Errorf("last %s, holds %t, one domain %t", chain.Last(), chain.HoldsMessage(), chain.OneDomain())
 	}
 }

@@ -353,6 +353,24 @@ func (c *Chain) Last() Stage { return c.last }
 // that the message must be held until then.
 func (c *Chain) HoldsMessage() bool { return c.last == Message }
 
+// Settled says whether v, a verdict of Decide, is final in all it says: nothing
+// that is still to be learned can change the disposition, or add a tag of a
+// rule above the deciding one.
+func (c *Chain) Settled(st Stage, v Verdict) bool {
+	if !v.Decided {
+		return false
+	}
+	for _, r := range c.rules {
+		switch {
+		case r.Name == v.Rule && r.decides():
+			return true
+		case r.stage > st:
+			return false
+		}
+	}
+	return true
+}
+
 // OneDomain says whether a rule reads rcpt.domain after the recipients were
 // answered, so that a transaction must hold recipients of one domain only.
 func (c *Chain) OneDomain() bool {

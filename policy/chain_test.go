@@ -333,3 +333,35 @@ func TestConditions(t *testing.T) {
 		}
 	}
 }
+
+// TestSettled: a verdict that is decided may still gain tags, from rules above
+// the deciding one that wait for more facts.
+func TestSettled(t *testing.T) {
+	chain, err := Compile(configs.Policy{Rules: []configs.Rule{
+		{Name: "early", When: "mail.size > 1000", Do: "pass"},
+		{Name: "big", When: "message.size > 100", Do: "tag", Header: "X-Big: yes"},
+		{Name: "list", When: "spf.result == 'pass'", Do: "pass"},
+		{Name: "signed", When: "dkim.result == 'fail'", Do: "reject"},
+	}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, story := range []struct {
+		name string
+		size int64
+		spf  Result
+		want bool
+	}{
+		{"nothing above the deciding rule waits", 2000, Pass, true},
+		{"a tag above it waits for the message", 10, Pass, false},
+		{"a rule that may refuse waits for the message", 10, None, false},
+	} {
+		t.Run(story.name, func(t *testing.T) {
+			f := Facts{}.Transaction("t")
+			f.Mail.Size, f.SPF.Result = story.size, story.spf
+			if got := chain.Settled(Header, chain.Decide(Header, &f)); got != story.want {
+				t.Errorf("got %t", got)
+			}
+		})
+	}
+}

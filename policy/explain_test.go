@@ -151,7 +151,7 @@ func TestExplainBuiltIn(t *testing.T) {
 	}
 	var line int
 	for i, l := range strings.Split(string(BuiltInYAML), "\n") {
-		if strings.Contains(l, "name: spf-fail") {
+		if strings.HasSuffix(l, "name: spf-fail") {
 			line = i + 1
 		}
 	}

@@ -40,6 +40,9 @@ type list struct {
 	entries    []*Entry
 }
 
+// TrustedForwarders is the list that the built-in policy reads.
+const TrustedForwarders = "trusted_forwarders"
+
 // NewLists reads the lists that defs define. A file's content comes from read,
 // one entry a line; blank lines are skipped, and what follows a # is a comment:
 //
@@ -52,6 +55,8 @@ type list struct {
 // An entry whose comment says until with a date counts to the end of that day,
 // UTC. The error joins a *configs.Fault for each wrong line and each file that
 // cannot be read.
+//
+// The list TrustedForwarders is empty where it is not defined.
 func NewLists(defs []configs.List, read func(file string) ([]byte, error), now func() time.Time) (*Lists, error) {
 	var faults []error
 	content := make(map[string]*list, len(defs))
@@ -224,6 +229,9 @@ func (e *Entry) outlives(other *Entry) bool {
 
 // Has says whether there is a list of that name.
 func (ls *Lists) Has(name string) bool {
+	if name == TrustedForwarders {
+		return true
+	}
 	if ls == nil {
 		return false
 	}

@@ -149,7 +149,7 @@ func (r *relay) judgeHeader() {
 		r.discard(refusal, journal.OutcomeRefused)
 		return
 	}
-	if s.set.Chain.HoldsMessage() || s.set.Checks.HasStage(policy.Message) {
+	if s.set.Chain.HoldsMessage() && !s.set.Chain.Settled(policy.Header, tx.verdict) {
 		r.state = holding
 		r.hold = new(spool)
 		r.spool(head)
