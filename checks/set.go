@@ -101,7 +101,7 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 
 // wave runs those checks that are in it and waits for them.
 func (s *Set) wave(ctx context.Context, checks []Check, ran []Ran, f *policy.Facts, msg Message, in func(*Check) bool) {
-	var asking []int
+	asking := make([]int, 0, len(checks))
 	for i := range checks {
 		if c := &checks[i]; in(c) && !s.settled(c, f, msg) {
 			asking = append(asking, i)

@@ -74,7 +74,7 @@ func parseSPF(text string) (*spfRecord, error) {
 			return nil, &syntaxError{text: fmt.Sprintf("octet 0x%02x is not printable ASCII", c)}
 		}
 	}
-	rec := &spfRecord{terms: make([]spfTerm, 0, strings.Count(text, " "))}
+	rec := &spfRecord{terms: make([]spfTerm, 0, strings.Count(text, " ")+1)}
 	var seenRedirect, seenExp bool
 	for text != "" {
 		var word string

@@ -326,9 +326,9 @@ func runStalwart(t *testing.T, c *tally, known deviations) {
 
 // runSpf2 runs our suite for RFC 4406: scope pra through the submitter check,
 // scope mfrom through the spf check, which reads v=spf1 alone.
-func runSpf2(t *testing.T, c *tally, known deviations) {
+func runSpf2(t *testing.T, c *tally, known deviations, resolver func(*testing.T, *dnstest.Zone) Resolver) {
 	for _, s := range readSuite(t, "senderid/spf2-dev.yml") {
-		set := only(Deps{Resolver: s.zone}, "spf", "submitter")
+		set := only(Deps{Resolver: resolver(t, s.zone)}, "spf", "submitter")
 		for _, tc := range s.cases {
 			f := transaction(tc.host, tc.helo, tc.identity)
 			if tc.scope == "pra" {
