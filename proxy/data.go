@@ -59,10 +59,18 @@ func (s *session) noRecipients() smtp.Reply {
 		s.finish(journal.OutcomeFailed)
 		return r
 	}
-	if tx.accepted == 0 {
-		return smtp.Reply{Code: 554, Enhanced: "5.1", Text: "No valid recipients"}
+	if tx.accepted > 0 {
+		return smtp.Reply{}
 	}
-	return smtp.Reply{}
+	for i := range tx.rcpts {
+		if c := tx.rcpts[i].reply.Code; c >= 400 && c < 500 {
+			// NOT: 554, which RFC 5321 §3.3 has here. A client that pipelines
+			// may take the last answer for the one that counts, and what is
+			// refused for now must not become refused for good.
+			return smtp.Reply{Code: 451, Enhanced: "5.1", Text: "No recipient can be served now, try again later"}
+		}
+	}
+	return smtp.Reply{Code: 554, Enhanced: "5.1", Text: "No valid recipients"}
 }
 
 // receiveData reads DATA to its end and pushes it. It fails only when the

@@ -134,7 +134,11 @@ func (s *session) abandonedOutcome() journal.Outcome {
 		return journal.OutcomeFailed
 	}
 	for i := range tx.rcpts {
-		if tx.rcpts[i].verdict.Refuses() && !s.set.Observe {
+		r := &tx.rcpts[i]
+		if r.queued && r.reply.IsZero() {
+			return journal.OutcomeAbandoned // before the backend's answer was read
+		}
+		if r.verdict.Refuses() && !s.set.Observe {
 			return journal.OutcomeRefused
 		}
 	}
