@@ -130,7 +130,8 @@ func (c *session) within(in *incoming, p []byte) bool {
 	if c.s.Script == nil || len(p) == 0 {
 		return true
 	}
-	return c.step(Step{Verb: "TEXT", Octets: in.octets}, func() result { return result{} })
+	r := c.ask(Step{Verb: "TEXT", Octets: in.octets}, func() result { return result{} })
+	return r.raw == "" && !r.close || c.finish(r)
 }
 
 // conclude ends message and transaction.
@@ -171,6 +172,9 @@ func (c *session) bdat(arg string) result {
 		in = &incoming{refuse: bad, limit: int64(n)}
 	}
 	for left := int64(n); left > 0; {
+		if c.br.Buffered() == 0 && !c.flush() {
+			return result{close: true}
+		}
 		c.deadline()
 		if _, err := c.br.Peek(1); err != nil {
 			return result{close: true}
