@@ -109,9 +109,9 @@ type Step struct {
 type Action struct {
 	Wait  time.Duration // first
 	Reply string        // exact octets in place of the reply
-	Do    bool          // with Reply: the command takes effect all the same
+	Do    bool          // with Reply or Close: the command takes effect all the same
 	Stall bool          // say nothing more, until the peer goes away
-	Close bool          // close the connection (after Reply, if there is one)
+	Close bool          // close the connection, after Reply if there is one, else without a word
 }
 
 // The defaults of Server.

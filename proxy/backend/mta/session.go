@@ -122,6 +122,8 @@ func (c *session) ask(at Step, do func() result) result {
 	}
 	if a.Reply != "" {
 		r.raw = a.Reply
+	} else if a.Close {
+		r.reply = smtp.Reply{}
 	}
 	r.close = r.close || a.Close
 	return r
