@@ -38,6 +38,7 @@ type transaction struct {
 	ran     []checks.Ran
 	took    map[string]float64
 	verdict policy.Verdict // the last one
+	reached policy.Stage   // at which it was given
 	reply   smtp.Reply     // the last one that matters
 	backend string         // name and address
 	backRep smtp.Reply     // the backend's last reply
@@ -197,7 +198,7 @@ func (s *session) runChecks(st policy.Stage, msg checks.Message) {
 // refusal, or nothing.
 func (s *session) judge(st policy.Stage) smtp.Reply {
 	tx := s.tx
-	tx.verdict = s.set.Chain.Decide(st, &tx.facts)
+	tx.verdict, tx.reached = s.set.Chain.Decide(st, &tx.facts), st
 	if !tx.verdict.Refuses() || s.set.Observe {
 		return smtp.Reply{}
 	}

@@ -32,11 +32,25 @@ func (s *session) finish(outcome journal.Outcome) {
 		}
 	} else if tx.accepted > 0 {
 		tx.facts.Rcpt = tx.firstTaken()
+		if tx.reached == policy.Rcpt {
+			// The last verdict may have been that of another recipient.
+			for i := range tx.rcpts {
+				if r := &tx.rcpts[i]; r.taken {
+					v = r.verdict
+					break
+				}
+			}
+		}
+	}
+	rec.Reached = tx.reached.String()
+	if tx.reached == policy.Header && tx.facts.Message.Size > 0 {
+		rec.Reached = policy.Message.String() // it was read to its end: its size is known
 	}
 	for i := range tx.rcpts {
 		r := &tx.rcpts[i]
 		rec.Recipients = append(rec.Recipients, journal.Recipient{
 			Address: r.address, Disposition: r.verdict.Disposition.String(), Rule: r.verdict.Rule, Reply: r.reply.String(),
+			Undecided: !r.verdict.Decided, Taken: r.taken,
 		})
 	}
 	for _, c := range tx.ran {
@@ -62,7 +76,7 @@ func (s *session) tagsOf(tx *transaction, v policy.Verdict) []smtp.Field {
 // recordRefusal records a verdict that came before any transaction: on the
 // connection, or on HELO.
 func (s *session) recordRefusal(f *policy.Facts, v policy.Verdict) {
-	rec := &journal.Record{Time: s.srv.now(), ID: f.ID, Session: s.id, Outcome: journal.OutcomeRefused}
+	rec := &journal.Record{Time: s.srv.now(), ID: f.ID, Session: s.id, Outcome: journal.OutcomeRefused, Reached: v.Stage.String()}
 	s.publish(rec, f, v, withID(v.Reply, f.ID), v.Tags)
 }
 
@@ -70,12 +84,19 @@ func (s *session) recordRefusal(f *policy.Facts, v policy.Verdict) {
 func (s *session) publish(rec *journal.Record, f *policy.Facts, v policy.Verdict, reply smtp.Reply, tags []smtp.Field) {
 	rec.Facts = *f
 	rec.Stage, rec.Rule, rec.Disposition = v.Stage.String(), v.Rule, v.Disposition.String()
+	rec.Undecided = !v.Decided
 	rec.Observed = s.set.Observe && v.Refuses()
+	rec.Policy = s.set.Chain.Fingerprint()
 	rec.Reply = reply.String()
 	for _, t := range tags {
 		rec.Tags = append(rec.Tags, t.Name+": "+strings.TrimSpace(t.Value))
 	}
 	s.srv.metrics.Transaction(rec.Disposition, rec.Rule)
+	if c := s.set.Candidate; c != nil {
+		if active, candidate := rec.JudgeCandidate(c); active != candidate {
+			s.srv.metrics.Disagreement(active, candidate)
+		}
+	}
 	s.log(rec)
 	if s.srv.record != nil {
 		s.srv.record(rec)

@@ -32,12 +32,15 @@ type Settings struct {
 	TLS      *tls.Config // nil: STARTTLS is not offered
 	Checks   *checks.Set
 	Chain    *policy.Chain
-	Observe  bool // judge, log and count, but refuse nothing
-	Backends *backend.Set
-	Headers  configs.Headers
-	Limits   configs.Limits
-	Timeouts configs.Timeouts
-	TraceDNS bool // keep each DNS answer in the transaction's record
+	// Candidate is judged beside Chain when a transaction has ended, for the
+	// record and the metrics alone; nil: none.
+	Candidate *policy.Chain
+	Observe   bool // judge, log and count, but refuse nothing
+	Backends  *backend.Set
+	Headers   configs.Headers
+	Limits    configs.Limits
+	Timeouts  configs.Timeouts
+	TraceDNS  bool // keep each DNS answer in the transaction's record
 }
 
 // Listener says what is particular to one address that the server stands on.

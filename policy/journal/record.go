@@ -29,15 +29,23 @@ type Record struct {
 	ID      string       `json:"id"`
 	Session string       `json:"session"` // the id of the connection's log line
 	Facts   policy.Facts `json:"facts"`   // Rcpt is the recipient that Disposition is about
+	// Reached is the last stage at which the transaction was judged: facts that
+	// become known later were never looked for.
+	Reached string `json:"reached"`
+	Policy  string `json:"policy,omitempty"` // the fingerprint of the rules that judged
 
 	Stage       string   `json:"stage"` // at which the verdict was reached
 	Rule        string   `json:"rule,omitempty"`
-	Disposition string   `json:"disposition"`        // pass, tag, defer, reject: what policy concluded
-	Observed    bool     `json:"observed,omitempty"` // the policy only observes: the disposition was not carried out
-	Reply       string   `json:"reply"`              // the last reply of the transaction, as the client heard it
-	Tags        []string `json:"tags,omitempty"`     // "Name: value"
+	Disposition string   `json:"disposition"`         // pass, tag, defer, reject: what policy concluded
+	Undecided   bool     `json:"undecided,omitempty"` // the transaction ended before its verdict: Disposition is the last word until then
+	Observed    bool     `json:"observed,omitempty"`  // the policy only observes: the disposition was not carried out
+	Reply       string   `json:"reply"`               // the last reply of the transaction, as the client heard it
+	Tags        []string `json:"tags,omitempty"`      // "Name: value"
 
 	Recipients []Recipient `json:"recipients,omitempty"`
+	// Candidate is the verdict of the candidate policy, where there is one, on
+	// the same facts.
+	Candidate *Candidate `json:"candidate,omitempty"`
 
 	Outcome      Outcome `json:"outcome"`
 	Backend      string  `json:"backend,omitempty"`       // name and address, "mta 127.0.0.1:10025"
@@ -48,6 +56,11 @@ type Record struct {
 	Took   map[string]float64 `json:"took,omitempty"` // seconds by stage: mail, rcpt, header, message, data, backend
 	Checks []Check            `json:"checks,omitempty"`
 	DNS    []dnscache.Answer  `json:"dns,omitempty"`
+
+	// Hashed says that local parts of addresses are keyed hashes; Truncated that
+	// the record was too long and lost its DNS answers or some recipients.
+	Hashed    bool `json:"hashed,omitempty"`
+	Truncated bool `json:"truncated,omitempty"`
 }
 
 // Recipient is what became of one RCPT.
@@ -56,7 +69,26 @@ type Recipient struct {
 	Disposition string `json:"disposition"`
 	Rule        string `json:"rule,omitempty"`
 	Reply       string `json:"reply"`
+	Undecided   bool   `json:"undecided,omitempty"` // at RCPT: the record's own verdict is this recipient's too, if the backend took it
+	Taken       bool   `json:"taken,omitempty"`     // by the backend
+	// Candidate is the candidate policy's verdict on this recipient; nil where
+	// there is no candidate, or its verdict is that of the record.
+	Candidate *Candidate `json:"candidate,omitempty"`
 }
+
+// Candidate is what the candidate policy said.
+type Candidate struct {
+	Policy      string   `json:"policy,omitempty"` // its fingerprint
+	Disposition string   `json:"disposition"`      // pass, tag, defer, reject, or undetermined
+	Rule        string   `json:"rule,omitempty"`
+	Missing     []string `json:"missing,omitempty"` // the facts that were never measured and that its verdict hangs on
+	// TagsUnknown says that it accepts, and that tags may be added by rules that
+	// read facts never measured.
+	TagsUnknown bool `json:"tags_unknown,omitempty"`
+}
+
+// Undetermined is the disposition where facts are missing.
+const Undetermined = "undetermined"
 
 // Check is one check that ran.
 type Check struct {

@@ -1,0 +1,136 @@
+package journal
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// A day's records are in files whose names sort as they were written:
+//
+//	2026-11-21.0001.jsonl.gz   full, and compressed
+//	2026-11-21.0002.jsonl      full, about to be compressed
+//	2026-11-21.jsonl           written to now
+//
+// Days are of UTC, so that no hour is there twice.
+var fileName = regexp.MustCompile(`^(\d{4}-\d{2}-\d{2})(?:\.(\d{4,9}))?\.jsonl(\.gz)?$`)
+
+// lastPart stands for the part of a day that has no number: the last one.
+const lastPart = 1 << 30
+
+// file is one file of the journal.
+type file struct {
+	name       string // in the folder
+	day        string
+	part       int
+	compressed bool
+}
+
+func (f file) order(g file) int {
+	return cmp.Or(cmp.Compare(f.day, g.day), cmp.Compare(f.part, g.part))
+}
+
+// start is when the file's day begins.
+func (f file) start() time.Time {
+	day, _ := time.Parse(time.DateOnly, f.day)
+	return day
+}
+
+// listFiles returns the files of a journal in the order in which they were
+// written. Of a file that is there twice, since a compression was cut short, the
+// plain one counts.
+func listFiles(dir string) ([]file, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	var files []file
+	for _, e := range entries {
+		m := fileName.FindStringSubmatch(e.Name())
+		if m == nil || !e.Type().IsRegular() {
+			continue
+		}
+		if _, err := time.Parse(time.DateOnly, m[1]); err != nil {
+			continue
+		}
+		f := file{name: e.Name(), day: m[1], part: lastPart, compressed: m[3] != ""}
+		if m[2] != "" {
+			f.part, _ = strconv.Atoi(m[2]) // nine digits at the most
+		}
+		files = append(files, f)
+	}
+	slices.SortFunc(files, func(f, g file) int {
+		if c := f.order(g); c != 0 {
+			return c
+		}
+		if f.compressed {
+			return 1
+		}
+		return -1
+	})
+	return slices.CompactFunc(files, func(f, g file) bool { return f.order(g) == 0 }), nil
+}
+
+func dayOf(t time.Time) string { return t.UTC().Format(time.DateOnly) }
+
+// openFile opens the file of a day to append to, and makes the folder for it.
+// Records hold who writes to whom: others of this machine may not read them. A
+// last line that was torn gets its end, so that the next record is one.
+func openFile(dir, day string) (f *os.File, size int64, err error) {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, 0, err
+	}
+	f, err = os.OpenFile(filepath.Join(dir, day+".jsonl"), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o640)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+		}
+	}()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	if size = info.Size(); size == 0 {
+		return f, 0, nil
+	}
+	last := make([]byte, 1)
+	if _, err = f.ReadAt(last, size-1); err != nil {
+		return nil, 0, err
+	}
+	if last[0] != '\n' {
+		if _, err = f.Write([]byte{'\n'}); err != nil {
+			return nil, 0, err
+		}
+		size++
+	}
+	return f, size, nil
+}
+
+// setAside gives the day's file its number, as it is full.
+func setAside(dir, day string) error {
+	files, err := listFiles(dir)
+	if err != nil {
+		return err
+	}
+	next := 1
+	for _, f := range files {
+		if f.day == day && f.part < lastPart {
+			next = f.part + 1
+		}
+	}
+	from := filepath.Join(dir, day+".jsonl")
+	if err := os.Rename(from, filepath.Join(dir, fmt.Sprintf("%s.%04d.jsonl", day, next))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+package journal
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"postern/checks/dnscache"
+)
+
+// hashMark begins a local part that is a hash.
+const hashMark = "~"
+
+// Bounds of the key that local parts are hashed with.
+const (
+	minKey = 16
+	maxKey = 4 << 10
+)
+
+// readKey reads the secret of journal.hash_key.
+func readKey(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	key, err := io.ReadAll(io.LimitReader(f, maxKey+1))
+	if err != nil {
+		return nil, fmt.Errorf("journal: %s: %w", file, err)
+	}
+	key = bytes.TrimSpace(key)
+	if len(key) < minKey || len(key) > maxKey {
+		return nil, fmt.Errorf("journal: %s: a key has %d to %d octets, this has %d: make one with openssl rand -hex 32", file, minKey, maxKey, len(key))
+	}
+	return key, nil
+}
+
+// hasher replaces local parts by keyed hashes. The same local part has the same
+// hash, whatever its case and its domain, so that a person can still be followed
+// through the journal by who has the key, and by nobody else.
+type hasher struct {
+	key []byte
+}
+
+func (h *hasher) local(local string) string {
+	mac := hmac.New(sha256.New, h.key)
+	mac.Write([]byte(strings.ToLower(local)))
+	return hashMark + hex.EncodeToString(mac.Sum(nil)[:8])
+}
+
+// roles stay as they are: they are no persons, rules speak of them by name, and
+// nobody who searches for a fault should have to hash them first (RFC 2142).
+var roles = []string{"postmaster", "abuse"}
+
+// address hashes the local part of an address.
+func (h *hasher) address(a string) string {
+	at := strings.LastIndexByte(a, '@')
+	switch {
+	case a == "":
+		return a
+	case at < 0:
+		at = len(a)
+	}
+	if slices.Contains(roles, strings.ToLower(a[:at])) {
+		return a
+	}
+	return h.local(a[:at]) + a[at:]
+}
+
+// addressText finds what looks like an address in a text: in replies of the
+// backend, which like to repeat it, and in reasons.
+var addressText = regexp.MustCompile(`(?:"(?:[^"\\]|\\.)*"|[^\s<>"@,:;()\[\]]+)@[\pL\pN\[]`)
+
+// text hashes the local parts of addresses in a text.
+func (h *hasher) text(s string) string {
+	if !strings.Contains(s, "@") {
+		return s
+	}
+	return addressText.ReplaceAllStringFunc(s, func(found string) string {
+		at := strings.LastIndexByte(found, '@')
+		if local := strings.Trim(found[:at], `"`); !slices.Contains(roles, strings.ToLower(local)) {
+			return h.local(local) + found[at:]
+		}
+		return found
+	})
+}
+
+// record returns a copy of r without local parts.
+func (h *hasher) record(r *Record) *Record {
+	c := *r
+	c.Hashed = true
+	f := &c.Facts
+	locals := h.locals(r)
+	for _, a := range []*string{&f.Mail.From, &f.Submitter.Address, &f.Rcpt.Address, &f.PRA.Address} {
+		*a = h.address(*a)
+	}
+	for _, s := range []*string{
+		&f.Submitter.Reason, &f.SPF.Reason, &f.SPF.Explanation, &f.SPFHelo.Reason, &f.PRA.Reason, &c.Reply, &c.BackendReply, &c.Error,
+	} {
+		*s = h.text(*s)
+	}
+	c.Tags = slices.Clone(r.Tags)
+	for i := range c.Tags {
+		c.Tags[i] = h.text(c.Tags[i])
+	}
+	c.Facts.DKIM.Signatures = slices.Clone(f.DKIM.Signatures)
+	for i := range c.Facts.DKIM.Signatures {
+		s := &c.Facts.DKIM.Signatures[i]
+		s.Reason = h.text(s.Reason)
+	}
+	c.Recipients = slices.Clone(r.Recipients)
+	for i := range c.Recipients {
+		rc := &c.Recipients[i]
+		rc.Address, rc.Reply = h.address(rc.Address), h.text(rc.Reply)
+	}
+	c.DNS = slices.Clone(r.DNS)
+	for i := range c.DNS {
+		h.answer(&c.DNS[i], locals)
+	}
+	return &c
+}
+
+// locals returns the local parts that may stand in names that were looked up,
+// since an SPF record may ask for them (RFC 7208 §7.2, %{l}).
+func (h *hasher) locals(r *Record) []string {
+	var locals []string
+	for _, a := range []string{r.Facts.Mail.From, r.Facts.Submitter.Address, r.Facts.PRA.Address} {
+		if at := strings.LastIndexByte(a, '@'); at > 0 && !slices.Contains(roles, strings.ToLower(a[:at])) {
+			locals = append(locals, strings.ToLower(a[:at]))
+		}
+	}
+	return locals
+}
+
+// answer takes local parts out of a name that was looked up. A label that
+// happens to be the same word is lost with them.
+func (h *hasher) answer(a *dnscache.Answer, locals []string) {
+	for _, local := range locals {
+		name := "." + strings.ToLower(a.Name) + "."
+		if !strings.Contains(name, "."+local+".") {
+			continue
+		}
+		a.Name = strings.Trim(strings.ReplaceAll(name, "."+local+".", "."+h.local(local)+"."), ".")
+	}
+}

@@ -1,0 +1,167 @@
+package journal
+
+import (
+	"strings"
+
+	"postern/policy"
+)
+
+// Opinion is what a policy says of one recipient, or of a transaction that had
+// none.
+type Opinion struct {
+	Disposition string // pass, tag, defer, reject; Undetermined; empty: the transaction ended before there was a verdict
+	Rule        string
+	Missing     []string // for Undetermined: the facts that were never measured
+	// TagsUnknown says that a message that is accepted may be tagged otherwise:
+	// a tag rule reads facts that were never measured.
+	TagsUnknown bool
+}
+
+// Refuses says whether the opinion is reject or defer.
+func (o Opinion) Refuses() bool { return o.Disposition == "reject" || o.Disposition == "defer" }
+
+// Known says whether there is an opinion at all.
+func (o Opinion) Known() bool { return o.Disposition != "" && o.Disposition != Undetermined }
+
+// Differs says whether two opinions that are known are not the same: another
+// disposition, or another rule for it. Between two that accept, tags that are
+// not known make no difference.
+func (o Opinion) Differs(p Opinion) bool {
+	if !o.Refuses() && !p.Refuses() && (o.TagsUnknown || p.TagsUnknown) {
+		return false
+	}
+	return o.Disposition != p.Disposition || o.Rule != p.Rule
+}
+
+// Measured returns the facts of the record that were measured. Those that a
+// hash stands for are not among them.
+func (r *Record) Measured() policy.FactSet {
+	reached, ok := policy.ParseStage(r.Reached)
+	if !ok {
+		reached = policy.Connect // who cannot say what was looked for knows nothing
+	}
+	known := policy.Measured(&r.Facts, reached)
+	if r.Hashed {
+		for _, a := range [...]struct{ name, value string }{
+			{"mail.from", r.Facts.Mail.From},
+			{"submitter.address", r.Facts.Submitter.Address},
+			{"rcpt.address", r.Facts.Rcpt.Address},
+			{"pra.address", r.Facts.PRA.Address},
+		} {
+			if strings.HasPrefix(a.value, hashMark) {
+				known = known.Without(a.name)
+			}
+		}
+	}
+	return known
+}
+
+// Live returns the verdict of the policy that judged when it happened, on the
+// i-th recipient; on the transaction if there were none.
+//
+// One reply ends a message, so what was decided after RCPT holds for each
+// recipient that the backend took and that was not decided before.
+func (r *Record) Live(i int) Opinion {
+	whole := Opinion{Disposition: r.Disposition, Rule: r.Rule}
+	if r.Undecided {
+		whole = Opinion{}
+	}
+	if len(r.Recipients) == 0 {
+		return whole
+	}
+	rc := &r.Recipients[i]
+	own := Opinion{Disposition: rc.Disposition, Rule: rc.Rule}
+	switch {
+	case own.Refuses(), own.Disposition == "pass" && own.Rule != "":
+		return own
+	case rc.Taken && r.judgedMessage():
+		return whole
+	case rc.Undecided:
+		return Opinion{}
+	}
+	return own
+}
+
+// judgedMessage says whether the transaction came to its header section.
+func (r *Record) judgedMessage() bool {
+	reached, _ := policy.ParseStage(r.Reached)
+	return reached >= policy.Header
+}
+
+// Units returns on how many verdicts the record tells: one for each recipient,
+// or one.
+func (r *Record) Units() int { return max(1, len(r.Recipients)) }
+
+// Judge returns what c says of the i-th recipient, or of the transaction if
+// there were none. known is what Measured returned.
+func (r *Record) Judge(c *policy.Chain, i int, known policy.FactSet) Opinion {
+	if len(r.Recipients) == 0 || r.Recipients[i].Address == r.Facts.Rcpt.Address {
+		return opinion(c.Judge(&r.Facts, known))
+	}
+	address := r.Recipients[i].Address
+	f := r.Facts
+	f.Rcpt = policy.RcptTo{Address: address, Domain: DomainOf(address)}
+	if r.Hashed && strings.HasPrefix(address, hashMark) {
+		known = known.Without("rcpt.address")
+	}
+	return opinion(c.Judge(&f, known))
+}
+
+func opinion(j policy.Judgement) Opinion {
+	if !j.Determined() {
+		return Opinion{Disposition: Undetermined, Missing: j.Missing.Names()}
+	}
+	return Opinion{Disposition: j.Disposition.String(), Rule: j.Rule, TagsUnknown: j.MissingTags != policy.FactSet{}}
+}
+
+// JudgeCandidate fills in what the candidate policy says, and returns the
+// dispositions of the two policies: those of the first recipient on which they
+// disagree, else two empty words. A verdict that one of them could not reach is
+// no disagreement.
+func (r *Record) JudgeCandidate(c *policy.Chain) (active, candidate string) {
+	known := r.Measured()
+	whole := opinion(c.Judge(&r.Facts, known))
+	r.Candidate = candidateOf(whole)
+	r.Candidate.Policy = c.Fingerprint()
+	for i := range r.Units() {
+		now := whole
+		if len(r.Recipients) > 0 {
+			now = r.Judge(c, i, known)
+			if now.Disposition != whole.Disposition || now.Rule != whole.Rule {
+				r.Recipients[i].Candidate = candidateOf(now)
+			}
+		}
+		then := r.Live(i)
+		if active == "" && then.Known() && now.Known() && then.Disposition != now.Disposition && then.Differs(now) {
+			active, candidate = then.Disposition, now.Disposition
+		}
+	}
+	return active, candidate
+}
+
+func candidateOf(o Opinion) *Candidate {
+	return &Candidate{Disposition: o.Disposition, Rule: o.Rule, Missing: o.Missing, TagsUnknown: o.TagsUnknown}
+}
+
+// CandidateOpinion returns what the candidate policy said when it happened, on
+// the i-th recipient or on the transaction; an empty Opinion where there was none.
+func (r *Record) CandidateOpinion(i int) Opinion {
+	c := r.Candidate
+	if c == nil {
+		return Opinion{}
+	}
+	if i < len(r.Recipients) && r.Recipients[i].Candidate != nil {
+		c = r.Recipients[i].Candidate
+	}
+	return Opinion{Disposition: c.Disposition, Rule: c.Rule, Missing: c.Missing, TagsUnknown: c.TagsUnknown}
+}
+
+// DomainOf returns the domain of an address as facts have it, empty where there
+// is none.
+func DomainOf(address string) string {
+	at := strings.LastIndexByte(address, '@')
+	if at < 0 {
+		return ""
+	}
+	return address[at+1:]
+}

@@ -1,0 +1,228 @@
+package journal
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// Query says which records are wanted.
+type Query struct {
+	Since time.Time // zero: from the first on
+	Until time.Time // zero: to the last; that moment excluded
+}
+
+// Wants says whether a record of that time is wanted.
+func (q Query) Wants(t time.Time) bool {
+	return (q.Since.IsZero() || !t.Before(q.Since)) && (q.Until.IsZero() || t.Before(q.Until))
+}
+
+// wantsFile says whether a file may have records that are wanted. A record is in
+// the file of the day on which its transaction ended, and it bears the time at
+// which that began.
+func (q Query) wantsFile(f file) bool {
+	return q.Since.IsZero() || f.start().AddDate(0, 0, 1).After(q.Since)
+}
+
+// Stats says what was found in a journal besides records.
+type Stats struct {
+	Files int   `json:"files"`
+	Lines int64 `json:"lines"`
+	// Bad lines are no record: torn, too long, or not ours. Newer ones have a
+	// version that we do not know.
+	Bad   int64 `json:"bad,omitempty"`
+	Newer int64 `json:"newer,omitempty"`
+	// Unreadable are files that ended in an error, by name, with the error.
+	Unreadable []string `json:"unreadable,omitempty"`
+}
+
+// ErrNotFound is what Find returns for an id that is not in the journal.
+var ErrNotFound = errors.New("journal: there is no such record")
+
+// Lines calls fn with each line of the files that may have records that the
+// query wants, the oldest first, until fn fails. A line is good until fn returns.
+// Files are read as a stream, compressed ones too; one that is torn is read as
+// far as it goes.
+func Lines(dir string, q Query, fn func(line []byte) error) (Stats, error) {
+	var stats Stats
+	files, err := listFiles(dir)
+	if err != nil {
+		return stats, err
+	}
+	for _, f := range files {
+		if !q.wantsFile(f) {
+			continue
+		}
+		stats.Files++
+		if err := stats.readFile(filepath.Join(dir, f.name), f.compressed, fn); err != nil {
+			return stats, err
+		}
+	}
+	return stats, nil
+}
+
+// errStop ends the reading of a file, and is no failure.
+var errStop = errors.New("stop")
+
+// readFile reads one file to its end. What is wrong with the file goes into the
+// stats; the error is fn's.
+func (s *Stats) readFile(path string, compressed bool, fn func(line []byte) error) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) && !compressed {
+		// It was compressed since the folder was read.
+		path, compressed = path+".gz", true
+		f, err = os.Open(path)
+	}
+	if err != nil {
+		s.Unreadable = append(s.Unreadable, err.Error())
+		return nil
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	var r io.Reader = f
+	if compressed {
+		z, err := gzip.NewReader(bufio.NewReaderSize(f, 64<<10))
+		if err != nil {
+			s.Unreadable = append(s.Unreadable, fmt.Sprintf("%s: %v", path, err))
+			return nil
+		}
+		r = z
+	}
+	failed, err := s.readLines(r, fn)
+	if failed != nil {
+		s.Unreadable = append(s.Unreadable, fmt.Sprintf("%s: %v", path, failed))
+	}
+	return err
+}
+
+// readLines reads lines to the end of r. failed is what ended that too early.
+// Memory is bounded: what follows the first octets of a line that is too long is
+// skipped.
+func (s *Stats) readLines(r io.Reader, fn func(line []byte) error) (failed, err error) {
+	br := bufio.NewReaderSize(r, 64<<10)
+	var long []byte
+	for {
+		line, err := br.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) || len(long) > 0 {
+			if len(long) <= maxLine {
+				long = append(long, line...)
+			}
+			if errors.Is(err, bufio.ErrBufferFull) {
+				continue
+			}
+			line = long
+			long = long[:0]
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err, nil
+		}
+		ended := err != nil
+		switch whole := bytes.HasSuffix(line, []byte{'\n'}); {
+		case len(line) == 0:
+		case len(line) > maxLine:
+			s.Lines++
+			s.Bad++
+		case !whole && !json.Valid(line):
+			// Torn, or just being written.
+			s.Lines++
+			s.Bad++
+		default:
+			s.Lines++
+			if err := fn(bytes.TrimSuffix(line, []byte{'\n'})); err != nil {
+				return nil, err
+			}
+		}
+		if ended {
+			return nil, nil
+		}
+	}
+}
+
+// Decode reads a line into r, whose former content is lost. ok is false, and the
+// stats know why, where it is no record of a version that we know. Fields that we
+// do not know are passed over.
+func (s *Stats) Decode(line []byte, r *Record) (ok bool) {
+	with := struct {
+		V int `json:"v"`
+		*Record
+	}{0, r}
+	*r = Record{}
+	switch err := json.Unmarshal(line, &with); {
+	case err == nil && with.V > Version:
+		s.Newer++
+	case err != nil || with.V < 1 || with.Record == nil || r.ID == "":
+		s.Bad++
+	default:
+		return true
+	}
+	return false
+}
+
+// Add adds up what two readers of parts found.
+func (s *Stats) Add(t Stats) {
+	s.Files += t.Files
+	s.Lines += t.Lines
+	s.Bad += t.Bad
+	s.Newer += t.Newer
+	s.Unreadable = append(s.Unreadable, t.Unreadable...)
+}
+
+// Records calls fn with each record that the query wants, the oldest file first.
+// The record is good until fn returns.
+func Records(dir string, q Query, fn func(*Record) error) (Stats, error) {
+	var found Stats
+	var r Record
+	stats, err := Lines(dir, q, func(line []byte) error {
+		if !found.Decode(line, &r) || !q.Wants(r.Time) {
+			return nil
+		}
+		return fn(&r)
+	})
+	stats.Add(found)
+	return stats, err
+}
+
+// Find returns the record of a transaction, or ErrNotFound. Ids do not tell the
+// time, so it reads the journal, the newest file first.
+func Find(dir, id string) (*Record, error) {
+	files, err := listFiles(dir)
+	if err != nil {
+		return nil, err
+	}
+	quoted, err := json.Marshal(id)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	// Only lines that have the id anywhere are decoded.
+	needle := append([]byte(`"id":`), quoted...)
+	var stats Stats
+	var r Record
+	for _, f := range slices.Backward(files) {
+		found := false
+		err := stats.readFile(filepath.Join(dir, f.name), f.compressed, func(line []byte) error {
+			if bytes.Contains(line, needle) && stats.Decode(line, &r) && r.ID == id {
+				found = true
+				return errStop
+			}
+			return nil
+		})
+		if found {
+			return &r, nil
+		}
+		if err != nil && !errors.Is(err, errStop) {
+			return nil, err
+		}
+	}
+	if len(stats.Unreadable) > 0 {
+		return nil, fmt.Errorf("%w; not all files could be read: %s", ErrNotFound, stats.Unreadable[0])
+	}
+	return nil, ErrNotFound
+}

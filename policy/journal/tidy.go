@@ -1,0 +1,91 @@
+package journal
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// tidy compresses the files that are closed and removes those that are older
+// than keep. It ends early with ctx.
+func tidy(ctx context.Context, dir string, keep time.Duration, now time.Time, closed func(file) bool) error {
+	files, err := listFiles(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing was written yet
+	}
+	if err != nil {
+		return err
+	}
+	var faults []error
+	for _, f := range files {
+		path := filepath.Join(dir, f.name)
+		switch {
+		case ctx.Err() != nil:
+			return errors.Join(faults...)
+		case keep > 0 && f.start().AddDate(0, 0, 1).Add(keep).Before(now):
+			err = os.Remove(path)
+		case !f.compressed && closed(f):
+			err = compress(ctx, path)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			faults = append(faults, fmt.Errorf("journal: %w", err))
+		}
+		err = nil
+	}
+	return errors.Join(faults...)
+}
+
+// compress replaces a file by its gzip. The plain one goes only when the other
+// is on the disk as a whole; whoever reads meanwhile finds one of them.
+func compress(ctx context.Context, path string) (err error) {
+	in, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }() // nothing was written
+	temporary := path + ".gz.tmp"     // a name that readers pass by
+	out, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = out.Close()
+			_ = os.Remove(temporary)
+		}
+	}()
+	buffered := bufio.NewWriterSize(out, 64<<10)
+	// The fastest: lines of JSON shrink to a seventh even so, and mail wants the CPU.
+	z, _ := gzip.NewWriterLevel(buffered, gzip.BestSpeed) // the level is a good one
+	if _, err := io.Copy(z, &interruptible{ctx, in}); err != nil {
+		return err
+	}
+	if err := errors.Join(z.Close(), buffered.Flush(), out.Sync(), out.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(temporary, path+".gz"); err != nil {
+		return err
+	}
+	return os.Remove(path)
+}
+
+// interruptible reads until a context ends.
+type interruptible struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+// Read reads, or returns the context's error.
+func (i *interruptible) Read(p []byte) (int, error) {
+	if err := i.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return i.r.Read(p)
+}

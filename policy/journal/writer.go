@@ -1,0 +1,376 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"postern/configs"
+	"postern/metrics"
+)
+
+// The bounds of what waits for the disk.
+const (
+	queueLength = 4096
+	queueOctets = 64 << 20 // by the estimate of weight
+	// batch is what is gathered before it is written while more is waiting.
+	batch = 64 << 10
+	// patience is how long a disk that failed is left alone.
+	patience = time.Second
+	// tidyEvery is how often old files are looked for besides when one is closed.
+	tidyEvery = time.Hour
+	// complainEvery is how often trouble is logged: a disk that is full stays so.
+	complainEvery = time.Minute
+)
+
+// Options is what a Writer works with besides its configuration.
+type Options struct {
+	Metrics *metrics.Metrics // may be nil
+	Log     *slog.Logger     // nil: discard
+	Now     func() time.Time // nil: time.Now
+
+	// disk opens the file of a day; nil: a real one.
+	disk func(dir, day string) (disk, int64, error)
+}
+
+// disk is a file that is written to.
+type disk interface {
+	Write(p []byte) (int, error)
+	Close() error
+}
+
+// Writer keeps records in files by day. Mail never waits for it: Write hands a
+// record to one goroutine, and where that is behind, because the disk is slow
+// or full, the record is dropped and counted.
+type Writer struct {
+	config  configs.Journal
+	metrics *metrics.Metrics
+	log     *slog.Logger
+	now     func() time.Time
+	open    func(dir, day string) (disk, int64, error)
+	encoder *encoder
+
+	mu     sync.RWMutex // closed is written under it, and nothing is queued after
+	closed bool
+	queue  chan *Record
+	octets atomic.Int64 // that wait, about
+
+	reopen chan struct{}
+	untidy chan struct{}
+	wg     sync.WaitGroup
+	cancel context.CancelFunc // ends the tidying
+	ended  chan struct{}
+
+	// current is the name of the file that may be written to: the tidying leaves
+	// it alone. Whoever opens a file works out its day under the same lock.
+	fileMu  sync.Mutex
+	current string
+
+	// Of the writing goroutine.
+	file     disk
+	day      string
+	size     int64
+	pending  []byte
+	records  int       // in pending
+	retry    time.Time // not before
+	troubled atomic.Int64
+}
+
+// New returns a Writer for the journal that c describes, and starts it. The
+// folder need not exist. The error is that of the key for hashing.
+func New(c configs.Journal, o Options) (*Writer, error) {
+	w := &Writer{
+		config: c, metrics: o.Metrics, log: o.Log, now: o.Now, open: o.disk,
+		queue: make(chan *Record, queueLength), reopen: make(chan struct{}, 1), untidy: make(chan struct{}, 1), ended: make(chan struct{}),
+	}
+	var hash *hasher
+	if c.HashLocalParts {
+		key, err := readKey(c.HashKey)
+		if err != nil {
+			return nil, err
+		}
+		hash = &hasher{key: key}
+	}
+	w.encoder = newEncoder(hash)
+	if w.log == nil {
+		w.log = slog.New(slog.DiscardHandler)
+	}
+	if w.now == nil {
+		w.now = time.Now
+	}
+	if w.open == nil {
+		w.open = func(dir, day string) (disk, int64, error) { return openFile(dir, day) }
+	}
+	var ctx context.Context
+	ctx, w.cancel = context.WithCancel(context.Background())
+	w.untidy <- struct{}{}
+	w.wg.Go(w.run)
+	w.wg.Go(func() { w.tidying(ctx) })
+	go func() {
+		w.wg.Wait()
+		close(w.ended)
+	}()
+	return w, nil
+}
+
+// Write hands over a record, which nobody may change any more. It does not wait:
+// a record that finds the queue full is dropped.
+func (w *Writer) Write(r *Record) {
+	octets := weight(r)
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if !w.closed && w.octets.Add(octets) <= queueOctets {
+		select {
+		case w.queue <- r:
+			return
+		default:
+		}
+	}
+	if !w.closed {
+		w.octets.Add(-octets)
+		w.complain("records are dropped: the disk does not keep up", nil)
+	}
+	w.metrics.JournalRecord("dropped")
+}
+
+// weight is about what a record takes of memory. Only what can be much is counted.
+func weight(r *Record) int64 {
+	n := 4<<10 + 512*len(r.Recipients)
+	for i := range r.DNS {
+		n += 200
+		for _, a := range r.DNS[i].Answer {
+			n += len(a)
+		}
+	}
+	return int64(n)
+}
+
+// Reopen makes the next record go into a file that is opened anew, for those
+// who move files away.
+func (w *Writer) Reopen() {
+	select {
+	case w.reopen <- struct{}{}:
+	default: // it was asked for already
+	}
+}
+
+// Close writes what waits and ends. Where that takes longer than ctx, because the
+// disk hangs, it returns ctx's error and the rest is lost.
+func (w *Writer) Close(ctx context.Context) error {
+	w.mu.Lock()
+	if !w.closed {
+		w.closed = true
+		close(w.queue)
+	}
+	w.mu.Unlock()
+	w.cancel()
+	select {
+	case <-w.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("journal: not all was written: %w", context.Cause(ctx))
+	}
+}
+
+// run is the one goroutine that writes.
+func (w *Writer) run() {
+	defer w.closeFile()
+	for {
+		select {
+		case r, open := <-w.queue:
+			if !open {
+				w.flush()
+				return
+			}
+			w.add(r)
+			if len(w.queue) == 0 || len(w.pending) >= batch {
+				w.flush()
+			}
+		case <-w.reopen:
+			w.flush()
+			w.closeFile()
+		}
+	}
+}
+
+// add appends a record to what is pending, in the file of the day.
+func (w *Writer) add(r *Record) {
+	w.octets.Add(-weight(r))
+	line, err := w.encoder.encode(r)
+	if err != nil {
+		w.failed(1, err)
+		return
+	}
+	if day := dayOf(w.now()); w.file != nil && day != w.day {
+		w.flush()
+		w.closeFile()
+		w.tidySoon()
+	}
+	if full := w.size + int64(len(w.pending)); w.file != nil && full > 0 && full+int64(len(line)) > int64(w.config.RotateSize) {
+		w.flush()
+		w.closeFile()
+		if err := setAside(w.config.Path, w.day); err != nil {
+			w.complain("cannot set a full file aside", err)
+		}
+		w.tidySoon()
+	}
+	w.pending = append(w.pending, line...)
+	w.records++
+	if w.file == nil {
+		w.openFile()
+	}
+}
+
+// openFile opens the file of today, unless that failed a moment ago.
+func (w *Writer) openFile() {
+	now := w.now()
+	if now.Before(w.retry) {
+		return
+	}
+	w.fileMu.Lock()
+	w.day = dayOf(w.now())
+	w.current = w.day + ".jsonl"
+	w.fileMu.Unlock()
+	var err error
+	if w.file, w.size, err = w.open(w.config.Path, w.day); err != nil {
+		w.file = nil
+		w.letGo()
+		w.retry = now.Add(patience)
+		w.complain("cannot open a file", err)
+	}
+}
+
+// flush writes what is pending. What cannot be written is lost: the next record
+// may find the disk better, and there is no place to keep this one.
+func (w *Writer) flush() {
+	if w.records == 0 {
+		return
+	}
+	defer func() {
+		w.pending, w.records = w.pending[:0], 0
+		if cap(w.pending) > 4*batch {
+			w.pending = nil
+		}
+	}()
+	if w.file == nil {
+		w.failed(w.records, nil)
+		return
+	}
+	n, err := w.file.Write(w.pending)
+	w.size += int64(n)
+	if err != nil {
+		w.failed(w.records, err)
+		// Opened anew, a torn line gets its end.
+		w.closeFile()
+		w.retry = w.now().Add(patience)
+		return
+	}
+	for range w.records {
+		w.metrics.JournalRecord("written")
+	}
+}
+
+// failed counts records that were lost, and says why, if that was not said.
+func (w *Writer) failed(records int, err error) {
+	for range records {
+		w.metrics.JournalRecord("error")
+	}
+	if err != nil {
+		w.complain("cannot write records", err)
+	}
+}
+
+func (w *Writer) closeFile() {
+	if w.file == nil {
+		return
+	}
+	if err := w.file.Close(); err != nil {
+		w.complain("cannot close a file", err)
+	}
+	w.file = nil
+	w.letGo()
+}
+
+// letGo leaves the file to the tidying.
+func (w *Writer) letGo() {
+	w.fileMu.Lock()
+	w.current = ""
+	w.fileMu.Unlock()
+}
+
+// closedFor says whether nobody will write to a file any more.
+func (w *Writer) closedFor(f file) bool {
+	w.fileMu.Lock()
+	defer w.fileMu.Unlock()
+	return f.name != w.current && (f.part < lastPart || f.day < dayOf(w.now()))
+}
+
+// complain logs trouble, once in complainEvery.
+func (w *Writer) complain(what string, err error) {
+	now := w.now().UnixNano()
+	last := w.troubled.Load()
+	if last != 0 && now-last < int64(complainEvery) || !w.troubled.CompareAndSwap(last, now) {
+		return
+	}
+	attrs := []slog.Attr{slog.String("path", w.config.Path)}
+	if err != nil {
+		attrs = append(attrs, slog.String("error", err.Error()))
+	}
+	w.log.LogAttrs(context.Background(), slog.LevelError, "journal: "+what, attrs...)
+}
+
+func (w *Writer) tidySoon() {
+	select {
+	case w.untidy <- struct{}{}:
+	default:
+	}
+}
+
+// tidying compresses and removes files, beside the writing: that takes seconds.
+func (w *Writer) tidying(ctx context.Context) {
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.untidy:
+		case <-tick.C:
+		}
+		if err := tidy(ctx, w.config.Path, w.config.Keep, w.now(), w.closedFor); err != nil && !errors.Is(err, context.Canceled) {
+			w.complain("cannot compress or remove old files", err)
+		}
+	}
+}
+
+// Verify says why a journal could not be written as configured, as far as that
+// can be known without writing.
+func Verify(c configs.Journal) error {
+	if c.Path == "" {
+		return nil
+	}
+	if c.HashLocalParts {
+		if _, err := readKey(c.HashKey); err != nil {
+			return err
+		}
+	}
+	info, err := os.Stat(c.Path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		if parent, err := os.Stat(filepath.Dir(c.Path)); err == nil && !parent.IsDir() {
+			return fmt.Errorf("journal: %s is no folder", filepath.Dir(c.Path))
+		}
+		return nil // it is made
+	case err != nil:
+		return fmt.Errorf("journal: %w", err)
+	case !info.IsDir():
+		return fmt.Errorf("journal: %s is no folder", c.Path)
+	}
+	return nil
+}
