@@ -79,6 +79,45 @@ func TestCacheIsBounded(t *testing.T) {
 	check("small ones")
 }
 
+// An answer takes the place of what it contradicts.
+func TestAnswersContradict(t *testing.T) {
+	k, err := newCache(configs.DNSCache{Entries: 1000}, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "a.example"
+	s := k.of(name)
+	put := func(rr rrtype, kind kind, ttl uint32) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.put(question{name, rr}, &entry{kind: kind, ttl: ttl, expires: 100})
+	}
+	is := func(rr rrtype, want string) {
+		t.Helper()
+		got := "unknown"
+		if e, _ := k.get(s, question{name, rr}, 0); e != nil {
+			got = map[kind]string{kindFound: "found", kindNoData: "nodata", kindNXDomain: "nxdomain", kindFailure: "failure"}[e.kind]
+		}
+		if got != want {
+			t.Errorf("type %v: %s, want %s", rr, got, want)
+		}
+	}
+	put(typeA, kindNXDomain, 60)
+	is(typeTXT, "nxdomain")
+	put(typeTXT, kindFound, 60) // asked for before the NXDOMAIN came
+	is(typeTXT, "found")
+	is(typeA, "unknown")
+	put(typeTXT, kindFailure, 5) // a refresh that failed
+	is(typeTXT, "found")
+	put(typeTXT, kindNoData, 60)
+	is(typeTXT, "nodata")
+	put(typeTXT, kindFound, 0) // for one use only
+	is(typeTXT, "unknown")
+	if n, octets, counted := held(k); n != 0 || octets != 0 || counted != 0 {
+		t.Errorf("%d entries of %d octets, counted as %d", n, octets, counted)
+	}
+}
+
 // outcomes reads dns_queries_total for a type.
 func outcomes(t *testing.T, m *metrics.Metrics, rrtype string) map[string]float64 {
 	t.Helper()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -315,6 +316,34 @@ func TestServersAreRaced(t *testing.T) {
 	})
 }
 
+// A server that was merely asked second, and cut short, is not to blame.
+func TestServerThatWasCutShort(t *testing.T) {
+	o := Options{Servers: []string{"192.0.2.1", "192.0.2.2"}}
+	story(t, o, func(t *testing.T, r *Resolver, s *site) {
+		s.set(func(address string, _ question) *response {
+			if address == "192.0.2.2:53" {
+				return nil
+			}
+			time.Sleep(260 * time.Millisecond)
+			return &response{records: []record{txt(60, "x")}}
+		})
+		wantTXT(t, r, "a.example", "x")
+		servers := *r.servers.Load()
+		if n := servers[1].failures.Load(); n != 0 {
+			t.Errorf("%d failures counted after 10 ms", n)
+		}
+		servers[1].silent(time.Now())
+		if r.order()[1].server != servers[1] || servers[1].behind.Load() == 0 {
+			t.Error("a silent server is not behind")
+		}
+		servers[0].silent(time.Now())
+		servers[1].answered(time.Millisecond)
+		if r.order()[0].server != servers[1] {
+			t.Error("the server that answered is not in front of the silent one")
+		}
+	})
+}
+
 func TestFailuresAreKeptForAMoment(t *testing.T) {
 	story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
 		s.set(always(response{rcode: 2}))
@@ -400,7 +429,7 @@ func TestHalfOfTheAddressesIsNoAnswer(t *testing.T) {
 func TestAliases(t *testing.T) {
 	story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
 		// A server that stops at each alias: the target is asked for.
-		s.set(func(_ string, q question) *response {
+		stops := func(_ string, q question) *response {
 			switch n, rest, _ := strings.Cut(q.name, "."); {
 			case q.name == "end.example":
 				return &response{records: []record{txt(50, "x")}}
@@ -412,13 +441,25 @@ func TestAliases(t *testing.T) {
 				return &response{records: []record{cname("", 300, string(n[0]-1)+".example")}}
 			}
 			return &response{records: []record{cname("", 300, "end.example")}}
-		})
+		}
+		s.set(stops)
 		wantTXT(t, r, "d.example", "x")
 		if n := len(s.asked()); n != 5 {
 			t.Errorf("%d queries, want 5", n)
 		}
 		wantError(t, r, "z.example", "temporary") // 26 links
 		wantError(t, r, "loop.example", "temporary")
+		s.set(func(_ string, q question) *response {
+			if q.name == "a.example" {
+				return &response{records: []record{cname("", 60, "b.example")}}
+			}
+			return &response{rcode: 2}
+		})
+		var de *net.DNSError
+		if _, err := r.LookupMX(context.Background(), "a.example"); !errors.As(err, &de) || de.Name != "a.example" {
+			t.Errorf("the error is about %v, not the name asked for", err)
+		}
+		s.set(stops)
 		if n := len(s.asked()); n > 3*maxChain {
 			t.Errorf("%d queries for endless chains", n)
 		}
@@ -633,12 +674,12 @@ func TestCanaries(t *testing.T) {
 	var log warnings
 	o := Options{Canaries: []string{"canary.example", "Bird.example.", "third.example"}, Log: slog.New(slog.NewTextHandler(&log, nil))}
 	story(t, o, func(t *testing.T, r *Resolver, s *site) {
-		var dead atomic.Bool
+		var dead, third atomic.Bool
 		var probes atomic.Int32
 		s.set(func(_ string, q question) *response {
 			if slices.Contains([]string{"canary.example", "bird.example", "third.example"}, organization(q.name)) {
 				probes.Add(1)
-				if !dead.Load() {
+				if !dead.Load() && !(third.Load() && organization(q.name) == "third.example") {
 					return &response{rcode: 3} // no such name: it answers
 				}
 			}
@@ -650,7 +691,8 @@ func TestCanaries(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		// Everything fails, but the canaries sing: it is their trouble.
+		// Everything fails, one canary too, but two sing: it is their trouble.
+		third.Store(true)
 		ask("theirs%d.example")
 		if !r.Healthy() || probes.Load() == 0 {
 			t.Errorf("healthy %v after %d probes", r.Healthy(), probes.Load())
