@@ -76,7 +76,7 @@ func spf2Of(r func(*testing.T, *dnstest.Zone) Resolver) func(*testing.T, *tally,
 func cached(t *testing.T, z *dnstest.Zone) Resolver {
 	addr, stop := z.Serve()
 	t.Cleanup(stop)
-	r, err := dnscache.New(dnscache.Options{Servers: []string{addr}, Timeout: 250 * time.Millisecond, Total: 500 * time.Millisecond})
+	r, err := dnscache.New(dnscache.Options{Servers: []string{addr}, Timeout: time.Second, Total: 2 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

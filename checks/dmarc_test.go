@@ -1,7 +1,6 @@
 package checks
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 
@@ -177,7 +176,7 @@ func FuzzDMARCRecord(f *testing.F) {
 		}
 		if rec := parseDMARC(txt); rec != nil {
 			if !valid[rec.p] || rec.sp != "" && !valid[rec.sp] || rec.np != "" && !valid[rec.np] || !valid[rec.lowered(rec.p)] {
-				t.Fatal(fmt.Sprintf("%q: %+v", txt, rec))
+				t.Fatalf("%q: %+v", txt, rec)
 			}
 		}
 	})

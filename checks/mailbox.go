@@ -2,6 +2,7 @@ package checks
 
 import (
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"postern/proxy/smtp"
@@ -30,10 +31,7 @@ func parseMailbox(value string) (smtp.Path, bool) {
 	}
 
 	s = mark
-	if !s.phrase() || !s.take('<') {
-		return smtp.Path{}, false
-	}
-	if !s.route() {
+	if !s.phrase() || !s.take('<') || !s.route() {
 		return smtp.Path{}, false
 	}
 	path, ok := s.addrSpec()
@@ -176,13 +174,15 @@ func (s *scanner) addrSpec() (smtp.Path, bool) {
 	} else {
 		p.Local, ok = s.dotAtom()
 	}
-	if !ok || len(p.Local) > maxLocal || !s.skip() || !s.take('@') || !s.skip() {
+	if !ok || len(p.Local) > maxLocal || strings.ContainsFunc(p.Local, unicode.IsControl) || !s.skip() || !s.take('@') || !s.skip() {
 		return smtp.Path{}, false
 	}
 	// A literal has no place here: "[" is no atom.
-	p.Domain, ok = s.dotAtom()
-	if !ok || len(p.Domain) > maxName {
+	if p.Domain, ok = s.dotAtom(); !ok {
 		return smtp.Path{}, false
+	}
+	if _, ok := domainName(p.Domain); !ok {
+		return smtp.Path{}, false // an atom, and no domain: "a@b!c.example"
 	}
 	return p, true
 }

@@ -1,6 +1,8 @@
 package checks
 
 import (
+	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 
@@ -112,6 +114,11 @@ func TestAMailboxHasOneReadingOrNone(t *testing.T) {
 		strings.Repeat("a", 300) + "@example.com":                         "",
 		"<@hop.example alice@example.com>":                                "",
 		"<alice@example.com>,":                                            "",
+		"alice@b!c.example":                                               "",
+		"alice@" + strings.Repeat("x", 64) + ".example":                   "",
+		"alice@\u202eexample.com":                                         "",
+		"al\u0085ice@example.com":                                         "",
+		"\"a\tb\"@example.com":                                            "",
 		`al\ice@example.com`:                                              "",
 	} {
 		m, ok := parseMailbox(value)
@@ -218,6 +225,17 @@ func FuzzPRA(f *testing.F) {
 	readJSON(f, "senderid/pra-dev.json", &suite)
 	for _, c := range suite.Cases {
 		f.Add([]byte(c.Message))
+	}
+	lines, err := os.ReadFile("testdata/headers/header-fuzz.jsonl")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for line := range strings.Lines(string(lines)) {
+		var entry struct{ B64 []byte }
+		if err := json.Unmarshal([]byte(line), &entry); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(entry.B64)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		h, _ := smtp.ParseHeader(raw)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.yaml.in/yaml/v3"
@@ -56,7 +57,6 @@ type spfCase struct {
 	scope, identity            string // of senderid/spf2-dev.yml
 	results                    []string
 	explanation                string
-	description                string
 }
 
 // spfScenario is one document: tests that share a zone.
@@ -186,25 +186,34 @@ func only(d Deps, names ...string) *Set {
 	return NewSet(d, func(name string) bool { return slices.Contains(names, name) })
 }
 
-// runSPFSuite runs a suite through the spf check.
+// runSPFSuite runs a suite through the spf check: all cases at once, so that
+// those that time out wait together.
 func runSPFSuite(t *testing.T, c *tally, path string, known deviations, resolver func(*testing.T, *dnstest.Zone) Resolver) {
+	var cases []spfCase
+	var facts []*policy.Facts
+	var wg sync.WaitGroup
 	for _, s := range readSuite(t, path) {
 		set := only(Deps{Resolver: resolver(t, s.zone), Hostname: "mx.receiver.example"}, "spf")
 		for _, tc := range s.cases {
 			f := transaction(tc.host, tc.helo, tc.mailFrom)
-			set.Run(t.Context(), policy.Mail, f, Message{})
-			ok := slices.Contains(tc.results, string(f.SPF.Result))
-			want := strings.Join(tc.results, "|")
-			if ok && f.SPF.Result == policy.Fail && tc.explanation != "" {
-				explanation := tc.explanation
-				if explanation == "DEFAULT" {
-					explanation = "" // none of the domain's: the reply has our own words
-				}
-				ok = f.SPF.Explanation == explanation
-				want += " (" + explanation + ")"
-			}
-			c.judge(t, known, tc.name, ok, string(f.SPF.Result)+" ("+f.SPF.Explanation+"), reason: "+f.SPF.Reason, want)
+			cases, facts = append(cases, tc), append(facts, f)
+			wg.Go(func() { set.Run(t.Context(), policy.Mail, f, Message{}) })
 		}
+	}
+	wg.Wait()
+	for i, tc := range cases {
+		got := facts[i].SPF
+		ok := slices.Contains(tc.results, string(got.Result))
+		want := strings.Join(tc.results, "|")
+		if ok && got.Result == policy.Fail && tc.explanation != "" {
+			explanation := tc.explanation
+			if explanation == "DEFAULT" {
+				explanation = "" // none of the domain's: the reply has our own words
+			}
+			ok = got.Explanation == explanation
+			want += " (" + explanation + ")"
+		}
+		c.judge(t, known, tc.name, ok, fmt.Sprintf("%+v", got), want)
 	}
 }
 
@@ -478,19 +487,8 @@ func readJSON(t testing.TB, path string, into any) {
 	}
 }
 
-// readHeader cuts the header section of a message into fields.
+// readHeader reads the header section of a message.
 func readHeader(message string) smtp.Header {
-	section, _, _ := strings.Cut("\r\n"+message, "\r\n\r\n")
-	section = strings.TrimPrefix(section, "\r\n")
-	var h smtp.Header
-	for line := range strings.SplitSeq(strings.TrimSuffix(section, "\r\n"), "\r\n") {
-		if line != "" && (line[0] == ' ' || line[0] == '\t') && len(h) > 0 {
-			h[len(h)-1].Value += "\r\n" + line
-			continue
-		}
-		if name, value, ok := strings.Cut(line, ":"); ok {
-			h = append(h, smtp.Field{Name: name, Value: value})
-		}
-	}
+	h, _ := smtp.ParseHeader([]byte(message))
 	return h
 }
