@@ -135,7 +135,7 @@ func demo(ctx context.Context, out io.Writer, stay bool) error {
 		return err
 	}
 	defer s.stop(nil)
-	if err := waitUp(ctx, s.parts.Load()); err != nil {
+	if err := waitUp(ctx, s.parts.Load(), 10*time.Second); err != nil {
 		return err
 	}
 

@@ -47,7 +47,7 @@ func showPolicy(b *strings.Builder, p *parts) {
 	if p.config.Policy.Mode == "observe" {
 		b.WriteString("It is computed, logged and counted; nothing is refused.\n")
 	}
-	steps := p.chain.Plan()
+	steps := p.rules.chain.Plan()
 	if len(steps) == 0 {
 		b.WriteString("There are no rules: everything passes.\n")
 	} else {
@@ -67,7 +67,7 @@ func showPolicy(b *strings.Builder, p *parts) {
 			fmt.Fprintf(b, "    from    %s\n", s.Position)
 		}
 	}
-	for _, w := range p.chain.Warnings() {
+	for _, w := range p.rules.chain.Warnings() {
 		fmt.Fprintf(b, "\nwarning: %v\n", &w)
 	}
 	if p.config.Policy.BuiltIn {

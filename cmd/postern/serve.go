@@ -61,6 +61,9 @@ func serveFlags(cmd *cobra.Command, listen, to string) map[string]any {
 	return set
 }
 
+// journalPatience is how long a disk may take for what waits at the end.
+const journalPatience = 5 * time.Second
+
 // service is a running proxy with all that stands around it.
 type service struct {
 	world
@@ -70,6 +73,7 @@ type service struct {
 	smtp    *proxy.Server
 	admin   *admin.Server
 	maildir *backend.Maildir
+	journal *journal.Writer // nil: none is kept
 	inner   *innerListener
 
 	parts     atomic.Pointer[parts]
@@ -129,30 +133,47 @@ func newService(opt configs.Options, log *slog.Logger) *service {
 	}
 }
 
-// start builds everything, opens the listeners, and serves. record may be nil.
-func (s *service) start(cfg *configs.Config, inherited map[string]net.Listener, record func(*journal.Record)) error {
+// start builds everything, opens the listeners, and serves. record is told of every
+// transaction besides the journal; it may be nil.
+func (s *service) start(cfg *configs.Config, inherited map[string]net.Listener, record func(*journal.Record)) (err error) {
+	var undo []func()
+	defer func() {
+		if err != nil {
+			for _, f := range undo {
+				f()
+			}
+		}
+	}()
 	p, err := build(cfg, &s.world, nil)
 	if err != nil {
 		return err
 	}
+	undo = append(undo, func() { p.close(nil) })
 	running, err := openListeners(cfg, nil, inherited)
 	if err != nil {
-		p.close(nil)
 		return err
 	}
+	undo = append(undo, func() {
+		for _, st := range running {
+			_ = st.ln.Close()
+		}
+	})
 	var adminLn net.Listener
 	if cfg.Admin.Address != "" {
 		adminLn = takeInherited(inherited, "admin", false)
 		if adminLn == nil {
 			if adminLn, err = net.Listen("tcp", cfg.Admin.Address); err != nil {
-				for _, st := range running {
-					_ = st.ln.Close()
-				}
-				p.close(nil)
 				return &configs.Fault{Position: cfg.At("admin.address"), Text: "admin: " + listenError(cfg.Admin.Address, err)}
 			}
 		}
 		s.adminAt = adminLn.Addr()
+		undo = append(undo, func() { _ = adminLn.Close() })
+	}
+	if cfg.Journal.Path != "" {
+		if s.journal, err = journal.New(cfg.Journal, journal.Options{Metrics: s.metrics, Log: s.log}); err != nil {
+			return &configs.Fault{Position: cfg.At("journal"), Text: err.Error()}
+		}
+		record = both(record, s.journal.Write)
 	}
 	for _, w := range p.warnings(time.Now()) {
 		s.log.Warn("configuration", "warning", w.Error())
@@ -172,6 +193,17 @@ func (s *service) start(cfg *configs.Config, inherited map[string]net.Listener, 
 	return nil
 }
 
+// both calls two functions, the first of which may be nil.
+func both(first, second func(*journal.Record)) func(*journal.Record) {
+	if first == nil {
+		return second
+	}
+	return func(r *journal.Record) {
+		first(r)
+		second(r)
+	}
+}
+
 // use makes p the current parts.
 func (s *service) use(p *parts) {
 	old := s.parts.Swap(p)
@@ -187,6 +219,11 @@ func (s *service) use(p *parts) {
 		var ctx context.Context
 		ctx, s.endBackends = context.WithCancel(context.Background())
 		s.wg.Go(func() { p.backends.Run(ctx) })
+		if old != nil {
+			// Until they have told what they offer, EHLO would offer little, and
+			// we would count as not ready. If they are down, so it is.
+			_ = waitUp(ctx, p, 2*time.Second)
+		}
 	}
 	if s.endWatch != nil {
 		s.endWatch()
@@ -194,7 +231,9 @@ func (s *service) use(p *parts) {
 	var ctx context.Context
 	ctx, s.endWatch = context.WithCancel(context.Background())
 	s.watch(ctx, p.certificateFiles(), func() { s.reloadCertificates(p) })
-	s.watch(ctx, p.listFiles(), func() { s.reloadLists(p) })
+	for _, r := range []*rules{&p.rules, &p.candidate} {
+		s.watch(ctx, r.files(), func() { s.reloadLists(r) })
+	}
 	s.smtp.Configure(p.settings)
 	if old != nil {
 		s.retire(old, p)
@@ -305,10 +344,11 @@ func (s *service) loop(ctx context.Context, signals <-chan os.Signal) error {
 				s.reload()
 				tell("READY=1")
 			case syscall.SIGUSR1:
-				// The log goes to standard error, which is not ours to reopen, and the
-				// journal is in files by day that nobody has to rotate. The signal is
-				// accepted, since logrotate sends it and its default is to kill us.
-				s.log.Info("no files to reopen")
+				// The log goes to standard error, which is not ours to reopen.
+				if s.journal != nil {
+					s.journal.Reopen()
+				}
+				s.log.Info("files reopened")
 			default:
 				s.log.Info("stopping", "signal", sig.String())
 				return nil
@@ -370,8 +410,8 @@ func (s *service) reloadCertificates(p *parts) {
 	s.log.Info("certificates reloaded")
 }
 
-func (s *service) reloadLists(p *parts) {
-	if err := p.reloadLists(); err != nil {
+func (s *service) reloadLists(r *rules) {
+	if err := r.reload(); err != nil {
 		s.log.Error("lists not reloaded, the old ones stay in use", "error", oneLine(err))
 		return
 	}
@@ -416,6 +456,13 @@ func (s *service) stop(signals <-chan os.Signal) {
 	}
 	_ = s.inner.Close()
 	s.wg.Wait()
+	if s.journal != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), journalPatience)
+		if err := s.journal.Close(ctx); err != nil {
+			s.log.Error("journal", "error", err.Error())
+		}
+		cancel()
+	}
 	s.parts.Load().close(nil)
 	s.log.Info("stopped")
 }

@@ -165,6 +165,7 @@ func testSession(ctx context.Context, opt configs.Options, ip netip.Addr, m mail
 		sink.Name = cfg.Backends[0].Name
 	}
 	cfg.Backends, cfg.Routes = []configs.Backend{sink}, nil
+	cfg.Journal = configs.Journal{} // this mail did not happen
 
 	level := slog.LevelWarn
 	if cfg.Log.Level == "debug" {
@@ -186,7 +187,7 @@ func testSession(ctx context.Context, opt configs.Options, ip netip.Addr, m mail
 	wg.Go(func() { _ = drain.Serve(inner) }) // ends with Close
 	defer func() { _ = drain.Close() }()
 	wg.Go(func() { p.backends.Run(ctx) })
-	if err := waitUp(ctx, p); err != nil {
+	if err := waitUp(ctx, p, 10*time.Second); err != nil {
 		return nil, err
 	}
 
@@ -213,17 +214,17 @@ func testSession(ctx context.Context, opt configs.Options, ip netip.Addr, m mail
 		}
 		return nil, fmt.Errorf("the session came to no verdict: %w", err)
 	}
-	return &tested{record: records[len(records)-1], chain: p.chain, said: c.said}, nil
+	return &tested{record: records[len(records)-1], chain: p.rules.chain, said: c.said}, nil
 }
 
-// waitUp waits until the backend in this process has told what it offers.
-func waitUp(ctx context.Context, p *parts) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+// waitUp waits, for so long, until a backend is up and has told what it offers.
+func waitUp(ctx context.Context, p *parts, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for !p.backends.Up() {
 		select {
 		case <-ctx.Done():
-			return errors.New("the backend does not come up")
+			return errors.New("no backend comes up")
 		case <-time.After(time.Millisecond):
 		}
 	}

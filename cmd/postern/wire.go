@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -14,7 +13,7 @@ import (
 	"postern/checks/dnscache"
 	"postern/configs"
 	"postern/metrics"
-	"postern/policy"
+	"postern/policy/journal"
 	"postern/proxy"
 	"postern/proxy/backend"
 )
@@ -38,8 +37,8 @@ type parts struct {
 	config       *configs.Config
 	settings     *proxy.Settings
 	resolver     *dnscache.Resolver
-	lists        *policy.Lists
-	chain        *policy.Chain
+	rules        rules
+	candidate    rules // what policy.candidate names; no chain: nothing
 	backends     *backend.Set
 	certificates *certificates
 	roots        string // of client certificates: the file's content
@@ -63,17 +62,16 @@ func build(cfg *configs.Config, w *world, old *parts) (*parts, error) {
 		note("dns.servers", err)
 	}
 
-	if p.lists, err = readLists(cfg); err != nil {
-		note("lists", err)
-		// The rules may still be right or wrong: an unreadable file is no unknown list.
-		p.lists = namesOnly(cfg)
-	}
-	rules := cfg.Policy
-	if rules.BuiltIn {
-		rules.Rules = policy.BuiltIn().Rules
-	}
-	if p.chain, err = policy.Compile(rules, p.lists); err != nil {
+	if p.rules, err = buildRules(cfg); err != nil {
 		note("policy", err)
+	}
+	if file := cfg.Policy.Candidate; file != "" {
+		if p.candidate, err = loadRules(file); err != nil {
+			note("policy.candidate", err)
+		}
+	}
+	if err := journal.Verify(cfg.Journal); err != nil {
+		note("journal", err)
 	}
 
 	tlsConfig, err := p.buildTLS(name, w, old)
@@ -103,7 +101,7 @@ func build(cfg *configs.Config, w *world, old *parts) (*parts, error) {
 			Hostname: name, Resolver: p.resolver, Config: cfg.Checks, Timeout: cfg.DNS.Total, Healthy: p.resolver.Healthy,
 			Metrics: w.metrics, Log: w.log,
 		}, p.wants(w.everything)),
-		Chain: p.chain, Observe: cfg.Policy.Mode == "observe", Backends: p.backends,
+		Chain: p.rules.chain, Candidate: p.candidate.chain, Observe: cfg.Policy.Mode == "observe", Backends: p.backends,
 		Headers: cfg.Headers, Limits: cfg.Limits, Timeouts: cfg.Timeouts,
 		TraceDNS: w.everything || cfg.Journal.Path != "",
 	}
@@ -131,7 +129,7 @@ func (p *parts) wants(everything bool) func(name string) bool {
 		identity = identity || b.Identity == "xclient" || b.Identity == "xforward"
 	}
 	return func(name string) bool {
-		if p.chain.Needs(name) {
+		if p.rules.chain.Needs(name) || p.candidate.chain != nil && p.candidate.chain.Needs(name) {
 			return true
 		}
 		switch name {
@@ -150,9 +148,9 @@ func (p *parts) wants(everything bool) func(name string) bool {
 
 // warnings are what is legal and hardly meant.
 func (p *parts) warnings(now time.Time) []configs.Fault {
-	warnings := p.chain.Warnings()
-	for _, e := range p.lists.Expired() {
-		warnings = append(warnings, configs.Fault{Position: e.Position, Text: fmt.Sprintf("list %s: %s has expired", e.List, e.Value)})
+	warnings := p.rules.warnings()
+	if p.candidate.chain != nil {
+		warnings = append(warnings, p.candidate.warnings()...)
 	}
 	return append(warnings, p.certificates.warnings(now)...)
 }
@@ -163,59 +161,6 @@ func (p *parts) certificateFiles() (files []string) {
 		files = append(files, c.Certificate, c.Key)
 	}
 	return files
-}
-
-// listFiles are read again when they change.
-func (p *parts) listFiles() (files []string) {
-	for _, l := range p.config.Lists {
-		if l.File != "" {
-			files = append(files, l.File)
-		}
-	}
-	return files
-}
-
-// maxList bounds a list's file: a log written into the wrong place must not
-// take the memory away.
-const maxList = 256 << 20
-
-func readList(file string) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // nothing was written
-	content, err := io.ReadAll(io.LimitReader(f, maxList+1))
-	if len(content) > maxList {
-		return nil, fmt.Errorf("%s is larger than %d MiB", file, maxList>>20)
-	}
-	return content, err
-}
-
-func readLists(cfg *configs.Config) (*policy.Lists, error) {
-	return policy.NewLists(cfg.Lists, readList, time.Now)
-}
-
-// namesOnly has the lists without their entries.
-func namesOnly(cfg *configs.Config) *policy.Lists {
-	var defs []configs.List
-	for _, l := range cfg.Lists {
-		defs = append(defs, configs.List{Name: l.Name})
-	}
-	lists, err := policy.NewLists(defs, nil, time.Now)
-	if err != nil { // a name is missing or there twice, which was told
-		return nil
-	}
-	return lists
-}
-
-// reloadLists reads the lists again; rules find the new content from then on.
-func (p *parts) reloadLists() error {
-	fresh, err := readLists(p.config)
-	if err != nil {
-		return err
-	}
-	return p.lists.Replace(fresh)
 }
 
 // hostname is our name: the configured one, or the machine's.

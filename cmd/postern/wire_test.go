@@ -68,7 +68,7 @@ func TestReloadTakesOverWhatHasNotChanged(t *testing.T) {
 func TestChecksRunForSomebody(t *testing.T) {
 	const none = "headers: {received: false, received_spf: false, authentication_results: false}\n"
 	for text, want := range map[string]string{
-		"":                             "iprev spf spf_helo submitter pra",
+		"policy: {rules: []}\n":        "iprev spf spf_helo submitter pra",
 		none + "policy: {rules: []}\n": "",
 		none + "policy: {rules: [{name: a, when: spf.result == \"fail\", do: reject}]}\n":                       "spf",
 		none + "policy: {rules: [{name: a, when: client.name == \"\", do: reject}]}\n":                          "iprev",
