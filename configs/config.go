@@ -29,6 +29,7 @@ type Config struct {
 	Checks    Checks     `yaml:"checks"`
 	Lists     []List     `yaml:"lists"`
 	Policy    Policy     `yaml:"policy"`
+	Overrides []Override `yaml:"overrides"`
 	Headers   Headers    `yaml:"headers"`
 	Limits    Limits     `yaml:"limits"`
 	Timeouts  Timeouts   `yaml:"timeouts"`
@@ -37,7 +38,8 @@ type Config struct {
 	Log       Log        `yaml:"log"`
 
 	// places holds where each value was said, by key path: "listeners[0].tls".
-	places map[string]Position
+	places   map[string]Position
+	included []string // the files of policy.include
 }
 
 // Listener is one address to stand on.
@@ -146,15 +148,50 @@ type List struct {
 
 // Policy is the chain.
 type Policy struct {
-	Mode  string `yaml:"mode" words:"enforce observe"` // enforce | observe
+	Mode string `yaml:"mode" words:"enforce observe"` // enforce | observe
 	// Candidate is a second file of rules, judged beside these on live mail.
 	Candidate string `yaml:"candidate" path:"file"`
-	Let   []Let  `yaml:"let"`                          // names for expressions that rules share
-	Rules []Rule `yaml:"rules"`
+	Let       []Let  `yaml:"let"` // names for expressions that rules share
+	Rules     []Rule `yaml:"rules"`
+	// Include names files of rules, lets, lists and overrides, as patterns (path.Match)
+	// relative to the file that has them; what they hold comes after its own.
+	Include []string `yaml:"include"`
+	// Overrides are those of the configuration: they become rules with the others.
+	Overrides []Override `yaml:"-"`
 	// BuiltIn says that no rules were given, so that the built-in ones apply: a
 	// section that says only the mode changes the mode and not the rules. An
 	// empty list is a policy: everything passes.
 	BuiltIn bool `yaml:"-"`
+}
+
+// Override is an exception for somebody who is known, and what proves that it is
+// them. It is a rule, or a guard on rules, by the name override:NAME.
+type Override struct {
+	Name   string   `yaml:"name"`
+	Match  Match    `yaml:"match"`
+	Proof  Proof    `yaml:"proof"`
+	Excuse []string `yaml:"excuse"` // the checks whose results are excused: spf, dmarc, ...
+	Do     string   `yaml:"do"`     // pass: excuse everything
+	Owner  string   `yaml:"owner"`  // who is asked when it is in doubt
+	Reason string   `yaml:"reason"` // why it is there
+	Until  string   `yaml:"until"`  // the last day, 2027-03-01 (UTC)
+	Unsafe bool     `yaml:"unsafe"` // to have it without a proof
+
+	Position Position `yaml:"-"`
+}
+
+// Match narrows an override down. What is not said matches all.
+type Match struct {
+	Addresses []string `yaml:"addresses"` // of the client: IPs, CIDRs
+	Domains   []string `yaml:"domains"`   // of the sender: domains, *.domains
+}
+
+// Proof is what shows that it is them; each kind that is said must hold.
+type Proof struct {
+	Address     []string `yaml:"address"`     // the client's: IPs, CIDRs
+	Name        []string `yaml:"name"`        // the client's, forward-confirmed: domains, *.domains
+	DKIM        []string `yaml:"dkim"`        // the domain of a signature that passed
+	Certificate []string `yaml:"certificate"` // a name in the client's certificate, verified
 }
 
 // Let names an expression, for the rules and the lets below it.

@@ -114,25 +114,30 @@ func (l *loader) assemble(file map[string]any, opt Options) *Config {
 	}
 
 	cfg := Default()
-	err := v.Unmarshal(cfg, func(dc *mapstructure.DecoderConfig) {
-		dc.TagName = "yaml"
-		dc.WeaklyTypedInput = false // else timeout: 5 is five nanoseconds, and tls: 2 is true
-		dc.ErrorUnused = true
-		dc.DecodeHook = mapstructure.DecodeHookFuncType(l.fromText)
-	})
+	err := v.Unmarshal(cfg, l.strict)
 	if err != nil {
 		// The file was checked node by node: only what the flags set can get here.
 		l.faults = append(l.faults, &Fault{Text: err.Error()})
 	}
 
-	cfg.Policy.BuiltIn = cfg.Policy.Rules == nil
 	folder := ""
 	if opt.File != "" {
 		folder = filepath.Dir(opt.File)
 	}
 	l.finish(reflect.ValueOf(cfg).Elem(), "", folder, false)
+	l.includes(cfg, folder)
+	cfg.Policy.BuiltIn = cfg.Policy.Rules == nil
+	cfg.Policy.Overrides = cfg.Overrides
 	cfg.places = l.places
 	return cfg
+}
+
+// strict makes a decoder take values as they are.
+func (l *loader) strict(dc *mapstructure.DecoderConfig) {
+	dc.TagName = "yaml"
+	dc.WeaklyTypedInput = false // else timeout: 5 is five nanoseconds, and tls: 2 is true
+	dc.ErrorUnused = true
+	dc.DecodeHook = mapstructure.DecodeHookFuncType(l.fromText)
 }
 
 // forget drops the places below a key whose value was replaced as a whole.

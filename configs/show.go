@@ -86,6 +86,10 @@ func sectionNode(v, def reflect.Value, element bool) *yaml.Node {
 			}
 			fdef = reflect.Value{}
 		}
+		// What the included files say is shown as if it stood here.
+		if _, ok := v.Interface().(Policy); ok && key == "include" {
+			continue
+		}
 		if element && (f.IsZero() || f.Kind() == reflect.Slice && f.Len() == 0) {
 			continue
 		}

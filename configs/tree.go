@@ -23,13 +23,18 @@ const maxNodes = 1 << 17
 // document reads a YAML document as a Config, reports what does not fit by line
 // and column, and returns what does: values have the type of their field.
 func (l *loader) document(file string, src []byte) map[string]any {
+	return l.documentOf(reflect.TypeFor[Config](), file, src)
+}
+
+// documentOf is document for a section of any type.
+func (l *loader) documentOf(t reflect.Type, file string, src []byte) map[string]any {
 	l.places[""] = Position{File: file}
 	root := l.parse(file, src)
 	if root == nil {
 		return nil
 	}
 	s := &source{file: file, lines: strings.Split(string(src), "\n")}
-	v, _ := l.convert(s, root, reflect.TypeFor[Config](), "").(map[string]any)
+	v, _ := l.convert(s, root, t, "").(map[string]any)
 	// The whole document is no place worth naming: a fault in nothing said
 	// belongs to the file.
 	l.places[""] = Position{File: file}
@@ -273,7 +278,7 @@ func scalar(n *yaml.Node, t reflect.Type) (any, error) {
 		}
 		return v, nil
 	case t.Kind() == reflect.String:
-		if tag != "!!str" {
+		if tag != "!!str" && tag != "!!timestamp" { // a date stands for itself
 			return nil, fmt.Errorf("must be a text: write %q with quotes", n.Value)
 		}
 		return n.Value, nil

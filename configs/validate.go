@@ -36,6 +36,7 @@ func (l *loader) validate(c *Config) {
 			l.fault(fmt.Sprintf("dns.servers[%d]", i), "dns.servers: %q %v", s, err)
 		}
 	}
+	l.overrides(c, time.Now())
 	if c.Journal.HashLocalParts {
 		l.required("journal.hash_key", c.Journal.HashKey)
 	}

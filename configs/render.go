@@ -1,0 +1,140 @@
+package configs
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	// maxShown bounds how many faults are shown with their line: a list may have
+	// one in each of its million lines.
+	maxShown = 50
+	// shownWidth is how much of a long line is shown, around the column.
+	shownWidth = 120
+)
+
+// Render writes faults as a compiler does: file:line:column and the text, then the
+// line itself and a caret below the column. read opens a file, nil is os.Open; what
+// cannot be read is left out. What is no Fault in err is written as it is.
+func Render(err error, read func(file string) (io.ReadCloser, error)) string {
+	if read == nil {
+		read = func(file string) (io.ReadCloser, error) { return os.Open(file) }
+	}
+	var b strings.Builder
+	faults := flatten(err)
+	lines := sourceLines(faults[:min(len(faults), maxShown)], read)
+	for _, err := range faults {
+		b.WriteString(err.Error() + "\n")
+		var f *Fault
+		if !errors.As(err, &f) {
+			continue
+		}
+		if line, ok := lines[Position{File: f.Position.File, Line: f.Position.Line}]; ok {
+			b.WriteString(excerpt(f.Position, line))
+		}
+	}
+	return b.String()
+}
+
+// flatten takes joined errors apart.
+func flatten(err error) []error {
+	many, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var all []error
+	for _, e := range many.Unwrap() {
+		all = append(all, flatten(e)...)
+	}
+	return all
+}
+
+// sourceLines returns the lines that faults point into, reading each file once.
+func sourceLines(faults []error, read func(file string) (io.ReadCloser, error)) map[Position]string {
+	wanted := map[string]map[int]bool{}
+	for _, err := range faults {
+		var f *Fault
+		if !errors.As(err, &f) || f.Position.File == "" || f.Position.Line < 1 {
+			continue
+		}
+		if wanted[f.Position.File] == nil {
+			wanted[f.Position.File] = map[int]bool{}
+		}
+		wanted[f.Position.File][f.Position.Line] = true
+	}
+	found := map[Position]string{}
+	for file, numbers := range wanted {
+		r, err := read(file)
+		if err != nil {
+			continue // a variable of the environment, or a flag
+		}
+		in := bufio.NewReaderSize(r, 64<<10)
+		for n, left := 1, len(numbers); left > 0; n++ {
+			line, err := in.ReadSlice('\n')
+			if numbers[n] && (err == nil || len(line) > 0) {
+				found[Position{File: file, Line: n}] = strings.TrimRight(string(line), "\r\n")
+				left--
+			}
+			for errors.Is(err, bufio.ErrBufferFull) { // the rest of a line that nobody can read anyway
+				_, err = in.ReadSlice('\n')
+			}
+			if err != nil {
+				break
+			}
+		}
+		_ = r.Close() // nothing was written
+	}
+	return found
+}
+
+// excerpt is the line and the caret:
+//
+//	7 |       when: spf.reslt == "fail"
+//	  |             ^
+func excerpt(at Position, line string) string {
+	column := min(max(at.Column, 1)-1, len(line)) // in octets
+	from, to := 0, len(line)
+	if to > shownWidth {
+		from = max(0, column-shownWidth/2)
+		to = min(len(line), from+shownWidth)
+	}
+	for from > 0 && !utf8.RuneStart(line[from]) {
+		from--
+	}
+	for to < len(line) && !utf8.RuneStart(line[to]) {
+		to++
+	}
+	before, cut := line[from:column], ""
+	if from > 0 {
+		cut = "..."
+	}
+	shown := cut + printable(line[from:to])
+	if to < len(line) {
+		shown += "..."
+	}
+	if strings.TrimSpace(shown) == "" {
+		return ""
+	}
+	number := fmt.Sprintf("%5d", at.Line)
+	indent := strings.Repeat(" ", len(cut)+utf8.RuneCountInString(before))
+	return fmt.Sprintf("%s | %s\n%s | %s^\n", number, shown, strings.Repeat(" ", len(number)), indent)
+}
+
+// printable makes every character take one place, and none move the cursor.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\t':
+			return ' '
+		case !unicode.IsPrint(r):
+			return '?'
+		}
+		return r
+	}, s)
+}
