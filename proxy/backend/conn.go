@@ -219,6 +219,14 @@ func (c *Conn) Flush() error {
 		return nil
 	}
 	p, whole := c.out[c.written:end], c.sent
+	if c.head == c.sent && !c.data && c.l.br.Buffered() > 0 {
+		// It would be taken for the answer to what is sent now.
+		c.werr, c.whole = c.l.fail(KindProtocol, errUnasked), whole
+		if c.replay && c.restart() {
+			return c.Flush()
+		}
+		return c.werr
+	}
 	for c.sent < len(c.queue) && c.queue[c.sent].start < end {
 		if c.queue[c.sent].kind == kindBdatLast {
 			// From here on the message may have been taken, whatever becomes

@@ -279,6 +279,73 @@ func Test421IsTheEndWheneverItComes(t *testing.T) {
 	}
 }
 
+// A reply too many, and every later one would answer the wrong question: a
+// message would be accepted by the answer to something else.
+func TestRepliesThatNobodyAskedFor(t *testing.T) {
+	for verb, reply := range map[string]string{
+		"MAIL": "250 2.1.0 OK\r\n250 2.1.5 OK\r\n", "RCPT": "250 2.1.5 OK\r\n354 Go\r\n", "DATA": "354 Go\r\n250 2.6.0 Have it\r\n",
+		"BDAT": "250 2.0.0 OK\r\n250 2.6.0 Have it\r\n",
+	} {
+		t.Run(verb, func(t *testing.T) {
+			sink := newSink(t, smtptest.SinkOptions{Script: func(st smtptest.Step) smtptest.Action {
+				if st.Verb == verb && !strings.HasSuffix(st.Line, "LAST") {
+					return smtptest.Action{Reply: reply, Do: true}
+				}
+				return smtptest.Action{}
+			}})
+			s := newSet(t, Options{Dial: sink.Dial}, backendAt(identityNone, "mta:25"))
+			c := open(t, s, alice)
+			defer c.Abort()
+			err := func() error {
+				c.QueueMail(sender, nil)
+				if _, err := c.Reply(); err != nil {
+					return err
+				}
+				c.QueueRcpt(recipient, nil)
+				if _, err := c.Reply(); err != nil {
+					return err
+				}
+				if verb == "BDAT" {
+					c.QueueBdat(2, false)
+					_, _ = c.Write([]byte("\r\n"))
+					if _, err := c.Reply(); err != nil {
+						return err
+					}
+					c.QueueBdat(0, true)
+					_, err := c.Reply()
+					return err
+				}
+				c.QueueData()
+				if _, err := c.Reply(); err != nil {
+					return err
+				}
+				_, _ = c.Write([]byte(".\r\n"))
+				_, err := c.FinalReply()
+				return err
+			}()
+			var e *Error
+			if !errors.As(err, &e) || e.Kind != KindProtocol {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	// An early refusal is one.
+	sink := newSink(t, smtptest.SinkOptions{Script: script("DATA", smtptest.Action{Reply: "354 Go\r\n552 5.3.4 Too large\r\n", Do: true})})
+	s := newSet(t, Options{Dial: sink.Dial}, backendAt(identityNone, "mta:25"))
+	c := open(t, s, alice)
+	defer c.Abort()
+	c.QueueMail(sender, nil)
+	c.QueueRcpt(recipient, nil)
+	c.QueueData()
+	want(t, c, 250)
+	want(t, c, 250)
+	want(t, c, 354)
+	_, _ = c.Write([]byte(".\r\n"))
+	if r, err := c.FinalReply(); err != nil || r.Code != 552 {
+		t.Error(r, err)
+	}
+}
+
 // Abort cuts a message in the middle: no dot, no QUIT, nothing delivered.
 func TestAbortLeavesNoMessage(t *testing.T) {
 	sink := newSink(t, smtptest.SinkOptions{})

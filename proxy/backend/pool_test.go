@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -248,6 +249,57 @@ func TestAWholeMessageIsNeverSentAgain(t *testing.T) {
 	if sink.Connections() != 1 || !c.EndSent() {
 		t.Errorf("%d connections, end sent %v", sink.Connections(), c.EndSent())
 	}
+}
+
+// The search for another connection ends with Abort, like every other wait.
+func TestAbortEndsTheSearchForAnotherConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := smtptest.NewSink(smtptest.SinkOptions{Script: func(st smtptest.Step) smtptest.Action {
+			return smtptest.Action{Close: st.Verb == "RSET", Stall: st.Verb == "CONNECT" && st.Connection > 1}
+		}})
+		defer sink.Close()
+		s := newSet(t, Options{Dial: sink.Dial}, backendAt(identityNone, "mta:25"))
+		c := open(t, s, alice)
+		send(t, c, "x\r\n")
+		c.Release()
+		c = open(t, s, alice)
+		time.AfterFunc(time.Second, c.Abort)
+		start := time.Now()
+		c.QueueMail(sender, nil)
+		if r, err := c.Reply(); err == nil || time.Since(start) != time.Second {
+			t.Errorf("%v after %v", r, time.Since(start))
+		}
+		synctest.Wait()
+		p := s.pools[0]
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.inUse != 0 || p.addrs[0].inUse != 0 || p.addrs[0].failed {
+			t.Errorf("in use: %d, %d; blamed: %v", p.inUse, p.addrs[0].inUse, p.addrs[0].failed)
+		}
+	})
+}
+
+// A backend may stand behind a socket file.
+func TestASocketFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mta")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &Maildir{Dir: t.TempDir()}
+	done := make(chan error, 1)
+	go func() { done <- m.Serve(ln) }()
+	s := newSet(t, Options{}, m.Backend("unix:"+path))
+	for range 2 {
+		c := open(t, s, alice)
+		send(t, c, "x\r\n")
+		c.Release()
+	}
+	if n := len(files(t, m, "new")); n != 2 || idleOf(s) != 1 {
+		t.Errorf("%d messages, %d idle", n, idleOf(s))
+	}
+	_ = m.Close()
+	<-done
 }
 
 // The replacement must offer what the commands were written for.

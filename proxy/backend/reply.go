@@ -10,6 +10,7 @@ import (
 
 var (
 	errNothingAsked = errors.New("no reply is outstanding")
+	errUnasked      = errors.New("a reply to nothing")
 	errNotWhole     = errors.New("a positive reply to what was not sent whole")
 )
 
@@ -40,6 +41,9 @@ func (c *Conn) FinalReply() (smtp.Reply, error) {
 		return c.Reply()
 	}
 	wait := c.pool.o.Timeouts.EndOfData
+	// What came with the 354 was said before the message was heard. It may
+	// refuse it, but cannot have accepted it.
+	early := c.l.br.Buffered() > 0
 	if c.Flush() != nil {
 		wait = lastWords
 	} else {
@@ -51,6 +55,9 @@ func (c *Conn) FinalReply() (smtp.Reply, error) {
 		return smtp.Reply{}, c.werr
 	case err != nil:
 		return smtp.Reply{}, err
+	case early && r.Positive():
+		c.werr = c.l.fail(KindProtocol, errUnasked)
+		return smtp.Reply{}, c.werr
 	}
 	c.data = false
 	c.concluded(r)
