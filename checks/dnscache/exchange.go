@@ -18,8 +18,7 @@ const (
 	rounds = 2 // tries at each server
 	// maxJunk bounds the datagrams that do not fit and are passed over while we
 	// wait. Whoever sends more is guessing.
-	maxJunk    = 256
-	maxMessage = 65535
+	maxJunk = 256
 )
 
 // udpBuffers holds more than we announce, for servers that do not listen.
@@ -79,7 +78,7 @@ func (r *Resolver) ask(ctx context.Context, q question) (*answer, error) {
 				return res.answer, nil
 			}
 			if !isTimeout(res.err) {
-				res.try.left = min(res.try.left, 0)
+				res.try.left = 0
 			}
 			// A server that spoke tells more than one that was silent.
 			if failure == nil || isTimeout(failure) {
@@ -105,16 +104,18 @@ var errFaster = errors.New("another server was faster")
 func (r *Resolver) order() []*try {
 	r.refreshServers()
 	servers := *r.servers.Load()
-	tries := make([]*try, 0, len(servers))
 	now := r.now().UnixNano()
-	for _, behind := range [2]bool{false, true} {
-		for _, s := range servers {
-			if s.behind.Load() > now == behind {
-				tries = append(tries, &try{server: s, left: rounds})
-			}
+	tries := make([]*try, 0, len(servers))
+	var behind []*try
+	for _, s := range servers {
+		t := &try{server: s, left: rounds}
+		if s.behind.Load() > now { // read once: it changes meanwhile
+			behind = append(behind, t)
+		} else {
+			tries = append(tries, t)
 		}
 	}
-	return tries
+	return append(tries, behind...)
 }
 
 // pick returns the first of those with the most tries left that is not being
