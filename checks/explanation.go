@@ -7,9 +7,6 @@ import "context"
 // wrong leaves no explanation.
 func (e *evaluation) explanation(ctx context.Context) string {
 	rec := e.root
-	if rec == nil {
-		return ""
-	}
 	for rec.redirected != nil {
 		rec = rec.redirected
 	}

@@ -22,7 +22,7 @@ func FindPRA(h smtp.Header) (mailbox smtp.Path, field string, ok bool) {
 	if !ok {
 		return smtp.Path{}, "", false
 	}
-	return mailbox, strings.TrimRight(f.Name, " \t"), true
+	return mailbox, f.Name, true
 }
 
 // selectPRA returns the index of the field that steps 1 to 4 select, -1 for
@@ -70,15 +70,8 @@ func selectPRA(h smtp.Header) int {
 	return -1
 }
 
-// fieldIs compares field names. White space before the colon is obsolete
-// syntax (RFC 5322 §4.5), and no reason to overlook a field: a forger could
-// hide one.
-func fieldIs(name, want string) bool {
-	if n := len(name); n > 0 && (name[n-1] == ' ' || name[n-1] == '\t') {
-		name = strings.TrimRight(name, " \t")
-	}
-	return len(name) == len(want) && strings.EqualFold(name, want)
-}
+// fieldIs compares field names.
+func fieldIs(name, want string) bool { return len(name) == len(want) && strings.EqualFold(name, want) }
 
 func isBlank(s string) bool {
 	for i := range len(s) {
