@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"time"
 
 	"postern/proxy/smtp"
 )
@@ -55,6 +56,10 @@ type Conn struct {
 	body    int64 // octets still owed to the last BDAT
 	mail    bool  // a transaction is open at the backend
 	endSent bool  // the end of the message was written
+
+	waited time.Duration // for replies, since MAIL
+	textAt time.Time     // when the message began
+	faulty bool          // a failure has been counted
 
 	ready []smtp.Reply // read ahead of Reply, in serial mode only
 	werr  error        // a failed write; there may be a reply that tells why
@@ -131,7 +136,7 @@ func (c *Conn) QueueMail(from smtp.Path, ps []smtp.Param) {
 		c.settle()
 		c.replay = true
 	}
-	c.endSent = false
+	c.endSent, c.waited, c.textAt = false, 0, time.Time{}
 	if c.pool.identity == identityXForward {
 		// It lasts for one transaction only.
 		xlines("XFORWARD", xforwardWant, c.l.caps.XForward, c.client, func(line []byte) {
@@ -173,6 +178,7 @@ func (c *Conn) QueueBdat(n int64, last bool) {
 	}
 	c.out = append(c.out, "\r\n"...)
 	c.body = n
+	c.textBegins()
 }
 
 func (c *Conn) begin(k commandKind) {
@@ -225,7 +231,7 @@ func (c *Conn) Flush() error {
 		if c.replay && c.restart() {
 			return c.Flush()
 		}
-		return c.werr
+		return c.count(c.werr)
 	}
 	for c.sent < len(c.queue) && c.queue[c.sent].start < end {
 		if c.queue[c.sent].kind == kindBdatLast {
@@ -240,7 +246,7 @@ func (c *Conn) Flush() error {
 	if err != nil && c.replay && c.restart() {
 		return c.Flush()
 	}
-	return err
+	return c.count(err)
 }
 
 // wrote ends a write: it keeps the error, or forgets what need not be kept.
@@ -309,7 +315,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		err = c.l.writev(q, p, c.pool.o.Timeouts.DataBlock)
 	}
 	if err := c.wrote(err, whole); err != nil {
-		return 0, err
+		return 0, c.count(err)
 	}
 	return len(p), nil
 }

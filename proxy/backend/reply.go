@@ -49,16 +49,18 @@ func (c *Conn) FinalReply() (smtp.Reply, error) {
 	} else {
 		c.endSent = true
 	}
+	start := c.textEnds()
 	r, err := c.l.reply(wait)
 	switch {
 	case c.werr != nil && (err != nil && r.IsZero() || r.Positive()):
 		return smtp.Reply{}, c.werr
 	case err != nil:
-		return smtp.Reply{}, err
+		return smtp.Reply{}, c.count(err)
 	case early && r.Positive():
 		c.werr = c.l.fail(KindProtocol, errUnasked)
-		return smtp.Reply{}, c.werr
+		return smtp.Reply{}, c.count(c.werr)
 	}
+	c.took("end_of_data", time.Since(start))
 	c.data = false
 	c.concluded(r)
 	return r, nil
@@ -67,6 +69,42 @@ func (c *Conn) FinalReply() (smtp.Reply, error) {
 // EndSent says whether the end of the last message has been sent. If it has,
 // and its reply never came, the backend may have taken the message or not.
 func (c *Conn) EndSent() bool { return c.endSent }
+
+// count counts the first failure, unless it is that we hung up ourselves.
+func (c *Conn) count(err error) error {
+	var e *Error
+	if c.faulty || !errors.As(err, &e) {
+		return err
+	}
+	c.mu.Lock()
+	ended := c.ended
+	c.mu.Unlock()
+	if !ended {
+		c.faulty = true
+		c.pool.o.Metrics.BackendError(c.pool.name, string(e.Kind))
+	}
+	return err
+}
+
+func (c *Conn) took(phase string, d time.Duration) {
+	c.pool.o.Metrics.BackendTook(c.pool.name, phase, d)
+}
+
+// textBegins ends the phase of the envelope, for which counts what we waited
+// for the backend: the client takes its own time between recipients.
+func (c *Conn) textBegins() {
+	if c.textAt.IsZero() {
+		c.textAt = time.Now()
+		c.took("envelope", c.waited)
+	}
+}
+
+// textEnds ends the phase of the message, and says when.
+func (c *Conn) textEnds() time.Time {
+	now := time.Now()
+	c.took("data", now.Sub(c.textAt))
+	return now
+}
 
 // concluded notes the reply to a whole message.
 func (c *Conn) concluded(r smtp.Reply) {
@@ -107,7 +145,7 @@ func (c *Conn) next() (smtp.Reply, error) {
 			if c.replay && c.restart() {
 				continue
 			}
-			return smtp.Reply{}, err
+			return smtp.Reply{}, c.count(err)
 		}
 		cmd := c.queue[c.head]
 		c.head++
@@ -118,19 +156,21 @@ func (c *Conn) next() (smtp.Reply, error) {
 		switch cmd.kind {
 		case kindHiddenXForward:
 			if !r.Positive() {
-				return smtp.Reply{}, c.l.refuse(KindIdentity, r, "XFORWARD")
+				return smtp.Reply{}, c.count(c.l.refuse(KindIdentity, r, "XFORWARD"))
 			}
 			continue
 		case kindHiddenRset:
 			if !r.Positive() {
-				return smtp.Reply{}, c.l.refuse(KindProtocol, r, "RSET")
+				return smtp.Reply{}, c.count(c.l.refuse(KindProtocol, r, "RSET"))
 			}
 			continue
 		case kindBdatLast:
 			c.concluded(r)
 			return r, nil
 		case kindData:
-			c.data = r.Code == 354
+			if c.data = r.Code == 354; c.data {
+				c.textBegins()
+			}
 		case kindMail:
 			c.mail = r.Positive()
 		case kindRset:
@@ -154,7 +194,16 @@ func (c *Conn) read() (smtp.Reply, error) {
 	} else {
 		wait = t.BackendCommand
 	}
+	start := time.Now()
+	if c.queue[c.head].kind == kindBdatLast {
+		start = c.textEnds()
+	}
 	r, err := c.l.reply(wait)
+	d := time.Since(start)
+	c.waited += d
+	if err == nil && c.queue[c.head].kind == kindBdatLast {
+		c.took("end_of_data", d)
+	}
 	switch {
 	case c.werr != nil && err != nil && r.IsZero():
 		return smtp.Reply{}, c.werr
