@@ -445,6 +445,19 @@ func (s *session) settle() {
 // A reply without an enhanced code gets the generic one for detail (RFC 2034
 // §4 wants one on all).
 func (s *session) backendReply(detail string) (smtp.Reply, bool) {
+	r, ok := s.backendAnswer()
+	if ok && r.Intermediate() {
+		// Only DATA is answered by 354. To the client it would be an
+		// invitation to send a message to nobody.
+		s.tx.outOfStep(r)
+		s.dropBackend()
+		return smtp.Reply{}, false
+	}
+	return supplyEnhanced(r, detail), ok
+}
+
+// backendAnswer is backendReply to DATA, where 354 means something.
+func (s *session) backendAnswer() (smtp.Reply, bool) {
 	if s.tx.broken != "" || s.bc == nil {
 		return smtp.Reply{}, false
 	}
@@ -455,7 +468,7 @@ func (s *session) backendReply(detail string) (smtp.Reply, bool) {
 		return smtp.Reply{}, false
 	}
 	s.tx.backRep = r
-	return supplyEnhanced(r, detail), true
+	return r, true
 }
 
 func supplyEnhanced(r smtp.Reply, detail string) smtp.Reply {
@@ -470,6 +483,12 @@ func supplyEnhanced(r smtp.Reply, detail string) smtp.Reply {
 
 // fail notes that the backend cannot be used for this transaction any more.
 func (tx *transaction) fail(err error) { tx.broken = err.Error() }
+
+// outOfStep notes a reply that makes no sense where it came.
+func (tx *transaction) outOfStep(r smtp.Reply) {
+	tx.backRep = r
+	tx.broken = "the backend is out of step: " + strconv.Itoa(r.Code)
+}
 
 // time adds to the record how long a stage has taken.
 func (tx *transaction) time(stage string, since time.Time) {

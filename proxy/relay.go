@@ -210,7 +210,7 @@ func (r *relay) data() bool {
 	s, tx := r.s, r.s.tx
 	start := time.Now()
 	s.bc.QueueData()
-	reply, ok := s.backendReply("0.0")
+	reply, ok := s.backendAnswer()
 	tx.time("backend", start)
 	switch {
 	case !ok:
@@ -219,11 +219,12 @@ func (r *relay) data() bool {
 		r.begun = true
 		return true
 	case reply.Positive():
-		// 2yz to DATA means nothing; the conversation is out of step.
+		// 2yz to DATA means nothing.
+		tx.outOfStep(reply)
 		s.dropBackend()
 		r.discard(withID(errBackend, tx.facts.ID), journal.OutcomeFailed)
 	default:
-		r.discard(reply, journal.OutcomeBackendRefused)
+		r.discard(supplyEnhanced(reply, "0.0"), journal.OutcomeBackendRefused)
 	}
 	return false
 }
@@ -398,12 +399,14 @@ func (r *relay) end() (smtp.Reply, journal.Outcome) {
 		return r.lost(err)
 	}
 	tx.backRep = reply
-	s.releaseBackend()
-	switch {
-	case reply.Positive():
-		return supplyEnhanced(reply, "6.0"), journal.OutcomeDelivered
-	case reply.Intermediate():
+	if reply.Intermediate() {
+		tx.outOfStep(reply)
+		s.dropBackend()
 		return withID(errBackend, tx.facts.ID), journal.OutcomeFailed
+	}
+	s.releaseBackend()
+	if reply.Positive() {
+		return supplyEnhanced(reply, "6.0"), journal.OutcomeDelivered
 	}
 	return supplyEnhanced(reply, "0.0"), journal.OutcomeBackendRefused
 }
@@ -413,10 +416,16 @@ func (r *relay) end() (smtp.Reply, journal.Outcome) {
 func (r *relay) lost(err error) (smtp.Reply, journal.Outcome) {
 	s, tx := r.s, r.s.tx
 	tx.fail(err)
+	sent := s.bc.EndSent()
 	s.dropBackend()
 	var be *backend.Error
 	if errors.As(err, &be) && !be.Reply.IsZero() {
 		// It said 421 before it went: it has not taken the message.
+		return withID(errBackend, tx.facts.ID), journal.OutcomeFailed
+	}
+	if !sent {
+		// The connection was gone before the end could be written, as that of
+		// an MTA that was tired of waiting for a slow client. It has nothing.
 		return withID(errBackend, tx.facts.ID), journal.OutcomeFailed
 	}
 	// The end is out, and no word came back: the backend may have the message
