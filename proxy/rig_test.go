@@ -65,7 +65,8 @@ none.example.    A   192.0.2.9
 mail.good.example.      A   192.0.2.1
 `
 
-func newRig(t testing.TB, o rigOptions) *rig {
+// rigSettings is what the options make of a server, but for the backends.
+func rigSettings(t testing.TB, o rigOptions) *Settings {
 	t.Helper()
 	if o.zone == "" {
 		o.zone = rigZone
@@ -94,7 +95,18 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, sink: smtptest.NewSink(o.sink)}
+	return &Settings{
+		Hostname: cfg.Hostname,
+		TLS:      &tls.Config{Certificates: []tls.Certificate{rigCertificate()}},
+		Checks:   checks.NewSet(checks.Deps{Hostname: cfg.Hostname, Resolver: zone, Config: cfg.Checks}, func(n string) bool { return n != "dkim" && n != "dmarc" || chain.Needs(n) }),
+		Chain:    chain, Observe: p.Mode == "observe",
+		Headers: cfg.Headers, Limits: cfg.Limits, Timeouts: cfg.Timeouts,
+	}
+}
+
+func newRig(t testing.TB, o rigOptions) *rig {
+	t.Helper()
+	r := &rig{t: t, set: rigSettings(t, o), sink: smtptest.NewSink(o.sink)}
 	if o.identity == "" {
 		o.identity = "none"
 	}
@@ -107,19 +119,13 @@ func newRig(t testing.TB, o rigOptions) *rig {
 		o.backend(&mta)
 	}
 	backends, err := backend.New([]configs.Backend{mta}, nil,
-		backend.Options{Hostname: cfg.Hostname, Timeouts: cfg.Timeouts, Dial: dial})
+		backend.Options{Hostname: r.set.Hostname, Timeouts: r.set.Timeouts, Dial: dial})
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.set.Backends = backends
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
-	r.set = &Settings{
-		Hostname: cfg.Hostname,
-		TLS:      &tls.Config{Certificates: []tls.Certificate{rigCertificate()}},
-		Checks:   checks.NewSet(checks.Deps{Hostname: cfg.Hostname, Resolver: zone, Config: cfg.Checks}, func(n string) bool { return n != "dkim" && n != "dmarc" }),
-		Chain:    chain, Observe: p.Mode == "observe",
-		Backends: backends, Headers: cfg.Headers, Limits: cfg.Limits, Timeouts: cfg.Timeouts,
-	}
 	r.srv = New(Options{Record: func(rec *journal.Record) {
 		r.mu.Lock()
 		defer r.mu.Unlock()

@@ -246,14 +246,33 @@ type end struct {
 	in, out       *half
 	local, remote net.Addr
 
-	once    sync.Once
-	onClose func() // called before the end is closed
+	once      sync.Once
+	onClose   func() // called before the end is closed
+	attempted int64  // octets given to Write; for the goroutine that writes
 }
 
-func (e *end) Read(p []byte) (int, error)  { return e.in.read(p) }
-func (e *end) Write(p []byte) (int, error) { return e.out.write(p) }
-func (e *end) LocalAddr() net.Addr         { return e.local }
-func (e *end) RemoteAddr() net.Addr        { return e.remote }
+func (e *end) Read(p []byte) (int, error) { return e.in.read(p) }
+func (e *end) LocalAddr() net.Addr        { return e.local }
+func (e *end) RemoteAddr() net.Addr       { return e.remote }
+
+func (e *end) Write(p []byte) (int, error) {
+	e.attempted += int64(len(p))
+	return e.out.write(p)
+}
+
+// whole says whether all that was given to Write is on its way, or arrived.
+func (e *end) whole() bool {
+	e.out.mu.Lock()
+	defer e.out.mu.Unlock()
+	return e.out.written == e.attempted
+}
+
+// passed is how many octets are on their way, or arrived.
+func (h *half) passed() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.written
+}
 
 func (e *end) Close() error {
 	e.once.Do(func() {
