@@ -18,6 +18,7 @@ type Chain struct {
 	lists *Lists
 
 	fingerprint string
+	notes       []configs.Fault // warnings about overrides
 }
 
 // rule is one compiled rule.
@@ -66,8 +67,9 @@ func (c *compilation) faultAt(at configs.Position, format string, args ...any) {
 // the order of the rules. Lists may be nil where there are none.
 func Compile(p configs.Policy, lists *Lists) (*Chain, error) {
 	c := &compilation{}
+	p, lists, notes := c.overrides(p, lists)
 	lets := c.lets(p.Let, lists)
-	chain := &Chain{lists: lists, fingerprint: fingerprint(p)}
+	chain := &Chain{lists: lists, fingerprint: fingerprint(p), notes: notes}
 	names := map[string]bool{}
 	for i := range p.Rules {
 		r := c.rule(p.Rules[i], i, lets, lists)

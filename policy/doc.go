@@ -29,6 +29,13 @@
 // A comparison that can never hold (a result word that there is not, an address
 // that is none, a domain in upper case) is a fault when the rule is loaded.
 //
+// # Overrides
+//
+// An override (configs.Override) becomes a part of the chain when that is
+// compiled: "do: pass" a rule on top, "excuse" a guard on every rule that refuses
+// by the check, and a pass rule at the end by which it can be counted. Their
+// entries are in lists with a last day, so that Decide needs no clock.
+//
 // # Replies and headers
 //
 // ${fact} in a reply or in a field's value stands for a fact that is known when

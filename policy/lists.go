@@ -20,6 +20,9 @@ import (
 type Lists struct {
 	now     func() time.Time
 	content atomic.Pointer[map[string]*list]
+	// rest has the lists that are not among the content: a Chain that has
+	// overrides looks for theirs first. May be nil.
+	rest *Lists
 }
 
 // Entry is one line of a list.
@@ -227,27 +230,30 @@ func (e *Entry) outlives(other *Entry) bool {
 	return !other.Until.IsZero() && (e.Until.IsZero() || e.Until.After(other.Until))
 }
 
-// Has says whether there is a list of that name.
-func (ls *Lists) Has(name string) bool {
-	if name == TrustedForwarders {
-		return true
+// Has says whether rules may read a list of that name.
+func (ls *Lists) Has(name string) bool { return name == TrustedForwarders || ls.defines(name) }
+
+func (ls *Lists) defines(name string) bool {
+	for ; ls != nil; ls = ls.rest {
+		if (*ls.content.Load())[name] != nil {
+			return true
+		}
 	}
-	if ls == nil {
-		return false
-	}
-	_, ok := (*ls.content.Load())[name]
-	return ok
+	return false
 }
 
-// Names returns the names of the lists, sorted.
+// Names returns the names of the lists, sorted, without those that overrides are made of.
 func (ls *Lists) Names() []string {
 	if ls == nil {
 		return nil
 	}
 	var names []string
 	for name := range *ls.content.Load() {
-		names = append(names, name)
+		if !strings.HasPrefix(name, configs.OverrideMark) {
+			names = append(names, name)
+		}
 	}
+	names = append(names, ls.rest.Names()...)
 	slices.Sort(names)
 	return names
 }
@@ -268,7 +274,7 @@ func (ls *Lists) Find(name, value string) (*Entry, bool) {
 	}
 	l := (*ls.content.Load())[name]
 	if l == nil {
-		return nil, false
+		return ls.rest.Find(name, value)
 	}
 	if at := strings.LastIndexByte(value, '@'); at >= 0 {
 		value = strings.ToLower(value)
@@ -341,7 +347,7 @@ func (ls *Lists) Expired() []Entry {
 // refuses, and changes nothing, if a list is missing there: a rule may read it.
 func (ls *Lists) Replace(with *Lists) error {
 	for _, name := range ls.Names() {
-		if !with.Has(name) {
+		if !with.defines(name) {
 			return fmt.Errorf("policy: the list %q is gone, and rules may read it", name)
 		}
 	}

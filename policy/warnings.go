@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"postern/configs"
@@ -19,7 +20,7 @@ const maxCases = 1 << 12
 // those are not too many; conditions on lists and parts of texts count as true
 // or false independently. So there is no false alarm, but there may be silence.
 func (c *Chain) Warnings() []configs.Fault {
-	var warnings []configs.Fault
+	warnings := slices.Clone(c.notes)
 	for i, r := range c.rules {
 		if text := c.warning(r, c.rules[:i]); text != "" {
 			warnings = append(warnings, configs.Fault{Position: textPosition(r.WhenPosition, r.Position, r.Name), Text: fmt.Sprintf("rule %q %s", r.Name, text)})

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -54,24 +55,32 @@ func exitCode(err error) int {
 }
 
 // report says what went wrong. Faults of a file begin with file:line:column, as
-// editors want it.
+// editors want it, and show the line.
 func report(w io.Writer, err error) {
 	var faults configs.Faults
+	var fault *configs.Fault
 	switch {
 	case errors.Is(err, errReported):
 	case errors.As(err, &faults):
-		for _, f := range faults {
-			prefix := ""
-			if f.Position.File == "" {
-				prefix = "postern: "
-			}
-			_, _ = fmt.Fprintf(w, "%s%v\n", prefix, f)
-		}
+		writeFaults(w, faults)
+	case errors.As(err, &fault):
+		writeFaults(w, configs.Faults{fault})
 	case exitCode(err) == 2:
 		_, _ = fmt.Fprintf(w, "postern: %v\nSee: postern help\n", err)
 	default:
 		_, _ = fmt.Fprintf(w, "postern: %v\n", err)
 	}
+}
+
+// writeFaults says which program complains where there is no file to tell.
+func writeFaults(w io.Writer, faults configs.Faults) {
+	for _, f := range faults {
+		if f.Position.File == "" {
+			_, _ = fmt.Fprintf(w, "postern: %v\n", f)
+		}
+	}
+	placed := slices.DeleteFunc(slices.Clone(faults), func(f *configs.Fault) bool { return f.Position.File == "" })
+	_, _ = io.WriteString(w, configs.Render(placed, nil))
 }
 
 func newRoot() *cobra.Command {

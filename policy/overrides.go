@@ -1,0 +1,271 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"postern/configs"
+)
+
+// excusable says how an override speaks of a check: what its trouble is, and
+// which fact names the domain in question.
+type excusable struct {
+	trouble string
+	domain  string
+}
+
+const anyTrouble = ` in ["fail", "softfail", "neutral", "permerror", "temperror"]`
+
+var excusables = map[string]excusable{
+	"spf":       {`spf.result` + anyTrouble, "mail.domain"},
+	"spf_helo":  {`spf_helo.result` + anyTrouble, "mail.domain"},
+	"submitter": {`submitter.result` + anyTrouble, "submitter.domain"},
+	"pra":       {`pra.result` + anyTrouble, "pra.domain"},
+	"dkim":      {`dkim.result in ["fail", "neutral", "permerror", "temperror"]`, "header.from_domain"},
+	"dmarc":     {`dmarc.result in ["fail", "permerror", "temperror"]`, "header.from_domain"},
+	"iprev":     {`iprev.result in ["fail", "permerror", "temperror"]`, "mail.domain"},
+	"dnsbl":     {`dnsbl.listed`, "mail.domain"},
+}
+
+// mismatch is the trouble of SUBMITTER that the header tells of (RFC 4405 §4.2).
+const mismatch = `submitter.address != "" and not pra.matches_submitter`
+
+// overrides makes the overrides a part of the rules and lets, and returns lists
+// that have theirs besides those given. An override that passes everything is a
+// rule on top. One that excuses checks is a guard on the rules that refuse by
+// them, and a rule at the end that says, where nothing else was wrong, that it was
+// needed. Their entries are in lists, so that they end on their day by themselves.
+func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy, *Lists, []configs.Fault) {
+	if len(p.Overrides) == 0 {
+		return p, lists, nil
+	}
+	own := c.overrideLists(p.Overrides, lists)
+	var warnings []configs.Fault
+	var lets []configs.Let
+	var top, end []configs.Rule
+	excused := map[string][]string{} // the lets by check
+	refusing := refusingRules(p)
+	for i := range p.Overrides {
+		o := &p.Overrides[i]
+		rule := configs.Rule{
+			Name: configs.OverrideMark + o.Name, Do: "pass",
+			Position: o.Position, WhenPosition: o.Position,
+		}
+		if o.Do == "pass" {
+			rule.When = overrideCondition(o, "mail.domain")
+			top = append(top, rule)
+			continue
+		}
+		var needed []string
+		known := map[string]string{} // the lets of this override by condition
+		for _, check := range o.Excuse {
+			x, ok := excusables[check]
+			if !ok {
+				c.faultAt(o.Position, "override %s: %s is no check that can be excused%s", o.Name, check, didYouMean(check, configs.Excusable))
+				continue
+			}
+			read := refusing[check]
+			if len(read) == 0 {
+				warnings = append(warnings, configs.Fault{Position: o.Position, Text: fmt.Sprintf("override %s excuses %s, but no rule refuses by that", o.Name, check)})
+				continue
+			}
+			condition := overrideCondition(o, x.domain)
+			let := known[condition]
+			if let == "" {
+				let = "override_" + identifier(o.Name)
+				if len(known) > 0 {
+					let += "_" + check
+				}
+				known[condition] = let
+				lets = append(lets, configs.Let{Name: let, Is: condition, Position: o.Position, IsPosition: o.Position})
+			}
+			excused[check] = append(excused[check], let)
+			trouble := x.trouble
+			if check == "submitter" && slices.ContainsFunc(read, func(i int) bool { return strings.Contains(p.Rules[i].When, "pra.") }) {
+				trouble = "(" + trouble + " or " + mismatch + ")"
+			}
+			needed = append(needed, let+" and "+trouble)
+		}
+		if len(needed) > 0 {
+			rule.When = strings.Join(needed, " or ")
+			end = append(end, rule)
+		}
+	}
+	rules := slices.Clone(p.Rules)
+	for _, check := range configs.Excusable {
+		if len(excused[check]) == 0 {
+			continue
+		}
+		o := p.Overrides[0]
+		lets = append(lets, configs.Let{Name: "excused_" + check, Is: strings.Join(excused[check], " or "), Position: o.Position, IsPosition: o.Position})
+		for _, i := range refusing[check] {
+			guard(&rules[i], "excused_"+check)
+		}
+	}
+	// First, so that lets and rules of the site may read what an override says.
+	p.Let = slices.Concat(lets, p.Let)
+	p.Rules = slices.Concat(top, rules, end)
+	return p, own, warnings
+}
+
+// identifier is a name as a let may have it.
+func identifier(name string) string {
+	return strings.NewReplacer("-", "_", ".", "_").Replace(name)
+}
+
+// listOf is the name of a list of an override.
+func listOf(o *configs.Override, kind string) string {
+	return configs.OverrideMark + o.Name + ":" + kind
+}
+
+// overrideCondition is who the override is for and what proves that it is them.
+func overrideCondition(o *configs.Override, domain string) string {
+	var parts []string
+	for _, x := range []struct {
+		kind    string
+		entries []string
+		format  string
+	}{
+		{"match-address", o.Match.Addresses, "in_list(%q, client.ip)"},
+		{"match-domain", o.Match.Domains, "in_list(%q, " + domain + ")"},
+		{"address", o.Proof.Address, "in_list(%q, client.ip)"},
+		{"name", o.Proof.Name, "in_list(%q, client.name)"},
+		{"certificate", o.Proof.Certificate, "tls.peer.verified and any(tls.peer.names, in_list(%q, #))"},
+		{"dkim", o.Proof.DKIM, "any(dkim.domains, in_list(%q, #))"},
+	} {
+		if len(x.entries) > 0 {
+			parts = append(parts, fmt.Sprintf(x.format, listOf(o, x.kind)))
+		}
+	}
+	return strings.Join(parts, " and ")
+}
+
+// overrideLists makes the lists of the overrides, each entry of which ends with
+// its override.
+func (c *compilation) overrideLists(overrides []configs.Override, rest *Lists) *Lists {
+	now := time.Now
+	if rest != nil {
+		now = rest.now
+	}
+	var defs []configs.List
+	for i := range overrides {
+		o := &overrides[i]
+		for _, x := range []struct {
+			kind, key string
+			entries   []string
+			addresses bool
+		}{
+			{"match-address", "match.addresses", o.Match.Addresses, true},
+			{"match-domain", "match.domains", o.Match.Domains, false},
+			{"address", "proof.address", o.Proof.Address, true},
+			{"name", "proof.name", o.Proof.Name, false},
+			{"certificate", "proof.certificate", o.Proof.Certificate, false},
+			{"dkim", "proof.dkim", o.Proof.DKIM, false},
+		} {
+			if len(x.entries) == 0 {
+				continue
+			}
+			def := configs.List{Name: listOf(o, x.kind), Position: o.Position}
+			for _, entry := range x.entries {
+				if isAddress(entry) != x.addresses || strings.ContainsAny(entry, "@#") {
+					what := "no domain: write it as example.org or *.example.org"
+					if x.addresses {
+						what = "neither an IP address nor a network"
+					}
+					c.faultAt(o.Position, "override %s: %s: %q is %s", o.Name, x.key, entry, what)
+					continue
+				}
+				line := entry + " # "
+				if o.Until != "" {
+					line += "until " + o.Until + "; "
+				}
+				def.Entries = append(def.Entries, line+o.Owner+": "+o.Reason)
+			}
+			defs = append(defs, def)
+		}
+	}
+	lists, err := NewLists(defs, nil, now)
+	if err != nil {
+		c.faults = append(c.faults, err)
+		// The names are there for the rules to be checked.
+		for i := range defs {
+			defs[i].Entries = nil
+		}
+		lists, _ = NewLists(defs, nil, now)
+	}
+	if lists != nil {
+		lists.rest = rest
+	}
+	return lists
+}
+
+// isAddress says whether an entry is one of an address or a network, right or wrong.
+func isAddress(entry string) bool {
+	_, err := netip.ParseAddr(entry)
+	return err == nil || strings.Contains(entry, "/")
+}
+
+var (
+	// literal finds what is quoted in a condition: there, spf. is no fact.
+	literal = regexp.MustCompile("\"(?:[^\"\\\\]|\\\\.)*\"|'(?:[^'\\\\]|\\\\.)*'|`[^`]*`")
+	// loose finds what binds looser than and.
+	loose = regexp.MustCompile(`\bor\b|\|\||\?`)
+	word  = regexp.MustCompile(`[A-Za-z_][A-Za-z0-9_]*\b\.?`)
+)
+
+// refusingRules returns, for each check, the rules that reject or defer and that
+// read it, themselves or by a let.
+func refusingRules(p configs.Policy) map[string][]int {
+	lets := map[string]map[string]bool{}
+	for _, let := range p.Let {
+		lets[let.Name] = checksIn(let.Is, lets)
+	}
+	found := map[string][]int{}
+	for i, r := range p.Rules {
+		if r.Do != "reject" && r.Do != "defer" {
+			continue
+		}
+		for check := range checksIn(r.When, lets) {
+			found[check] = append(found[check], i)
+		}
+	}
+	return found
+}
+
+// checksIn returns the checks whose facts a condition reads.
+func checksIn(condition string, lets map[string]map[string]bool) map[string]bool {
+	found := map[string]bool{}
+	for _, w := range word.FindAllString(literal.ReplaceAllString(condition, `""`), -1) {
+		name, fact := strings.CutSuffix(w, ".")
+		if _, ok := excusables[name]; ok && fact {
+			found[name] = true
+		}
+		if w == "client." {
+			found["iprev"] = found["iprev"] || strings.Contains(condition, "client.name")
+		}
+		for check := range lets[w] {
+			found[check] = true
+		}
+	}
+	if !found["iprev"] {
+		delete(found, "iprev")
+	}
+	return found
+}
+
+// guard adds "and not excused" to a rule.
+func guard(r *configs.Rule, excused string) {
+	when := strings.TrimRight(r.When, " \t\r\n")
+	if loose.MatchString(literal.ReplaceAllString(when, `""`)) {
+		when = "(" + when + ")"
+		// So that the places of what is in it stay where they are.
+		if r.WhenPosition.Column > 1 && !strings.Contains(when, "\n") {
+			r.WhenPosition.Column--
+		}
+	}
+	r.When = when + " and not " + excused
+}

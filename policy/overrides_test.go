@@ -1,0 +1,250 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"postern/configs"
+)
+
+// site is a policy with overrides.
+func site(overrides ...configs.Override) configs.Policy {
+	for i := range overrides {
+		o := &overrides[i]
+		o.Owner, o.Reason, o.Until = "mail team", "a reason", "2027-03-01"
+		o.Position = configs.Position{File: "p.yaml", Line: 30 + i, Column: 5}
+	}
+	at := func(line int) configs.Position { return configs.Position{File: "p.yaml", Line: line, Column: 13} }
+	return configs.Policy{
+		Let: []configs.Let{{Name: "forged", Is: `spf.result == "fail"`, Position: at(1)}},
+		Rules: []configs.Rule{
+			{Name: "own-pass", When: `helo.name == "spf.example"`, Do: "pass", WhenPosition: at(2)},
+			{Name: "spf", When: `forged`, Do: "reject", WhenPosition: at(3)},
+			{Name: "mixed", When: `spf.result == "temperror" or submitter.result == "temperror"`, Do: "defer", WhenPosition: at(4)},
+			{Name: "tag", When: `spf.result != "pass"`, Do: "tag", Header: "X-Spf: ${spf.result}", WhenPosition: at(5)},
+			{Name: "submitter", When: `submitter.result == "fail"`, Do: "reject", WhenPosition: at(6)},
+			{Name: "text", When: `helo.name == "spf.evil.example"`, Do: "reject", WhenPosition: at(7)},
+		},
+		Overrides: overrides,
+	}
+}
+
+func listsOn(day string) *Lists {
+	now, _ := time.Parse(time.DateOnly, day)
+	lists, _ := NewLists(nil, nil, func() time.Time { return now })
+	return lists
+}
+
+func mustCompile(t *testing.T, p configs.Policy, lists *Lists) *Chain {
+	t.Helper()
+	c, err := Compile(p, lists)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestAnOverrideExcusesWhatItSaysAndNothingElse(t *testing.T) {
+	p := site(
+		configs.Override{Name: "alumni-gate", Match: configs.Match{Domains: []string{"*.edu.example"}}, Proof: configs.Proof{Address: []string{"192.0.2.0/24"}}, Excuse: []string{"spf"}},
+		configs.Override{Name: "vip", Proof: configs.Proof{Name: []string{"mx.vip.example"}}, Do: "pass"},
+	)
+	chain := mustCompile(t, p, listsOn("2027-03-01"))
+	var shown []string
+	for _, s := range chain.Plan() {
+		shown = append(shown, fmt.Sprintf("%s: %s at %s", s.Rule, s.When, s.Stage))
+	}
+	want := []string{
+		`override:vip: in_list("override:vip:name", client.name) at mail`,
+		`own-pass: helo.name == "spf.example" at mail`,
+		`spf: forged and not excused_spf at mail`,
+		`mixed: (spf.result == "temperror" or submitter.result == "temperror") and not excused_spf at mail`,
+		`tag: spf.result != "pass" at mail`,
+		`submitter: submitter.result == "fail" at mail`,
+		`text: helo.name == "spf.evil.example" at mail`,
+		`override:alumni-gate: override_alumni_gate and spf.result in ["fail", "softfail", "neutral", "permerror", "temperror"] at mail`,
+	}
+	if d := cmp.Diff(want, shown); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+	if w := chain.Warnings(); len(w) > 0 {
+		t.Error(w)
+	}
+	expired := mustCompile(t, p, listsOn("2027-03-02"))
+	for _, tc := range []struct {
+		ip, name, from     string
+		spf, submitter     Result
+		rule, afterTheDays string
+	}{
+		{"192.0.2.7", "", "cs.edu.example", Fail, None, "override:alumni-gate", "spf"},
+		{"192.0.2.7", "", "cs.edu.example", TempError, None, "override:alumni-gate", "mixed"},
+		{"192.0.2.7", "", "cs.edu.example", Pass, None, "", ""}, // nothing to excuse: no hit
+		{"192.0.2.7", "", "cs.edu.example", Fail, Fail, "submitter", "spf"},
+		{"192.0.2.7", "", "other.example", Fail, None, "spf", "spf"},     // it is for edu.example
+		{"198.51.100.7", "", "cs.edu.example", Fail, None, "spf", "spf"}, // not proven
+		{"198.51.100.7", "mx.vip.example", "", Fail, Fail, "override:vip", "spf"},
+	} {
+		f := Facts{}.Transaction("id")
+		f.Client.IP, f.Client.Name, f.Mail.Domain, f.SPF.Result, f.Submitter.Result = tc.ip, tc.name, tc.from, tc.spf, tc.submitter
+		tags := 1
+		if tc.spf == Pass {
+			tags = 0
+		}
+		for chain, want := range map[*Chain]string{chain: tc.rule, expired: tc.afterTheDays} {
+			v := chain.Decide(Message, &f)
+			if v.Rule != want || v.Disposition == DispositionPass && want != "override:vip" && len(v.Tags) != tags {
+				t.Errorf("%+v: %q with %v, not %q", tc, v.Rule, v.Tags, want)
+			}
+		}
+	}
+	f := Facts{}.Transaction("id")
+	f.Client.IP, f.Mail.Domain, f.SPF.Result = "192.0.2.7", "cs.edu.example", Fail
+	if text := chain.Explain(&f).String(); !strings.Contains(text, "192.0.2.0/24  # until 2027-03-01; mail team: a reason") {
+		t.Error(text)
+	}
+}
+
+// Each kind of proof, and what makes it hold.
+func TestProofs(t *testing.T) {
+	base := func() Facts {
+		f := Facts{}.Transaction("id")
+		f.Client.IP, f.Mail.Domain, f.SPF.Result = "192.0.2.7", "partner.example", Fail
+		return f
+	}
+	for name, tc := range map[string]struct {
+		proof configs.Proof
+		set   func(*Facts)
+		stage Stage
+	}{
+		"address":     {configs.Proof{Address: []string{"198.51.100.1", "192.0.2.9"}}, func(f *Facts) { f.Client.IP = "192.0.2.9" }, Mail},
+		"name":        {configs.Proof{Name: []string{"*.fwd.example"}}, func(f *Facts) { f.Client.Name = "mx1.fwd.example" }, Mail},
+		"dkim":        {configs.Proof{DKIM: []string{"partner.example"}}, func(f *Facts) { f.DKIM.Domains = []string{"x.example", "partner.example"} }, Message},
+		"certificate": {configs.Proof{Certificate: []string{"mx.partner.example"}}, func(f *Facts) { f.TLS.Peer = TLSPeer{Verified: true, Names: []string{"mx.partner.example"}} }, Mail},
+		"two": {
+			configs.Proof{Address: []string{"192.0.2.9"}, Name: []string{"mx1.fwd.example"}},
+			func(f *Facts) { f.Client.IP, f.Client.Name = "192.0.2.9", "mx1.fwd.example" }, Mail,
+		},
+	} {
+		p := site(configs.Override{Name: "o", Proof: tc.proof, Excuse: []string{"spf"}})
+		chain := mustCompile(t, p, listsOn("2026-11-21"))
+		f := base()
+		if v := chain.Decide(Message, &f); v.Rule != "spf" {
+			t.Errorf("%s: without proof: %+v", name, v)
+		}
+		tc.set(&f)
+		if v := chain.Decide(Message, &f); v.Rule != "override:o" || v.Stage != tc.stage {
+			t.Errorf("%s: with proof: %+v", name, v)
+		}
+	}
+	// A name in a certificate that nobody verified proves nothing.
+	p := site(configs.Override{Name: "o", Proof: configs.Proof{Certificate: []string{"mx.partner.example"}}, Excuse: []string{"spf"}})
+	f := base()
+	f.TLS.Peer.Names = []string{"mx.partner.example"}
+	if v := mustCompile(t, p, nil).Decide(Message, &f); v.Rule != "spf" {
+		t.Error(v)
+	}
+}
+
+// What matches is the domain that the check is about.
+func TestAnOverridesDomainIsThatOfTheCheck(t *testing.T) {
+	p := BuiltIn()
+	p.Overrides = site(configs.Override{
+		Name: "p", Match: configs.Match{Domains: []string{"p.example"}}, Unsafe: true, Excuse: []string{"spf", "submitter", "dmarc"},
+	}).Overrides
+	chain := mustCompile(t, p, listsOn("2026-11-21"))
+	f := Facts{}.Transaction("id")
+	f.Mail.Domain, f.Submitter.Domain, f.Header.FromDomain = "a.example", "b.example", "c.example"
+	f.Submitter.Address, f.PRA.Address = "x@b.example", "y@d.example"
+	f.SPF.Result, f.Submitter.Result, f.DMARC.Result, f.DMARC.Policy = Fail, Fail, Fail, "reject"
+	for _, step := range []struct {
+		set  *string
+		rule string
+	}{
+		{new(string), "submitter-fail"},
+		{&f.Submitter.Domain, "dmarc-reject"}, // the mismatch with the header is excused too
+		{&f.Header.FromDomain, "override:p"},  // spf-fail reads dmarc, so that it is excused with it
+	} {
+		*step.set = "p.example"
+		if v := chain.Decide(Message, &f); v.Rule != step.rule {
+			t.Errorf("%q, not %q", v.Rule, step.rule)
+		}
+	}
+}
+
+func TestOverridesThatAreWrong(t *testing.T) {
+	p := site(
+		configs.Override{Name: "a", Proof: configs.Proof{Address: []string{"mx.example", "192.0.2.0/33"}}, Do: "pass"},
+		configs.Override{Name: "b", Proof: configs.Proof{DKIM: []string{"192.0.2.1", "a@b.example"}}, Excuse: []string{"spff"}},
+	)
+	_, err := Compile(p, nil)
+	var got []string
+	for line := range strings.Lines(fmt.Sprint(err)) {
+		got = append(got, strings.TrimSpace(line))
+	}
+	want := []string{
+		`p.yaml:30:5: override a: proof.address: "mx.example" is neither an IP address nor a network`,
+		`p.yaml:31:5: override b: proof.dkim: "192.0.2.1" is no domain: write it as example.org or *.example.org`,
+		`p.yaml:31:5: override b: proof.dkim: "a@b.example" is no domain: write it as example.org or *.example.org`,
+		`p.yaml:30:5: list override:a:address: "192.0.2.0/33" is no network: write it as 192.0.2.0/24 or 2001:db8::/32`,
+		`p.yaml:31:5: override b: spff is no check that can be excused (did you mean spf?)`,
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+	var fault *configs.Fault
+	if !errors.As(err, &fault) {
+		t.Error("no fault")
+	}
+
+	// An override that nothing asks for is told of.
+	p = site(configs.Override{Name: "c", Proof: configs.Proof{Address: []string{"192.0.2.1"}}, Excuse: []string{"dmarc"}})
+	w := mustCompile(t, p, nil).Warnings()
+	if len(w) != 1 || w[0].Error() != "p.yaml:30:5: override c excuses dmarc, but no rule refuses by that" {
+		t.Error(w)
+	}
+}
+
+// A fault of a guarded rule stays at its place, and the lists of overrides are
+// not proposed for a misspelled one.
+func TestGuardsMoveNoPlaces(t *testing.T) {
+	p := site(configs.Override{Name: "c", Proof: configs.Proof{Address: []string{"192.0.2.1"}}, Excuse: []string{"spf"}})
+	p.Rules = append(p.Rules, configs.Rule{
+		Name: "x", When: `spf.result == "fail" or in_list("foo", client.ip)`, Do: "reject", WhenPosition: configs.Position{File: "p.yaml", Line: 9, Column: 13},
+	})
+	_, err := Compile(p, listsOn("2026-11-21"))
+	if want := `p.yaml:9:45: unknown list "foo"; no lists are defined`; err == nil || err.Error() != want {
+		t.Errorf("%v\n%s", err, want)
+	}
+}
+
+// The lists of the site may be read again under a chain with overrides.
+func TestListsAreReplacedBelowOverrides(t *testing.T) {
+	def := func(ip string) *Lists {
+		lists, err := NewLists([]configs.List{{Name: "l", Entries: []string{ip}}}, nil, time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lists
+	}
+	p := site(configs.Override{Name: "c", Proof: configs.Proof{Address: []string{"192.0.2.1"}}, Do: "pass"})
+	p.Rules = slices.Insert(p.Rules, 0, configs.Rule{Name: "l", When: `in_list("l", client.ip)`, Do: "reject"})
+	lists := def("192.0.2.7")
+	chain := mustCompile(t, p, lists)
+	f := Facts{}.Transaction("id")
+	f.Client.IP = "192.0.2.8"
+	if v := chain.Decide(Message, &f); v.Rule == "l" {
+		t.Error(v)
+	}
+	if err := lists.Replace(def("192.0.2.8")); err != nil {
+		t.Fatal(err)
+	}
+	if v := chain.Decide(Message, &f); v.Rule != "l" {
+		t.Error(v)
+	}
+}
