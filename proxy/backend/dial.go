@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"postern/proxy/smtp"
 )
 
 // dial opens a connection to one address and brings it to the point where a
@@ -198,13 +196,4 @@ func (l *link) readReset(d time.Duration) error {
 		return l.refuse(KindProtocol, r, "RSET")
 	}
 	return nil
-}
-
-// replyOf returns the reply that err carries, the zero Reply if none.
-func replyOf(err error) smtp.Reply {
-	var e *Error
-	if errors.As(err, &e) {
-		return e.Reply
-	}
-	return smtp.Reply{}
 }

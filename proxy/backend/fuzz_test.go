@@ -3,6 +3,7 @@ package backend
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -53,7 +54,8 @@ func FuzzConversation(f *testing.F) {
 		defer s.Close()
 		for range 2 {
 			if err := converse(s, bdat, false); err != nil {
-				if e, ok := err.(*Error); !ok || e.Kind == "" || e.Backend != "mta" {
+				var e *Error
+				if !errors.As(err, &e) || e.Kind == "" || e.Backend != "mta" {
 					t.Fatalf("%#v", err)
 				}
 			}

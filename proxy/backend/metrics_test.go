@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -47,7 +48,7 @@ func TestWhatIsCounted(t *testing.T) {
 	failure(t, s, alice)
 
 	w := httptest.NewRecorder()
-	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	for _, line := range []string{
 		`postern_backend_errors_total{backend="mta",kind="lost"} 1`,
 		`postern_backend_errors_total{backend="mta",kind="dial"} 1`,

@@ -132,7 +132,7 @@ func newPool(b configs.Backend, o Options, fault func(string, ...any)) *Pool {
 		a := &address{pool: p, name: text, network: "tcp", addr: text, wake: make(chan struct{}, 1)}
 		host, port, err := net.SplitHostPort(text)
 		if path, ok := strings.CutPrefix(text, "unix:"); ok {
-			a.network, a.addr, host, port, err = "unix", path, "", "0", nil
+			a.network, a.addr, host, err = "unix", path, "", nil
 			if path == "" {
 				fault("address %q: no path", text)
 			}

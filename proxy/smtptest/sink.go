@@ -30,11 +30,11 @@ type SinkOptions struct {
 	Script func(mta.Step) mta.Action
 }
 
-// Step and Action are what a script is asked and what it answers.
-type (
-	Step   = mta.Step
-	Action = mta.Action
-)
+// Step is what a script is asked.
+type Step = mta.Step
+
+// Action is what a script answers.
+type Action = mta.Action
 
 // AllKeywords is what a Sink offers if it is not told otherwise, besides SIZE,
 // STARTTLS, XCLIENT and XFORWARD.
