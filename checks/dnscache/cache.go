@@ -19,8 +19,10 @@ const shards = 16
 // entry is one answer, stored ready for use. It does not change after it was
 // put into the cache, but for its counter.
 type entry struct {
-	kind    kind
-	blame   bool   // a failure that our own name servers may be to blame for
+	kind kind
+	// Of a failure: our own name servers may be to blame, and were not even reached.
+	blame, unreached bool
+
 	expires int64  // Unix nanoseconds
 	ttl     uint32 // seconds, as capped; of a failure, how long it is kept
 
@@ -150,9 +152,9 @@ func (k *cache) get(s *shard, q question, now int64) (fresh, stale *entry) {
 	return nil, stale
 }
 
-// failing tells whether a question failed so lately that it is not to be asked
-// again yet.
-func (s *shard) failing(q question, now int64) bool {
+// failed tells whether a question failed when it was last asked, with a failure
+// that was to be kept beyond now.
+func (s *shard) failed(q question, now int64) bool {
 	e, ok := s.negative.Peek(q)
 	return ok && e.kind == kindFailure && now < e.expires
 }

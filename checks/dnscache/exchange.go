@@ -224,7 +224,7 @@ func (r *Resolver) within(ctx context.Context, s *server, name string, f func(ct
 		r.metrics.DNSQueryTook(took)
 		return nil, errTimeout(name, s.address, textTimeout)
 	}
-	return nil, errTemporary(name, s.address, err.Error())
+	return nil, unreachable{errTemporary(name, s.address, err.Error())}
 }
 
 // datagram asks by UDP, from a socket and so a port of its own.

@@ -62,17 +62,20 @@ func (r *Resolver) Healthy() bool {
 	return r.health.recheck()
 }
 
-// observe takes the outcome of a query. Those of reverse zones count only when
+// observe takes the outcome of a query. A domain has one vote, however many
+// names of it fail, unless no server could be reached at all. Those of reverse zones count only when
 // they succeed: so many of them are broken that their failures say nothing.
 func (h *health) observe(name string, e *entry) {
 	failed := e.kind == kindFailure
 	if failed && (!e.blame || strings.HasSuffix(name, ".arpa")) {
 		return
 	}
-	domain := maphash.String(h.seed, organization(name))
+	if !e.unreached {
+		name = organization(name)
+	}
+	domain := maphash.String(h.seed, name)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	// A domain has one place, so that one with many names has one vote.
 	i := max(slices.IndexFunc(h.recent[:], func(o outcome) bool { return o.domain == domain }), 0)
 	copy(h.recent[i:], h.recent[i+1:])
 	h.recent[healthRecent-1] = outcome{domain, h.r.now().UnixNano(), failed}

@@ -23,11 +23,12 @@ const clientTimer = 1800 * time.Millisecond
 
 // Failures are kept for a second, twice as long each time the same question
 // fails again, five seconds at most (RFC 2308 §7.1, RFC 9520 §3.2). Where a
-// stale answer stands in there is no such hurry (RFC 8767 §5).
+// stale answer stands in, a question that failed less than failedLately ago is
+// asked again behind the caller's back: he had his wait.
 const (
-	failureTTL      = 1 // seconds
-	failureMaxTTL   = 5
-	failureStaleTTL = 30
+	failureTTL    = 1 // seconds
+	failureMaxTTL = 5
+	failedLately  = time.Minute
 )
 
 // Resolver answers from its cache, and asks name servers for the rest. Make
@@ -103,6 +104,9 @@ func (r *Resolver) begin(q question) pending {
 	if p.answer == nil {
 		p.source = SourceNetwork
 		p.call, p.answer = r.start(s, q, r.maxInFlight)
+		if p.stale != nil && s.failed(q, now-int64(failedLately)) {
+			p.answer, p.source = p.stale, SourceStale
+		}
 	}
 	if p.answer == nil {
 		return p
@@ -176,7 +180,7 @@ func (r *Resolver) wait(ctx context.Context, p pending) (*entry, Source) {
 // prefetch renews an answer in the background, unless that failed just now or
 // there is much else to do.
 func (r *Resolver) prefetch(s *shard, q question, now int64) {
-	if !s.failing(q, now) {
+	if !s.failed(q, now) {
 		_, _ = r.start(s, q, r.maxInFlight/2)
 	}
 }
@@ -213,8 +217,8 @@ func (r *Resolver) start(s *shard, q question, limit int64) (*call, *entry) {
 // context: the first caller may give up without failing the others.
 func (r *Resolver) run(s *shard, q question, c *call) {
 	defer r.wg.Done()
-	defer r.inFlight.Add(-1)
 	defer close(c.done)
+	defer r.inFlight.Add(-1)
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -278,15 +282,11 @@ func (r *Resolver) failure(s *shard, q question, err error) *entry {
 		c.Name = q.name // not that of an alias on the way
 		de = &c
 	}
-	e := &entry{kind: kindFailure, err: de, ttl: failureTTL, blame: isOurs(err)}
+	e := &entry{kind: kindFailure, err: de, ttl: failureTTL, blame: isOurs(err), unreached: errors.As(err, new(unreachable))}
 	if before, ok := s.negative.Peek(q); ok && before.kind == kindFailure {
 		e.ttl = min(2*before.ttl, failureMaxTTL)
 	}
-	now := r.now()
-	if found, ok := s.found.Peek(q); ok && now.UnixNano() < found.expires+r.cache.stale && r.cache.stale > 0 {
-		e.ttl = failureStaleTTL
-	}
-	e.expires = now.Add(time.Duration(e.ttl) * time.Second).UnixNano()
+	e.expires = r.now().Add(time.Duration(e.ttl) * time.Second).UnixNano()
 	return e
 }
 
@@ -313,6 +313,12 @@ func isOurs(err error) bool {
 	var bad answerError
 	return !errors.As(err, &bad)
 }
+
+// unreachable is the error of a query that could not even be sent, or was
+// refused by the server's host: no fault of any domain.
+type unreachable struct{ *net.DNSError }
+
+func (u unreachable) Unwrap() error { return u.DNSError }
 
 // isTimeout tells whether an exchange failed because no answer came.
 func isTimeout(err error) bool {
