@@ -98,6 +98,9 @@ func indent(line string) int {
 type source struct {
 	file  string
 	lines []string
+
+	// Where position looked last: nodes come in their order, and a line may be long.
+	line, column, octets int
 }
 
 // position returns where a node begins. YAML counts columns in characters, we in octets.
@@ -106,12 +109,15 @@ func (s *source) position(n *yaml.Node) Position {
 	if n.Line < 1 || n.Line > len(s.lines) {
 		return p
 	}
-	line, octets := s.lines[n.Line-1], 0
-	for i := 1; i < n.Column && octets < len(line); i++ {
-		_, size := utf8.DecodeRuneInString(line[octets:])
-		octets += size
+	if n.Line != s.line || n.Column < s.column {
+		s.line, s.column, s.octets = n.Line, 1, 0
 	}
-	p.Column = octets + 1
+	line := s.lines[n.Line-1]
+	for ; s.column < n.Column && s.octets < len(line); s.column++ {
+		_, size := utf8.DecodeRuneInString(line[s.octets:])
+		s.octets += size
+	}
+	p.Column = s.octets + 1
 	return p
 }
 
