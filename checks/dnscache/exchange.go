@@ -118,6 +118,16 @@ func (r *Resolver) order() []*try {
 	return append(tries, behind...)
 }
 
+// allSilent tells whether no server answered when it was last asked.
+func (r *Resolver) allSilent(now int64) bool {
+	for _, s := range *r.servers.Load() {
+		if s.behind.Load() <= now {
+			return false
+		}
+	}
+	return true
+}
+
 // pick returns the first of those with the most tries left that is not being
 // asked just now.
 func pick(tries []*try) *try {

@@ -154,7 +154,7 @@ func (r *Resolver) wait(ctx context.Context, p pending) (*entry, Source) {
 	var patience <-chan time.Time
 	if p.stale != nil {
 		wait := r.clientTimer
-		if !r.Healthy() {
+		if !r.Healthy() || r.allSilent(p.start.UnixNano()) {
 			wait = 0 // no server is going to answer; the query goes on to see when one does
 		}
 		t := time.NewTimer(wait)

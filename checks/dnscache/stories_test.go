@@ -105,6 +105,7 @@ func TestServesStaleWhileServersAreGone(t *testing.T) {
 	story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
 		s.set(always(response{records: []record{txt(60, "v=spf1 -all")}}))
 		wantTXT(t, r, "a.example", "v=spf1 -all")
+		wantTXT(t, r, "c.example", "v=spf1 -all")
 
 		// Silent servers: the caller waits 1.8 s, not until they are given up.
 		s.set(silence)
@@ -127,6 +128,11 @@ func TestServesStaleWhileServersAreGone(t *testing.T) {
 		}
 		if took, q := time.Since(start), s.asked(); took != 0 || len(q) != 1 {
 			t.Errorf("waited %v, asked %v", took, q)
+		}
+		// Nor does one with another name, the servers being what they are.
+		wantTXT(t, r, "c.example", "v=spf1 -all")
+		if took := time.Since(start); took != 0 {
+			t.Errorf("waited %v for another name", took)
 		}
 		// What was never known stays unknown.
 		wantError(t, r, "b.example", "timeout")
