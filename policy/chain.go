@@ -19,6 +19,7 @@ type Chain struct {
 
 	fingerprint string
 	notes       []configs.Fault // warnings about overrides
+	lets        []configs.Let
 }
 
 // rule is one compiled rule.
@@ -69,7 +70,7 @@ func Compile(p configs.Policy, lists *Lists) (*Chain, error) {
 	c := &compilation{}
 	p, lists, notes := c.overrides(p, lists)
 	lets := c.lets(p.Let, lists)
-	chain := &Chain{lists: lists, fingerprint: fingerprint(p), notes: notes}
+	chain := &Chain{lists: lists, fingerprint: fingerprint(p), notes: notes, lets: p.Let}
 	names := map[string]bool{}
 	for i := range p.Rules {
 		r := c.rule(p.Rules[i], i, lets, lists)
@@ -345,6 +346,9 @@ func (c *Chain) decide(st Stage, s scope) (v Verdict) {
 		}
 	}
 	v.Decided = true
+	if v.Rule == "" {
+		v.Stage = min(st, c.last) // no rule matched: that is known once the last one was read
+	}
 	return v
 }
 

@@ -2,7 +2,10 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+
+	"postern/configs"
 )
 
 // Step is one rule of the chain as `policy show` tells of it.
@@ -31,6 +34,10 @@ func (c *Chain) Plan() []Step {
 	}
 	return steps
 }
+
+// Lets returns the named expressions that the rules may read, those of overrides
+// included.
+func (c *Chain) Lets() []configs.Let { return slices.Clone(c.lets) }
 
 // why says in words what makes the rule's stage.
 func (r *rule) why() string {

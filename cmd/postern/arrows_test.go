@@ -36,7 +36,7 @@ var helpers = []string{"checks/dnstest", "proxy/smtptest"}
 var rooms = map[string][]string{
 	"blitiri.com.ar/go/spf":               {"checks"},
 	"github.com/coreos/go-systemd":        {"cmd/postern"},
-	"github.com/emersion/go-msgauth":      {"checks"},
+	"github.com/emersion/go-msgauth":      {"checks", "checks/dnstest"}, // verifies; signs in tests
 	"github.com/expr-lang/expr":           {"policy"},
 	"github.com/fsnotify/fsnotify":        {"configs"},
 	"github.com/gaissmai/bart":            {"policy"},

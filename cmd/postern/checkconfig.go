@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 
@@ -23,7 +24,8 @@ to nobody. Each fault is told with file:line:column, and the exit code is 1.`,
 			}
 			defer p.close(nil)
 			for _, w := range p.warnings(time.Now()) {
-				if _, err := fmt.Fprintf(cmd.ErrOrStderr(), "%v (warning)\n", &w); err != nil {
+				w.Text += " (warning)"
+				if _, err := io.WriteString(cmd.ErrOrStderr(), configs.Render(&w, nil)); err != nil {
 					return err
 				}
 			}

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +18,8 @@ import (
 type client struct {
 	conn net.Conn
 	in   *bufio.Reader
-	said []string // "C: ..." and "S: ...", a line each
+	said []string    // "C: ..." and "S: ...", a line each
+	tls  *tls.Config // to say STARTTLS with; nil: not to
 }
 
 func newClient(conn net.Conn) *client { return &client{conn: conn, in: bufio.NewReader(conn)} }
@@ -41,6 +43,11 @@ func (c *client) send(m mail) (smtp.Reply, error) {
 	ehlo, err := c.ask("EHLO " + m.helo)
 	if err != nil || !ehlo.Positive() {
 		return ehlo, err
+	}
+	if c.tls != nil {
+		if ehlo, err = c.startTLS(m.helo); err != nil || !ehlo.Positive() {
+			return ehlo, err
+		}
 	}
 	command := "MAIL FROM:<" + m.from + ">"
 	if m.submitter != "" {
@@ -68,6 +75,20 @@ func (c *client) send(m mail) (smtp.Reply, error) {
 		return r, err
 	}
 	return c.text(m.message)
+}
+
+// startTLS makes the session an encrypted one and says EHLO again (RFC 3207 §4.2).
+func (c *client) startTLS(helo string) (smtp.Reply, error) {
+	if r, err := c.ask("STARTTLS"); err != nil || r.Code != 220 {
+		return r, err
+	}
+	conn := tls.Client(c.conn, c.tls)
+	if err := conn.Handshake(); err != nil {
+		return smtp.Reply{}, err
+	}
+	c.conn, c.in = conn, bufio.NewReader(conn)
+	c.note("   ", "(TLS)")
+	return c.ask("EHLO " + helo)
 }
 
 // text sends the message. The answer may come before its end (too large, 421), so

@@ -53,6 +53,9 @@ func showPolicy(b *strings.Builder, p *parts) {
 	} else {
 		b.WriteString("The first reject, defer or pass that matches decides; no match: pass.\n")
 	}
+	for _, l := range p.rules.chain.Lets() {
+		fmt.Fprintf(b, "\n let %s\n    is      %s\n", l.Name, strings.Join(strings.Fields(l.Is), " "))
+	}
 	for i, s := range steps {
 		fmt.Fprintf(b, "\n%2d. %s: %s\n", i+1, s.Rule, s.Do)
 		fmt.Fprintf(b, "    when    %s\n", strings.Join(strings.Fields(s.When), " "))
@@ -63,7 +66,7 @@ func showPolicy(b *strings.Builder, p *parts) {
 		if s.OneDomain {
 			b.WriteString("    cost    one recipient domain a transaction: the others hear 452 and come again\n")
 		}
-		if !p.config.Policy.BuiltIn {
+		if !p.config.Policy.BuiltIn || strings.HasPrefix(s.Rule, configs.OverrideMark) {
 			fmt.Fprintf(b, "    from    %s\n", s.Position)
 		}
 	}

@@ -16,14 +16,23 @@ type rules struct {
 	chain *policy.Chain
 	lists *policy.Lists
 	defs  []configs.List
+	// overrides are in the chain; they are here for their last day.
+	overrides []configs.Override
+	now       func() time.Time
 }
 
 // buildRules compiles the policy of a configuration. The error has every fault of the
 // lists and of the rules.
-func buildRules(cfg *configs.Config) (rules, error) {
-	r := rules{defs: cfg.Lists}
+func buildRules(cfg *configs.Config) (rules, error) { return buildRulesAt(cfg, nil) }
+
+// buildRulesAt is buildRules with a clock of one's own; nil: time.Now.
+func buildRulesAt(cfg *configs.Config, now func() time.Time) (rules, error) {
+	if now == nil {
+		now = time.Now
+	}
+	r := rules{defs: cfg.Lists, overrides: cfg.Overrides, now: now}
 	var listFault, ruleFault error
-	if r.lists, listFault = policy.NewLists(cfg.Lists, readList, time.Now); listFault != nil {
+	if r.lists, listFault = policy.NewLists(cfg.Lists, readList, now); listFault != nil {
 		// The rules may be right all the same: a file that cannot be read is no unknown list.
 		r.lists = namesOnly(cfg.Lists)
 	}
@@ -50,6 +59,11 @@ func (r *rules) warnings() []configs.Fault {
 	for _, e := range r.lists.Expired() {
 		warnings = append(warnings, configs.Fault{Position: e.Position, Text: fmt.Sprintf("list %s: %s has expired", e.List, e.Value)})
 	}
+	for i := range r.overrides {
+		if o := &r.overrides[i]; !r.now().Before(o.End()) {
+			warnings = append(warnings, configs.Fault{Position: o.Position, Text: fmt.Sprintf("override %s has expired on %s and excuses nothing any more: ask %s", o.Name, o.Until, o.Owner)})
+		}
+	}
 	return warnings
 }
 
@@ -65,7 +79,7 @@ func (r *rules) files() (files []string) {
 
 // reload reads the lists again; the rules find the new content from then on.
 func (r *rules) reload() error {
-	fresh, err := policy.NewLists(r.defs, readList, time.Now)
+	fresh, err := policy.NewLists(r.defs, readList, r.now)
 	if err != nil {
 		return err
 	}

@@ -7,12 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"reflect"
 	"strings"
-	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -21,10 +19,6 @@ import (
 	"postern/checks/dnscache"
 	"postern/configs"
 	"postern/policy"
-	"postern/policy/journal"
-	"postern/proxy"
-	"postern/proxy/backend/mta"
-	"postern/proxy/smtp"
 )
 
 func newTestSession() *cobra.Command {
@@ -140,125 +134,23 @@ func readMessage(file string, stdin io.Reader) (text []byte, err error) {
 	return crlf(text), nil
 }
 
-// tested is what came of a session.
-type tested struct {
-	record *journal.Record
-	chain  *policy.Chain
-	said   []string
-}
-
 // testSession runs one session over a connection in memory.
 func testSession(ctx context.Context, opt configs.Options, ip netip.Addr, m mail, errout io.Writer) (*tested, error) {
 	cfg, err := configs.Load(opt)
 	if err != nil {
 		return nil, err
 	}
-	listener := configuredListeners(cfg)[0]
-	// The session is not to be told from a live one, but for the ends of the
-	// line: no PROXY header, as --ip says who the client is, and no MTA.
-	listener.ProxyProtocol = nil
-	if listener.TLS == "implicit" {
-		listener.TLS = "starttls"
-	}
-	sink := innerBackend("test-session", "none")
-	if len(cfg.Backends) > 0 {
-		sink.Name = cfg.Backends[0].Name
-	}
-	cfg.Backends, cfg.Routes = []configs.Backend{sink}, nil
-	cfg.Journal = configs.Journal{} // this mail did not happen
-
 	level := slog.LevelWarn
 	if cfg.Log.Level == "debug" {
 		level = slog.LevelDebug
 	}
-	log := slog.New(slog.NewTextHandler(errout, &slog.HandlerOptions{Level: level}))
-	inner := newInnerListener()
-	p, err := build(cfg, &world{log: log, dial: inner.dial, fallback: sink, everything: true}, nil)
+	r, err := newRig(ctx, cfg, &world{log: slog.New(slog.NewTextHandler(errout, &slog.HandlerOptions{Level: level}))})
 	if err != nil {
 		return nil, err
 	}
-	defer p.close(nil)
-
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	drain := newDrain(int64(cfg.Limits.MessageSize) + 1<<20)
-	wg.Go(func() { _ = drain.Serve(inner) }) // ends with Close
-	defer func() { _ = drain.Close() }()
-	wg.Go(func() { p.backends.Run(ctx) })
-	if err := waitUp(ctx, p, 10*time.Second); err != nil {
-		return nil, err
-	}
-
-	ours, theirs, err := socketPair()
-	if err != nil {
-		return nil, err
-	}
-	var records []*journal.Record
-	srv := proxy.New(proxy.Options{Log: log, Record: func(r *journal.Record) { records = append(records, r) }}, p.settings)
-	var session sync.WaitGroup
-	session.Go(func() {
-		srv.Handle(&fromAddress{theirs, net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 25000))}, toProxy(listener))
-	})
-	stop := context.AfterFunc(ctx, func() { _ = ours.Close() })
-	defer stop()
-	c := newClient(ours)
-	reply, err := c.send(m)
-	c.quit()
-	session.Wait()
-
-	if len(records) == 0 {
-		if err == nil {
-			err = fmt.Errorf("%d %s", reply.Code, strings.ReplaceAll(reply.Text, "\n", " / "))
-		}
-		return nil, fmt.Errorf("the session came to no verdict: %w", err)
-	}
-	return &tested{record: records[len(records)-1], chain: p.rules.chain, said: c.said}, nil
+	defer r.close()
+	return r.session(ctx, caller{ip: ip}, m)
 }
-
-// waitUp waits, for so long, until a backend is up and has told what it offers.
-func waitUp(ctx context.Context, p *parts, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	for !p.backends.Up() {
-		select {
-		case <-ctx.Done():
-			return errors.New("no backend comes up")
-		case <-time.After(time.Millisecond):
-		}
-	}
-	return nil
-}
-
-// newDrain is an MTA that takes every message and keeps none.
-func newDrain(maxSize int64) *mta.Server {
-	return &mta.Server{
-		Hostname: "test-session", Store: drain{}, MaxSize: maxSize,
-		Keywords: []string{"PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING"},
-	}
-}
-
-type drain struct{}
-
-func (drain) Begin(*mta.Envelope) (mta.Message, smtp.Reply) { return drain{}, smtp.Reply{} }
-func (drain) Write(p []byte) (int, error)                   { return len(p), nil }
-func (drain) Discard()                                      {}
-func (drain) Commit() smtp.Reply {
-	return smtp.Reply{Code: 250, Enhanced: "6.0", Text: "OK"}
-}
-
-// fromAddress is a connection from wherever one wants.
-type fromAddress struct {
-	net.Conn
-	remote net.Addr
-}
-
-// RemoteAddr returns the address of the client that is acted.
-func (c *fromAddress) RemoteAddr() net.Addr { return c.remote }
-
-// LocalAddr returns what the client connected to.
-func (c *fromAddress) LocalAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 25} }
 
 // verdict is the verdict as JSON has it. Reply is what the client hears, in one line and
 // without the id at its end, which is another one each time.

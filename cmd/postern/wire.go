@@ -28,6 +28,10 @@ type world struct {
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	// everything makes every check run and keeps the DNS answers, as somebody wants to see them.
 	everything bool
+	// answers stands in for the DNS in the checks, nil: the configured servers do;
+	// now for the clock of lists, nil: time.Now.
+	answers checks.Resolver
+	now     func() time.Time
 }
 
 // parts is what one configuration makes of the program. A reload makes new ones,
@@ -62,7 +66,7 @@ func build(cfg *configs.Config, w *world, old *parts) (*parts, error) {
 		note("dns.servers", err)
 	}
 
-	if p.rules, err = buildRules(cfg); err != nil {
+	if p.rules, err = buildRulesAt(cfg, w.now); err != nil {
 		note("policy", err)
 	}
 	if file := cfg.Policy.Candidate; file != "" {
@@ -95,10 +99,14 @@ func build(cfg *configs.Config, w *world, old *parts) (*parts, error) {
 		return nil, faults.Sorted()
 	}
 
+	var answers checks.Resolver = p.resolver
+	if w.answers != nil {
+		answers = w.answers
+	}
 	p.settings = &proxy.Settings{
 		Hostname: name, TLS: tlsConfig,
 		Checks: checks.NewSet(checks.Deps{
-			Hostname: name, Resolver: p.resolver, Config: cfg.Checks, Timeout: cfg.DNS.Total, Healthy: p.resolver.Healthy,
+			Hostname: name, Resolver: answers, Config: cfg.Checks, Timeout: cfg.DNS.Total, Healthy: p.resolver.Healthy,
 			Metrics: w.metrics, Log: w.log,
 		}, p.wants(w.everything)),
 		Chain: p.rules.chain, Candidate: p.candidate.chain, Observe: cfg.Policy.Mode == "observe", Backends: p.backends,
