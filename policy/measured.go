@@ -162,6 +162,9 @@ func (c *Chain) Judge(f *Facts, known FactSet) (j Judgement) {
 		return j
 	}
 	j.Decided = true
+	if j.Rule == "" {
+		j.Stage = c.last
+	}
 	return j
 }
 

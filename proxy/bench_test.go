@@ -72,29 +72,31 @@ func (c *benchClient) expect(class byte) {
 	}
 }
 
-func (c *benchClient) cmd(line string, class byte) {
-	if _, err := io.WriteString(c.conn, line); err != nil {
+func (c *benchClient) cmd(line string, class byte) { c.write([]byte(line), class) }
+
+func (c *benchClient) write(octets []byte, class byte) {
+	if _, err := c.conn.Write(octets); err != nil {
 		c.b.Fatal(err)
 	}
 	c.expect(class)
 }
 
 // message sends one message in the way of a client that pipelines.
-func (c *benchClient) message(text string) {
+func (c *benchClient) message(text []byte) {
 	if _, err := io.WriteString(c.conn, "MAIL FROM:<a@good.example>\r\nRCPT TO:<b@local.example>\r\nDATA\r\n"); err != nil {
 		c.b.Fatal(err)
 	}
 	c.expect('2')
 	c.expect('2')
 	c.expect('3')
-	c.cmd(text, '2')
+	c.write(text, '2')
 }
 
 const benchHeader = "From: Alice <a@good.example>\r\nTo: b@local.example\r\nSubject: hello\r\nMessage-ID: <1@good.example>\r\n\r\n"
 
-func benchText(size int) string {
+func benchText(size int) []byte {
 	line := strings.Repeat("x", 74) + "\r\n"
-	return benchHeader + strings.Repeat(line, size/len(line)+1) + ".\r\n"
+	return []byte(benchHeader + strings.Repeat(line, size/len(line)+1) + ".\r\n")
 }
 
 // benchZone lets the loopback client speak for good.example.

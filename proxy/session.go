@@ -203,21 +203,21 @@ func (s *session) open() bool {
 	}
 	f := s.facts.Transaction(newID())
 	if v := s.set.Chain.Decide(policy.Connect, &f); v.Refuses() {
+		// RFC 5321 §3.1 knows two refusals in place of the greeting: 421, and
+		// 554, after which only QUIT is served, so that the client does not take
+		// us for broken.
+		v.Reply.Code = 554
+		if v.Disposition == policy.DispositionDefer {
+			v.Reply.Code = 421
+		}
 		s.recordRefusal(&f, v)
 		if !s.set.Observe {
-			if v.Disposition == policy.DispositionDefer {
-				s.result = "deferred"
-				v.Reply.Code = 421
-				s.say(withID(v.Reply, f.ID))
-				_ = s.flush()
-				return false
-			}
-			// RFC 5321 §3.1: 554 in place of the greeting, then only QUIT is
-			// served, so that the client does not take us for broken.
-			s.barred = true
-			s.result = "refused"
-			v.Reply.Code = 554
 			s.say(withID(v.Reply, f.ID))
+			s.barred = true
+			if s.result = "refused"; v.Disposition == policy.DispositionDefer {
+				s.result = "deferred"
+				s.closing = true
+			}
 			return true
 		}
 	}
