@@ -99,7 +99,8 @@ Begin with: postern demo`,
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
-		newServe(), newDemo(), newCheckConfig(), newConfig(), newPolicy(), newTestSession(), newVersion(),
+		newServe(), newDemo(), newCheckConfig(), newConfig(), newPolicy(), newTestSession(),
+		newExplain(), newReplay(), newCandidate(), newVersion(),
 	)
 	return root
 }

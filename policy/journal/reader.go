@@ -155,10 +155,15 @@ func (s *Stats) Decode(line []byte, r *Record) (ok bool) {
 		*Record
 	}{0, r}
 	*r = Record{}
-	switch err := json.Unmarshal(line, &with); {
-	case err == nil && with.V > Version:
+	err := json.Unmarshal(line, &with)
+	return s.good(err, with.V, r)
+}
+
+func (s *Stats) good(err error, v int, r *Record) bool {
+	switch {
+	case err == nil && v > Version:
 		s.Newer++
-	case err != nil || with.V < 1 || with.Record == nil || r.ID == "":
+	case err != nil || v < 1 || r.ID == "":
 		s.Bad++
 	default:
 		return true

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"postern/configs"
+	"postern/policy/journal"
+)
+
+func newExplain() *cobra.Command {
+	var src journalSource
+	var recipient string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "explain ID", Short: "Say why a transaction ended as it did, from the journal",
+		Long: `Print what the journal has of a transaction: who was named and how that is known,
+the checks, the DNS answers, the rules with the value of each part, the replies,
+and the smallest changes of facts that would have turned the verdict.
+
+The id stands at the end of each refusal, in brackets, and in the log. The rules
+are those in force now; where they are not those that judged, that is said, and
+what they make of it.`,
+		Example: `  postern explain 7k2m9d0x4qzr -c /etc/postern/postern.yaml
+  postern explain 7k2m9d0x4qzr --json | jq .explanation.changes`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usageError{errors.New("explain wants one id, as it stands at the end of a refusal")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			v, err := explain(src, strings.Trim(args[0], "() \t"), recipient)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), v)
+			}
+			return v.writeText(cmd.OutOrStdout())
+		},
+	}
+	src.flags(cmd)
+	cmd.Flags().StringVar(&recipient, "rcpt", "", "of the recipients, the `mailbox` in question; without it the one that the verdict is about")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object and nothing else")
+	return cmd
+}
+
+// explain finds a record and explains it by the policy in force.
+func explain(src journalSource, id, recipient string) (view, error) {
+	cfg, dir, err := src.open()
+	if err != nil {
+		return view{}, err
+	}
+	now, err := buildRules(cfg)
+	if err != nil {
+		return view{}, asFaults(cfg.At("policy"), err).Sorted()
+	}
+	r, err := journal.Find(dir, id)
+	if errors.Is(err, journal.ErrNotFound) {
+		return view{}, fmt.Errorf("there is no %s in %s: %w", id, dir, err)
+	}
+	if err != nil {
+		return view{}, err
+	}
+	if recipient != "" && !hasRecipient(r, recipient) {
+		return view{}, usageError{fmt.Errorf("--rcpt %s: the transaction has no such recipient", recipient)}
+	}
+	from := "the built-in policy"
+	if !cfg.Policy.BuiltIn {
+		from = cfg.At("policy.rules").File
+	}
+	return newView(r, now.chain, from, recipient), nil
+}
+
+func hasRecipient(r *journal.Record, address string) bool {
+	for i := range r.Recipients {
+		if r.Recipients[i].Address == address {
+			return true
+		}
+	}
+	return r.Facts.Rcpt.Address == address
+}
+
+// journalSource is where commands that read the journal find it.
+type journalSource struct {
+	opt configs.Options
+	dir string
+}
+
+func (s *journalSource) flags(cmd *cobra.Command) {
+	configFlag(cmd, &s.opt.File)
+	cmd.Flags().StringVar(&s.dir, "journal", "", "the journal's `folder`, in place of the configured one")
+}
+
+// open returns the configuration and the folder of the journal.
+func (s *journalSource) open() (*configs.Config, string, error) {
+	cfg, err := configs.Load(s.opt)
+	if err != nil {
+		return nil, "", err
+	}
+	switch {
+	case s.dir != "":
+		return cfg, s.dir, nil
+	case cfg.Journal.Path != "":
+		return cfg, cfg.Journal.Path, nil
+	}
+	return nil, "", usageError{errors.New("no journal is configured: name its folder with --journal, or a configuration that has journal.path with -c")}
+}
+
+// writeJSON prints one value for programs.
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
