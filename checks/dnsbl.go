@@ -17,7 +17,7 @@ func DNSBL(d Deps) Check {
 	lists := make([]dnsList, 0, len(d.Config.DNSBL.Zones))
 	for _, z := range d.Config.DNSBL.Zones {
 		// CheckDNSBLZone has had its say before anything listens.
-		if l, err := newDNSList(z); err == nil {
+		if l, _, err := newDNSList(z); err == nil {
 			lists = append(lists, l)
 		}
 	}
@@ -66,9 +66,10 @@ func askLists(ctx context.Context, r Resolver, lists []dnsList, f *policy.Facts)
 		case listingYes:
 			sum.Score += l.weight
 			sum.Zones = append(sum.Zones, l.zone)
-			if l.weight > 0 {
+			switch { // a weight of 0 is for looking on: the zone is named, and that is all
+			case l.weight > 0:
 				sum.Listed = true
-			} else {
+			case l.weight < 0:
 				allowed = true
 			}
 		}
@@ -101,36 +102,34 @@ type dnsList struct {
 	codes  []codeRange // none: the default
 }
 
-// CheckDNSBLZone says what is wrong with a configured list, for check-config.
-func CheckDNSBLZone(z configs.DNSBLZone) error {
-	_, err := newDNSList(z)
-	return err
+// CheckDNSBLZone says what is wrong with a configured list, for check-config,
+// and which of its keys says it: "zone", "of" or "codes[1]".
+func CheckDNSBLZone(z configs.DNSBLZone) (key string, err error) {
+	_, key, err = newDNSList(z)
+	return key, err
 }
 
-func newDNSList(z configs.DNSBLZone) (dnsList, error) {
+func newDNSList(z configs.DNSBLZone) (l dnsList, key string, err error) {
 	zone, ok := domainName(z.Zone)
 	if !ok {
-		return dnsList{}, fmt.Errorf("checks: dnsbl: %q is no zone", z.Zone)
+		return l, "zone", fmt.Errorf("%q is no DNS zone", z.Zone)
 	}
-	l := dnsList{zone: zone, weight: z.Weight, of: z.Of}
-	if l.weight == 0 {
-		l.weight = 1
-	}
+	l = dnsList{zone: zone, weight: z.Weight, of: z.Of}
 	switch l.of {
 	case "":
 		l.of = "client"
 	case "client", "helo", "mail_from", "iprev":
 	default:
-		return dnsList{}, fmt.Errorf("checks: dnsbl: zone %s: of: %q is not client, helo, mail_from or iprev", zone, z.Of)
+		return l, "of", fmt.Errorf("%q is not client, helo, mail_from or iprev", z.Of)
 	}
-	for _, c := range z.Codes {
+	for i, c := range z.Codes {
 		r, err := parseCodes(c)
 		if err != nil {
-			return dnsList{}, fmt.Errorf("checks: dnsbl: zone %s: %w", zone, err)
+			return l, fmt.Sprintf("codes[%d]", i), err
 		}
 		l.codes = append(l.codes, r)
 	}
-	return l, nil
+	return l, "", nil
 }
 
 // query is the name to ask for; empty: there is nothing to ask about.

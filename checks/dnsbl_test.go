@@ -49,21 +49,21 @@ func TestListsAreWeighed(t *testing.T) {
 		want  policy.DNSBL
 	}{
 		"nothing configured":         {"192.0.2.7", nil, policy.DNSBL{Result: policy.None}},
-		"a weight of 0 is 1":         {"192.0.2.7", []configs.DNSBLZone{{Zone: "black.example"}}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 1, Zones: []string{"black.example"}}},
+		"one to look on with":        {"192.0.2.7", []configs.DNSBLZone{{Zone: "black.example"}}, policy.DNSBL{Result: policy.None, Zones: []string{"black.example"}}},
 		"in the order of config":     {"192.0.2.7", []configs.DNSBLZone{grey, black}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 5, Zones: []string{"grey.example", "black.example"}}},
 		"an allow list takes off":    {"192.0.2.7", []configs.DNSBLZone{black, white}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: -1, Zones: []string{"black.example", "white.example"}}},
 		"allowed alone":              {"192.0.2.8", []configs.DNSBLZone{black, white}, policy.DNSBL{Result: policy.Pass, Score: -4, Zones: []string{"white.example"}}},
 		"not on any":                 {"192.0.2.9", []configs.DNSBLZone{black, white}, policy.DNSBL{Result: policy.None}},
-		"the other codes":            {"192.0.2.7", []configs.DNSBLZone{{Zone: "grey.example", Codes: []string{"127.0.0.5"}}}, policy.DNSBL{Result: policy.None}},
+		"the other codes":            {"192.0.2.7", []configs.DNSBLZone{{Zone: "grey.example", Codes: []string{"127.0.0.5"}, Weight: 1}}, policy.DNSBL{Result: policy.None}},
 		"a broken list lists nobody": {"192.0.2.7", []configs.DNSBLZone{broken}, policy.DNSBL{Result: policy.TempError}},
 		"and hides no other":         {"192.0.2.7", []configs.DNSBLZone{broken, black}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 3, Zones: []string{"black.example"}}},
 		"asked too often":            {"192.0.2.7", []configs.DNSBLZone{limited}, policy.DNSBL{Result: policy.TempError}},
-		"a parked domain":            {"192.0.2.7", []configs.DNSBLZone{{Zone: "parked.example"}}, policy.DNSBL{Result: policy.None}},
+		"a parked domain":            {"192.0.2.7", []configs.DNSBLZone{{Zone: "parked.example", Weight: 1}}, policy.DNSBL{Result: policy.None}},
 		"IPv6 by nibbles":            {"2001:db8::25", []configs.DNSBLZone{black}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 3, Zones: []string{"black.example"}}},
-		"of HELO":                    {"192.0.2.7", []configs.DNSBLZone{{Zone: "names.example", Of: "helo", Codes: []string{"127.0.1.2"}}}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 1, Zones: []string{"names.example"}}},
-		"of MAIL FROM":               {"192.0.2.7", []configs.DNSBLZone{{Zone: "names.example", Of: "mail_from", Codes: []string{"127.0.1.3"}}}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 1, Zones: []string{"names.example"}}},
-		"of the reverse name":        {"192.0.2.7", []configs.DNSBLZone{{Zone: "names.example", Of: "iprev", Codes: []string{"127.0.1.4"}}}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 1, Zones: []string{"names.example"}}},
-		"without a reverse name":     {"192.0.2.8", []configs.DNSBLZone{{Zone: "names.example", Of: "iprev"}}, policy.DNSBL{Result: policy.None}},
+		"of HELO":                    {"192.0.2.7", []configs.DNSBLZone{{Zone: "names.example", Of: "helo", Codes: []string{"127.0.1.2"}, Weight: 1}}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 1, Zones: []string{"names.example"}}},
+		"of MAIL FROM":               {"192.0.2.7", []configs.DNSBLZone{{Zone: "names.example", Of: "mail_from", Codes: []string{"127.0.1.3"}, Weight: 1}}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 1, Zones: []string{"names.example"}}},
+		"of the reverse name":        {"192.0.2.7", []configs.DNSBLZone{{Zone: "names.example", Of: "iprev", Codes: []string{"127.0.1.4"}, Weight: 1}}, policy.DNSBL{Result: policy.Fail, Listed: true, Score: 1, Zones: []string{"names.example"}}},
+		"without a reverse name":     {"192.0.2.8", []configs.DNSBLZone{{Zone: "names.example", Of: "iprev", Weight: 1}}, policy.DNSBL{Result: policy.None}},
 	} {
 		got := askedLists(t, parseZone(t, listZone), tc.host, tc.zones...)
 		if !slices.Equal(got.Zones, tc.want.Zones) || got.Result != tc.want.Result || got.Score != tc.want.Score || got.Listed != tc.want.Listed {
@@ -84,26 +84,30 @@ func (r explodes) LookupNetIP(ctx context.Context, network, host string) ([]neti
 
 func TestAPanicOverOneListEndsNothing(t *testing.T) {
 	got := askedLists(t, explodes{parseZone(t, listZone)}, "192.0.2.7",
-		configs.DNSBLZone{Zone: "grey.example"}, configs.DNSBLZone{Zone: "black.example"})
+		configs.DNSBLZone{Zone: "grey.example", Weight: 1}, configs.DNSBLZone{Zone: "black.example", Weight: 1})
 	if !got.Listed || got.Score != 1 {
 		t.Errorf("%+v", got)
 	}
 }
 
 func TestListsThatMakeNoSense(t *testing.T) {
-	for _, z := range []configs.DNSBLZone{
-		{Zone: ""}, {Zone: "not a zone"},
-		{Zone: "bl.example", Of: "sender"},
-		{Zone: "bl.example", Codes: []string{"192.0.2.1"}},
-		{Zone: "bl.example", Codes: []string{"127.0.0.9-127.0.0.2"}},
-		{Zone: "bl.example", Codes: []string{"::1"}},
-		{Zone: "bl.example", Codes: []string{""}},
+	for _, tc := range []struct {
+		zone configs.DNSBLZone
+		key  string
+	}{
+		{configs.DNSBLZone{Zone: ""}, "zone"},
+		{configs.DNSBLZone{Zone: "not a zone"}, "zone"},
+		{configs.DNSBLZone{Zone: "bl.example", Of: "sender"}, "of"},
+		{configs.DNSBLZone{Zone: "bl.example", Codes: []string{"192.0.2.1"}}, "codes[0]"},
+		{configs.DNSBLZone{Zone: "bl.example", Codes: []string{"127.0.0.2", "127.0.0.9-127.0.0.2"}}, "codes[1]"},
+		{configs.DNSBLZone{Zone: "bl.example", Codes: []string{"::1"}}, "codes[0]"},
+		{configs.DNSBLZone{Zone: "bl.example", Codes: []string{""}}, "codes[0]"},
 	} {
-		if err := CheckDNSBLZone(z); err == nil {
-			t.Errorf("%+v was accepted", z)
+		if key, err := CheckDNSBLZone(tc.zone); err == nil || key != tc.key {
+			t.Errorf("%+v: %s: %v", tc.zone, key, err)
 		}
 	}
-	if err := CheckDNSBLZone(configs.DNSBLZone{Zone: "bl.example", Of: "iprev", Codes: []string{"127.0.0.2-127.0.0.11", "127.1.0.0"}}); err != nil {
+	if _, err := CheckDNSBLZone(configs.DNSBLZone{Zone: "bl.example", Of: "iprev", Codes: []string{"127.0.0.2-127.0.0.11", "127.1.0.0"}}); err != nil {
 		t.Error(err)
 	}
 }

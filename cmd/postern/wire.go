@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -64,6 +65,13 @@ func build(cfg *configs.Config, w *world, old *parts) (*parts, error) {
 		Metrics: w.metrics, Log: w.log,
 	}); err != nil {
 		note("dns.servers", err)
+	}
+
+	for i, z := range cfg.Checks.DNSBL.Zones {
+		if key, err := checks.CheckDNSBLZone(z); err != nil {
+			at := fmt.Sprintf("checks.dnsbl.zones[%d].%s", i, key)
+			note(at, fmt.Errorf("%s: %w", at, err))
+		}
 	}
 
 	if p.rules, err = buildRulesAt(cfg, w.now); err != nil {
