@@ -203,22 +203,13 @@ func (t *tested) writeText(w io.Writer) error {
 	writeFacts(tw, reflect.ValueOf(t.record.Facts), "")
 	_ = tw.Flush() // into a Builder
 
+	x := newView(t.record, t.chain, "", "")
+	b.WriteString("\nWho\n")
+	writeIdentities(&b, x.Identities)
+	b.WriteString("\nChecks\n")
+	writeChecks(&b, t.record)
 	b.WriteString("\nDNS\n")
-	if len(t.record.DNS) == 0 {
-		b.WriteString("  nothing was asked\n")
-	}
-	tw = tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	for _, a := range t.record.DNS {
-		text := strings.Join(a.Answer, ", ")
-		if text == "" {
-			text = "(nothing)"
-		}
-		if a.Error != "" {
-			text = "(" + a.Error + ")"
-		}
-		_, _ = fmt.Fprintf(tw, "  %s\t%s\t%s\tttl %d, %s, %s\n", a.Type, a.Name, text, a.TTL, a.Source, a.Took.Round(10*time.Microsecond))
-	}
-	_ = tw.Flush() // into a Builder
+	writeDNS(&b, t.record.DNS)
 
 	b.WriteString("\nSession\n")
 	for _, line := range t.said {
@@ -226,9 +217,8 @@ func (t *tested) writeText(w io.Writer) error {
 	}
 
 	b.WriteString("\nRules\n")
-	for line := range strings.Lines(t.chain.Explain(&t.record.Facts).String()) {
-		b.WriteString("  " + line)
-	}
+	writeRules(&b, x.Explanation)
+	writeChanges(&b, x.Explanation)
 
 	v := t.verdict()
 	b.WriteString("\nVerdict\n  " + v.Disposition)
@@ -242,7 +232,7 @@ func (t *tested) writeText(w io.Writer) error {
 	for _, tag := range v.Tags {
 		b.WriteString("  adds " + tag + "\n")
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, printable(b.String()))
 	return err
 }
 

@@ -127,11 +127,7 @@ func (v view) writeText(w io.Writer) error {
 	b.WriteString("\nVerdict\n")
 	v.verdict(&b)
 	b.WriteString("\nWho\n")
-	table(&b, func(row func(...string)) {
-		for _, i := range v.Identities {
-			row(i.What, i.Value, i.How)
-		}
-	})
+	writeIdentities(&b, v.Identities)
 	b.WriteString("\nReplies\n")
 	table(&b, func(row func(...string)) {
 		for i := range r.Recipients {
@@ -161,6 +157,14 @@ func (v view) writeText(w io.Writer) error {
 	writeChanges(&b, v.Explanation)
 	_, err := io.WriteString(w, printable(b.String()))
 	return err
+}
+
+func writeIdentities(b *strings.Builder, all []identity) {
+	table(b, func(row func(...string)) {
+		for _, i := range all {
+			row(i.What, i.Value, i.How)
+		}
+	})
 }
 
 // verdict says what was concluded, by which rule, and what the rules of now say.
