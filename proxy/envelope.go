@@ -66,7 +66,7 @@ func (s *session) mail(arg string) smtp.Reply {
 		return syntaxReply(err)
 	}
 	if set := s.srv.settings.Load(); set != s.set {
-		s.dropBackend() // it belongs to the pools of the settings before
+		s.releaseBackend() // it belongs to the pools of the settings before
 		s.set = set
 	}
 	if !s.srv.rates.take(s.admitted, rationMessages, s.set.Limits.MessageRate, s.srv.now()) {
@@ -293,11 +293,6 @@ func (s *session) together(r *recipient) smtp.Reply {
 		}
 		break // the first one stands for all: they were compared with it
 	}
-	if pool != tx.pool && s.bc != nil {
-		// Those before r were all refused, and r is at home elsewhere.
-		s.releaseBackend()
-		tx.mailSent = false
-	}
 	tx.pool, tx.sure = pool, sure
 	return smtp.Reply{}
 }
@@ -309,6 +304,11 @@ func (s *session) forward(r *recipient, params []smtp.Param) smtp.Reply {
 	if tx.broken != "" {
 		return withID(errBackend, tx.facts.ID)
 	}
+	if s.bc != nil && s.pool != tx.pool {
+		// From a transaction before, or from recipients that were all refused.
+		s.releaseBackend()
+		tx.mailSent = false
+	}
 	if s.bc == nil {
 		start := time.Now()
 		bc, err := tx.pool.Open(s.context(), s.asClient())
@@ -318,8 +318,9 @@ func (s *session) forward(r *recipient, params []smtp.Param) smtp.Reply {
 			return withID(errBackend, tx.facts.ID)
 		}
 		s.setBackend(bc)
-		tx.backend = bc.Backend() + " " + bc.Address()
+		s.pool = tx.pool
 	}
+	tx.backend = s.bc.Backend() + " " + s.bc.Address()
 	if !tx.mailSent {
 		ps, ok := s.forwardParams(s.bc.Capabilities())
 		if !ok {

@@ -61,6 +61,9 @@ type relay struct {
 	chunks bool            // it was BDAT
 	dots   *smtp.DotWriter // stuffs what came by BDAT and goes by DATA
 
+	limit  *time.Timer // ends the conversation with a backend that takes too long
+	ending bool        // limit is that of the end of the message
+
 	left    int64 // octets of the client's BDAT still to come
 	last    bool  // it is the last one
 	refusal smtp.Reply
@@ -205,6 +208,17 @@ func (r *relay) begin(size int64) bool {
 	return r.data()
 }
 
+// within gives the backend that long for what is now to be done with it. Its
+// writes have deadlines of their own, but those are renewed by progress, and a
+// backend that takes one octet now and then would keep all of those.
+func (r *relay) within(d time.Duration) {
+	if r.limit == nil {
+		r.limit = time.AfterFunc(d, r.s.bc.Abort)
+		return
+	}
+	r.limit.Reset(d)
+}
+
 // data makes the backend say 354.
 func (r *relay) data() bool {
 	s, tx := r.s, r.s.tx
@@ -250,7 +264,14 @@ func (r *relay) write(b []byte) (int, error) {
 	if r.state == discarding {
 		return len(b), nil
 	}
-	if _, err := s.bc.Write(b); err != nil {
+	if !r.ending {
+		r.within(s.set.Timeouts.DataBlock)
+	}
+	_, err := s.bc.Write(b)
+	if !r.ending {
+		r.limit.Stop() // the client may take its time again
+	}
+	if err != nil {
 		// Perhaps it said why before it hung up.
 		reply, rerr := s.bc.Reply()
 		for rerr == nil && reply.Positive() { // to BDATs before
@@ -289,10 +310,20 @@ func (r *relay) discard(reply smtp.Reply, outcome journal.Outcome) {
 func (r *relay) chunk(n int64, last bool) {
 	r.left, r.last = n, last
 	r.chunksEnd()
-	if r.state == streaming && r.chunks && (n > 0 || last) {
-		r.s.bc.QueueBdat(n, last)
-		r.catchUp(maxUnanswered)
+	if r.state != streaming || !r.chunks || n == 0 && !last {
+		return
 	}
+	if last {
+		// The end goes out only once every chunk before it was taken. After a
+		// refused one the backend must refuse the rest (RFC 3030 §2); one that
+		// does not would keep a message with a hole in it.
+		r.catchUp(0)
+		if r.state == discarding {
+			return
+		}
+	}
+	r.s.bc.QueueBdat(n, last)
+	r.catchUp(maxUnanswered)
 }
 
 // maxUnanswered is how many BDATs may go on before the answer to the first is
@@ -302,12 +333,18 @@ const maxUnanswered = 8
 // catchUp reads answers of the backend to chunks until so many are due.
 func (r *relay) catchUp(due int) {
 	for r.state != discarding && r.s.bc.Outstanding() > due {
-		reply, ok := r.s.backendReply("0.0")
+		reply, err := r.s.bc.Reply()
 		switch {
-		case !ok:
+		case err != nil:
+			// NOT: simply failed. The last BDAT may be out already, and the
+			// backend may have the message.
+			r.discard(r.lost(err))
+		case reply.Intermediate():
+			r.s.tx.outOfStep(reply)
 			r.discard(withID(errBackend, r.s.tx.facts.ID), journal.OutcomeFailed)
 		case !reply.Positive():
-			r.discard(reply, journal.OutcomeBackendRefused)
+			r.s.tx.backRep = reply
+			r.discard(supplyEnhanced(reply, "0.0"), journal.OutcomeBackendRefused)
 		}
 	}
 }
@@ -350,6 +387,13 @@ func (r *relay) finish() smtp.Reply {
 	tx.facts.Message.Size = tx.bytes
 	s.messages++
 	s.commands = 0
+	if r.state != discarding {
+		// From the client's last octet to our reply: whatever is still to be
+		// judged, passed on and answered, the client waits ten minutes for it,
+		// and then sends the message again (RFC 5321 §4.5.3.2.6).
+		r.within(s.set.Timeouts.EndOfData)
+		r.ending = true
+	}
 	if r.state == gathering {
 		r.whole = true
 		r.gather(nil)
@@ -404,7 +448,9 @@ func (r *relay) end() (smtp.Reply, journal.Outcome) {
 		s.dropBackend()
 		return withID(errBackend, tx.facts.ID), journal.OutcomeFailed
 	}
-	s.releaseBackend()
+	if s.bc.Worn() {
+		s.releaseBackend()
+	}
 	if reply.Positive() {
 		return supplyEnhanced(reply, "6.0"), journal.OutcomeDelivered
 	}
@@ -454,6 +500,9 @@ func (r *relay) clientGone() {
 }
 
 func (r *relay) close() {
+	if r.limit != nil {
+		r.limit.Stop()
+	}
 	r.hold.close()
 	r.head = nil
 }

@@ -62,7 +62,8 @@ type session struct {
 	commands  int        // since the last message
 
 	tx           *transaction
-	bc           *backend.Conn // the backend connection of the transaction
+	bc           *backend.Conn // the backend connection, kept from one transaction to the next
+	pool         *backend.Pool // that it is of
 	transactions int
 	messages     int
 
@@ -263,10 +264,37 @@ func (s *session) nextLine() ([]byte, error) {
 	if s.srv.draining.Load() {
 		s.wake()
 	}
-	if err := s.in.wait(); err != nil {
+	if err := s.waitForCommand(); err != nil {
 		return nil, err
 	}
 	return smtp.ReadLine(s.in.br, lineLimit)
+}
+
+// idleBackend is how long a client that has nothing to say may keep a backend
+// connection to itself. Between the messages of one client it is worth
+// keeping: taking another costs at least the XCLIENT.
+const idleBackend = 3 * time.Second
+
+// waitForCommand waits for the first octet of a command, until the deadline
+// that is set.
+func (s *session) waitForCommand() error {
+	if s.bc == nil || s.tx != nil || s.in.buffered() > 0 || s.srv.draining.Load() {
+		return s.in.wait()
+	}
+	limit := time.Now().Add(s.set.Timeouts.Command)
+	if idle := time.Now().Add(idleBackend); idle.Before(limit) {
+		_ = s.conn.SetReadDeadline(idle)
+		err := s.in.wait()
+		if !errors.Is(err, os.ErrDeadlineExceeded) || s.srv.draining.Load() {
+			return err
+		}
+		s.releaseBackend()
+		_ = s.conn.SetReadDeadline(limit)
+		if s.srv.draining.Load() {
+			s.wake()
+		}
+	}
+	return s.in.wait()
 }
 
 // readFailed answers a line that could not be read, if anybody is there to

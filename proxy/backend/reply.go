@@ -260,6 +260,16 @@ func (c *Conn) restart() bool {
 // next client has not earned that.
 const maxErrors = 5
 
+// Worn says that the connection has served its time: it may be used for no
+// further transaction, by nobody.
+func (c *Conn) Worn() bool {
+	most := c.pool.o.MaxUses
+	if m := c.l.caps.Limits.MailMax; m > 0 {
+		most = min(most, m)
+	}
+	return c.l.errors >= maxErrors || c.l.mails >= most
+}
+
 // Release ends the loan after a transaction: the connection goes back to the
 // pool, after RSET if the transaction was left open, or ends with QUIT. A
 // conversation that is out of step is cut as by Abort.
@@ -280,11 +290,7 @@ func (c *Conn) Release() {
 	*c.buf = (*c.buf)[:0]
 	buffers.Put(c.buf)
 	c.out, c.queue = nil, nil
-	most := p.o.MaxUses
-	if m := l.caps.Limits.MailMax; m > 0 {
-		most = min(most, m)
-	}
-	keep := l.forOthers() && l.errors < maxErrors && l.mails < most
+	keep := l.forOthers() && !c.Worn()
 	if keep && c.mail {
 		if err := l.write([]byte("RSET\r\n"), lastWords); err != nil {
 			p.drop(l)
