@@ -462,7 +462,7 @@ func runDNSBL(t *testing.T, c *tally, known deviations) {
 		}
 		list, of, _ := strings.Cut(tc.ZoneConfig, " ")
 		name, codes, _ := strings.Cut(list, "=")
-		cfg := configs.DNSBLZone{Zone: name}
+		cfg := configs.DNSBLZone{Zone: name, Weight: 1}
 		if codes != "" {
 			cfg.Codes = []string{codes}
 		}
