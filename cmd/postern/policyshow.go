@@ -35,7 +35,7 @@ func newPolicy() *cobra.Command {
 	}
 	configFlag(show, &opt.File)
 	show.Flags().BoolVar(&listChecks, "checks", false, "the checks instead: what is measured, when, and whether somebody wants it")
-	return group("policy", "Look at the policy", show)
+	return group("policy", "Look at the policy, and test it", show, newPolicyTest())
 }
 
 func showPolicy(b *strings.Builder, p *parts) {
