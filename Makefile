@@ -57,8 +57,12 @@ fuzz: ## run each fuzz target of the tree for FUZZTIME
 	done; \
 	echo "$$n fuzz targets, no failure"; test "$$n" -gt 0
 
-conformance: ## only the published and RFC-derived suites, case by case
-	$(GO) test -count=1 -v -run 'Suite|Conformance' ./...
+conformance: ## the published and RFC-derived suites, as one table with the deviations and their reasons
+	@out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
+	if ! $(GO) test -count=1 -v -run 'Suite|Conformance|TestResponses|TestUnboundScenarios' ./checks/... ./proxy/... >"$$out" 2>&1; then \
+	  cat "$$out"; exit 1; \
+	fi; \
+	awk -f .ci/conformance.awk checks/dnscache/rpl_test.go "$$out"
 
 lint: $(BIN)/.golangci-$(GOLANGCI) ## gofmt, golangci-lint, and the arrows between the rooms
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \

@@ -132,6 +132,7 @@ func TestCommandSuite(t *testing.T) {
 	if run < 42 {
 		t.Errorf("only %d cases", run)
 	}
+	logConformance(t, "commands-dev", run, 0)
 }
 
 func FuzzCommand(f *testing.F) {
