@@ -386,7 +386,7 @@ func withID(r smtp.Reply, id string) smtp.Reply {
 // end closes the session and writes its log line.
 func (s *session) end() {
 	s.abandon()
-	s.dropBackend()
+	s.releaseBackend()
 	if s.in != nil {
 		s.in.release()
 	}

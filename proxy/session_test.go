@@ -38,3 +38,26 @@ func TestMessagePasses(t *testing.T) {
 		t.Errorf("record: %+v", rec)
 	}
 }
+
+// TestBackendConnectionIsKept: from one message to the next of one client, and
+// through the pool to the next client.
+func TestBackendConnectionIsKept(t *testing.T) {
+	r := newRig(t, rigOptions{}) // which opens one itself, to learn what the MTA offers
+	for range 2 {
+		c := r.connect("192.0.2.1")
+		c.ehlo()
+		for range 3 {
+			if got := c.message("MAIL FROM:<alice@good.example>", rigMessage); !strings.HasPrefix(got, "250 ") {
+				t.Fatal(got)
+			}
+		}
+		c.cmd("QUIT", "221 ")
+		c.closed()
+	}
+	if n := r.sink.Connections(); n != 1 {
+		t.Errorf("%d connections to the MTA", n)
+	}
+	if n := len(r.sink.Messages()); n != 6 {
+		t.Errorf("%d messages", n)
+	}
+}
