@@ -62,7 +62,8 @@ func (r *Record) Measured() policy.FactSet {
 // One reply ends a message, so what was decided after RCPT holds for each
 // recipient that the backend took and that was not decided before.
 func (r *Record) Live(i int) Opinion {
-	whole := Opinion{Disposition: r.Disposition, Rule: r.Rule}
+	// Tags could still have come until the end of the message.
+	whole := Opinion{Disposition: r.Disposition, Rule: r.Rule, TagsUnknown: r.Reached != policy.Message.String()}
 	if r.Undecided {
 		whole = Opinion{}
 	}
@@ -71,14 +72,23 @@ func (r *Record) Live(i int) Opinion {
 	}
 	rc := &r.Recipients[i]
 	own := Opinion{Disposition: rc.Disposition, Rule: rc.Rule}
+	stands := rc.Taken && r.judgedMessage()
+	// The fields on top are the same for all; another recipient alone would
+	// have had others.
+	whole.TagsUnknown = whole.TagsUnknown || rc.Address != r.Facts.Rcpt.Address
 	switch {
 	case own.Refuses(), own.Disposition == "pass" && own.Rule != "":
 		return own
-	case rc.Taken && r.judgedMessage():
+	case rc.Undecided && stands:
 		return whole
 	case rc.Undecided:
 		return Opinion{}
+	case stands && whole.Known() && !whole.Refuses():
+		return whole
 	}
+	// Accepted for good at RCPT: only tags could be added after it. That the
+	// whole was refused is about another recipient, and was only observed.
+	own.TagsUnknown = true
 	return own
 }
 
