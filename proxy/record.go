@@ -132,17 +132,23 @@ func (s *session) log(rec *journal.Record) {
 		slog.Any("took", rec.Took),
 		slog.Any("recipients", rec.Recipients),
 		slog.Any("tags", rec.Tags),
-		slog.Any("facts", (*factsJSON)(&rec.Facts)),
+		slog.Any("facts", s.srv.loggable(&rec.Facts)),
 	)
 }
 
-// factsJSON makes the facts appear in a JSON log nested as they are, and in a
-// text log as one JSON word.
-type factsJSON policy.Facts
+// loggable is what a log line has of the facts: JSON nested as they are, and in
+// a text log one JSON word.
+func (srv *Server) loggable(f *policy.Facts) any {
+	if srv.textLog {
+		return factsText{f}
+	}
+	return f
+}
 
-func (f *factsJSON) MarshalJSON() ([]byte, error) { return json.Marshal((*policy.Facts)(f)) }
+type factsText struct{ *policy.Facts }
 
-func (f *factsJSON) MarshalText() ([]byte, error) { return f.MarshalJSON() }
+// MarshalText is what slog's text handler asks for.
+func (t factsText) MarshalText() ([]byte, error) { return json.Marshal(t.Facts) }
 
 // abandonedOutcome is how a transaction ended that came to no message: refused,
 // if that was why, else abandoned.
