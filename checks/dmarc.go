@@ -19,11 +19,73 @@ func DMARC(d Deps) Check {
 		Stage:  policy.Message,
 		Result: func(f *policy.Facts) *policy.Result { return &f.DMARC.Result },
 		needs:  []string{"spf", "dkim"},
-		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
-			m := dmarcEvaluation{resolver: d.Resolver, author: f.Header.FromDomain, orgs: map[string]string{}}
-			f.DMARC = m.run(ctx, f)
+		Run: func(ctx context.Context, f *policy.Facts, msg Message) {
+			f.DMARC = dmarcOf(ctx, d.Resolver, authors(f, msg), f)
 		},
 	}
+}
+
+// maxAuthors bounds how many authors' domains of one message are judged.
+const maxAuthors = 4
+
+// authors returns the domains of the message's authors; none if there is no
+// telling who they are.
+func authors(f *policy.Facts, msg Message) (domains []string) {
+	if f.Header.FromDomain != "" {
+		return []string{f.Header.FromDomain}
+	}
+	for _, h := range msg.Header {
+		if !fieldIs(h.Name, "From") {
+			continue
+		}
+		mailboxes, ok := parseMailboxes(h.Value)
+		if !ok {
+			return nil
+		}
+		for _, m := range mailboxes {
+			if d, _ := domainName(m.Domain); !slices.Contains(domains, d) {
+				domains = append(domains, d)
+			}
+		}
+	}
+	if len(domains) > maxAuthors {
+		return nil
+	}
+	return domains
+}
+
+// dmarcOf evaluates each author's domain and returns the worst result. RFC 9989
+// §5.3.1 lets a receiver end at more than one; but then whoever puts an address
+// of his own beside that of his victim would go unjudged (§11.5).
+func dmarcOf(ctx context.Context, r Resolver, authors []string, f *policy.Facts) policy.DMARC {
+	worst := policy.DMARC{Result: policy.PermError}
+	for i, author := range authors {
+		m := dmarcEvaluation{resolver: r, author: author, orgs: map[string]string{}}
+		if got := m.run(ctx, f); i == 0 || badness(got) > badness(worst) {
+			worst = got
+		}
+	}
+	if len(authors) > 1 && worst.Result == policy.None {
+		worst.Result = policy.PermError
+	}
+	return worst
+}
+
+// badness orders what may be found of several authors.
+func badness(d policy.DMARC) int {
+	switch {
+	case d.Result == policy.Fail && d.Policy == "reject":
+		return 5
+	case d.Result == policy.Fail && d.Policy == "quarantine":
+		return 4
+	case d.Result == policy.TempError:
+		return 3
+	case d.Result == policy.Fail:
+		return 2
+	case d.Result == policy.None:
+		return 1
+	}
+	return 0
 }
 
 // maxWalk bounds the queries of one walk (RFC 9989 §4.10).
@@ -46,11 +108,6 @@ type dmarcEvaluation struct {
 }
 
 func (m *dmarcEvaluation) run(ctx context.Context, f *policy.Facts) policy.DMARC {
-	if m.author == "" {
-		// No From, several, or several mailboxes. Whichever domain we judged,
-		// the reader might be shown another.
-		return policy.DMARC{Result: policy.PermError}
-	}
 	rec, applies, err := m.discover(ctx)
 	switch {
 	case err != nil:
@@ -70,10 +127,14 @@ func (m *dmarcEvaluation) run(ctx context.Context, f *policy.Facts) policy.DMARC
 	for _, d := range f.DKIM.Domains {
 		ids = append(ids, identifier{d, rec.strictDKIM, policy.Pass})
 	}
+	unread := f.DKIM.Result == policy.TempError // which signatures there are is not known
 	for _, s := range f.DKIM.Signatures {
 		if s.Result == policy.TempError {
-			ids = append(ids, identifier{s.Domain, rec.strictDKIM, policy.TempError})
+			ids, unread = append(ids, identifier{s.Domain, rec.strictDKIM, policy.TempError}), false
 		}
+	}
+	if unread {
+		out.Result = policy.TempError
 	}
 	for _, id := range ids {
 		if id.result != policy.Pass && id.result != policy.TempError {
@@ -117,13 +178,17 @@ func (m *dmarcEvaluation) discover(ctx context.Context) (rec *dmarcRecord, appli
 	}
 	if rec.np != "" && rec.np != applies {
 		// A name that does not exist, as opposed to one without addresses. Where
-		// we cannot tell, the milder assumption: it exists.
-		if _, err := m.resolver.LookupNetIP(ctx, "ip4", m.author); err != nil && dnscache.IsNXDomain(err) {
+		// we cannot tell, the milder of the two.
+		_, err := m.resolver.LookupNetIP(ctx, "ip4", m.author)
+		if err != nil && (dnscache.IsNXDomain(err) || !isNotFound(err) && milder(rec.np, applies)) {
 			applies = rec.np
 		}
 	}
 	return rec, rec.lowered(applies), nil
 }
+
+// milder says whether policy a asks for less than b.
+func milder(a, b string) bool { return a == "none" || a == "quarantine" && b == "reject" }
 
 // lowered is the policy one level down where the record is under test.
 func (r *dmarcRecord) lowered(p string) string {

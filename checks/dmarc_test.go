@@ -16,6 +16,56 @@ func runDMARCOn(t *testing.T, r Resolver, author string, spf policy.SPF, dkim po
 	return f.DMARC
 }
 
+// Somebody who puts his own domain beside his victim's is judged by both.
+func TestEachAuthorIsJudged(t *testing.T) {
+	z := parseZone(t, `
+_dmarc.bank.example  TXT "v=DMARC1; p=reject"
+_dmarc.shop.example  TXT "v=DMARC1; p=quarantine"
+_dmarc.evil.example  TXT "v=DMARC1; p=none"
+; SERVFAIL _dmarc.sick.example
+`)
+	for header, want := range map[string]policy.DMARC{
+		"From: ceo@bank.example\r\nFrom: x@evil.example\r\n":                           {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
+		"From: x@evil.example, \"C. E. O.\" <ceo@bank.example>\r\n":                    {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
+		"From: x@evil.example,\r\n a@shop.example, ceo@bank.example\r\n":               {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
+		"From: x@evil.example, a@shop.example\r\n":                                     {Result: policy.Fail, Policy: "quarantine", Domain: "shop.example"},
+		"From: x@evil.example, a@sick.example\r\n":                                     {Result: policy.TempError},
+		"From: a@evil.example, b@EVIL.example\r\n":                                     {Result: policy.Pass, Policy: "none", Domain: "evil.example"}, // one domain
+		"From: a@evil.example, b@none.example\r\n":                                     {Result: policy.PermError},
+		"From: ceo@bank.example\r\n":                                                   {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
+		"From: ceo@bank.example, x@evil.example <\r\n":                                 {Result: policy.PermError}, // who knows
+		"From: Us: ceo@bank.example;\r\n":                                              {Result: policy.PermError},
+		"From:\r\n":                                                                    {Result: policy.PermError},
+		"Subject: x\r\n":                                                               {Result: policy.PermError},
+		"From: a@a.example, b@b.example, c@c.example, d@d.example, e@bank.example\r\n": {Result: policy.PermError},
+	} {
+		msg := held(header + "\r\nx\r\n")
+		f := transaction("192.0.2.1", "client.example", "x@evil.example")
+		f.Header = HeaderFacts(msg.Header)
+		f.SPF = policy.SPF{Result: policy.Pass, Domain: "evil.example"}
+		DMARC(Deps{Resolver: z}).Run(t.Context(), f, msg)
+		if f.DMARC != want {
+			t.Errorf("%q:\n got %+v\nwant %+v", header, f.DMARC, want)
+		}
+	}
+}
+
+// Whether a name exists decides between sp and np. Where that cannot be found
+// out, our trouble must not make it the harsher one.
+func TestTroubleDoesNotMakeAPolicyHarsher(t *testing.T) {
+	z := parseZone(t, `
+_dmarc.one.example  TXT "v=DMARC1; p=reject; np=none"
+_dmarc.two.example  TXT "v=DMARC1; p=reject; sp=none; np=reject"
+; SERVFAIL x.one.example
+; SERVFAIL x.two.example
+`)
+	for _, author := range []string{"x.one.example", "x.two.example"} {
+		if got := runDMARCOn(t, z, author, policy.SPF{Result: policy.None}, policy.DKIM{}); got.Result != policy.Fail || got.Policy != "none" {
+			t.Errorf("%s: %+v", author, got)
+		}
+	}
+}
+
 func TestThePolicyIsThatOfTheDomainOrOfTheOneItBelongsTo(t *testing.T) {
 	const zone = `
 _dmarc.own.example            TXT "v=DMARC1; p=quarantine"
@@ -115,6 +165,9 @@ _dmarc.bank              TXT "v=DMARC1; p=reject; psd=y"
 		"SPF in trouble, DKIM passes":                {"org.example", policy.SPF{Result: policy.TempError, Domain: "org.example"}, signed("org.example"), policy.Pass},
 		"trouble that does not matter":               {"org.example", policy.SPF{Result: policy.TempError, Domain: "evil.example"}, policy.DKIM{}, policy.Fail},
 		"a key that could not be had":                {"org.example", policy.SPF{}, policy.DKIM{Signatures: []policy.DKIMSignature{{Domain: "org.example", Result: policy.TempError}}}, policy.TempError},
+		"the signatures could not be read":           {"org.example", policy.SPF{Result: policy.Fail, Domain: "org.example"}, policy.DKIM{Result: policy.TempError}, policy.TempError},
+		"they could not, and SPF passes":             {"org.example", pass("org.example"), policy.DKIM{Result: policy.TempError}, policy.Pass},
+		"another's key could not be had":             {"org.example", policy.SPF{}, policy.DKIM{Result: policy.TempError, Signatures: []policy.DKIMSignature{{Domain: "evil.example", Result: policy.TempError}}}, policy.Fail},
 		"where somebody belongs cannot be found out": {"org.example", pass("x.sick.org.example"), policy.DKIM{}, policy.TempError},
 		"HELO stands in for <>":                      {"org.example", policy.SPF{Result: policy.Pass, Domain: "mx.org.example", Identity: "helo"}, policy.DKIM{}, policy.Pass},
 	} {

@@ -25,17 +25,42 @@ const (
 // that we vouch for has to be the one that everybody else sees.
 func parseMailbox(value string) (smtp.Path, bool) {
 	s := scanner{rest: value}
-	mark := s
-	if path, ok := s.addrSpec(); ok && s.skip() && s.rest == "" {
+	m, ok := s.mailbox()
+	return m, ok && s.rest == ""
+}
+
+// parseMailboxes reads the value of a field that holds mailboxes parted by
+// commas, as strictly; not ok: there is none, or one cannot be read.
+func parseMailboxes(value string) (list []smtp.Path, ok bool) {
+	s := scanner{rest: value}
+	for {
+		m, ok := s.mailbox()
+		if !ok {
+			return nil, false
+		}
+		list = append(list, m)
+		if s.rest == "" {
+			return list, true
+		}
+		s.rest = s.rest[1:]
+	}
+}
+
+// mailbox reads a mailbox and what white space is behind it, up to the end or a
+// comma.
+func (s *scanner) mailbox() (smtp.Path, bool) {
+	end := func() bool { return s.skip() && (s.rest == "" || s.rest[0] == ',') }
+	mark := *s
+	if path, ok := s.addrSpec(); ok && end() {
 		return path, true
 	}
 
-	s = mark
+	*s = mark
 	if !s.phrase() || !s.take('<') || !s.route() {
 		return smtp.Path{}, false
 	}
 	path, ok := s.addrSpec()
-	if !ok || !s.skip() || !s.take('>') || !s.skip() || s.rest != "" {
+	if !ok || !s.skip() || !s.take('>') || !end() {
 		return smtp.Path{}, false
 	}
 	return path, true

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -239,6 +240,35 @@ why.long.example TXT "`+strings.Repeat("%{s}", 60)+`"
 	}
 	if got := runSPF(t, z, "192.0.2.1", "c.example", "someone@long.example"); len(got.Explanation) != maxExplanation {
 		t.Errorf("%d octets", len(got.Explanation))
+	}
+}
+
+// A record can be made of 64 KiB of macros. What they expand to stays small, and
+// is no name that anybody is asked for.
+func TestMacrosDoNotGrowWithoutBound(t *testing.T) {
+	many := func(n int, term string) string { return strings.Repeat("\""+strings.Repeat(term, 50)+"\" ", n/50) }
+	z := parseZone(t, `
+grow.example     TXT "v=spf1 exists:" `+many(15000, "%{s}")+`".example -all exp=why.example"
+spaces.example   TXT "v=spf1" `+many(60000, " ")+`"-all"
+why.example      TXT `+many(15000, "%{s}")+`
+`)
+	local := strings.Repeat("l", 200)
+	allocated := func(domain, explanation string) uint64 {
+		t.Helper()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		got := runSPF(t, z, "192.0.2.1", "c.example", local+"@"+domain)
+		runtime.ReadMemStats(&after)
+		if got.Result != policy.Fail || got.Explanation != explanation {
+			t.Errorf("%+v", got)
+		}
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	if n := allocated("grow.example", strings.Repeat(local+"@grow.example", 2)[:maxExplanation]); n > 1<<20 {
+		t.Errorf("%d octets were allocated for macros", n)
+	}
+	if n := allocated("spaces.example", ""); n > 1<<20 {
+		t.Errorf("%d octets were allocated for spaces", n)
 	}
 }
 

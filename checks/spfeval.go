@@ -356,6 +356,9 @@ func (e *evaluation) targetName(ctx context.Context, spec, domain string) (strin
 	default:
 		name = string(e.expandTo(ctx, nil, spec, domain))
 	}
+	if len(name) > maxExpansion {
+		return "", false
+	}
 	name = strings.TrimSuffix(name, ".")
 	for len(name) > maxName {
 		dot := strings.IndexByte(name, '.')

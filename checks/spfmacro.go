@@ -116,7 +116,12 @@ func isTopLabel(s string) bool {
 	return !digits
 }
 
-// expandTo appends s to dst with its macros replaced. The syntax was checked.
+// maxExpansion bounds what macros can grow to, in octets. A name of more is not
+// asked for; RFC 7208 §7.3 would cut it to its last 253.
+const maxExpansion = 16 << 10
+
+// expandTo appends s to dst with its macros replaced, up to maxExpansion and the
+// macro that goes beyond it. The syntax was checked.
 func (e *evaluation) expandTo(ctx context.Context, dst []byte, s, domain string) []byte {
 	for {
 		i := strings.IndexByte(s, '%')
@@ -125,7 +130,7 @@ func (e *evaluation) expandTo(ctx context.Context, dst []byte, s, domain string)
 		}
 		dst = append(dst, s[:i]...)
 		m, rest, ok := cutMacro(s[i:])
-		if !ok {
+		if !ok || len(dst) > maxExpansion {
 			return dst
 		}
 		s = rest

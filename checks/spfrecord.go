@@ -74,7 +74,7 @@ func parseSPF(text string) (*spfRecord, error) {
 			return nil, &syntaxError{text: fmt.Sprintf("octet 0x%02x is not printable ASCII", c)}
 		}
 	}
-	rec := &spfRecord{terms: make([]spfTerm, 0, strings.Count(text, " ")+1)}
+	rec := &spfRecord{terms: make([]spfTerm, 0, min(strings.Count(text, " ")+1, 16))} // spaces are cheap, terms are not
 	var seenRedirect, seenExp bool
 	for text != "" {
 		var word string
