@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"slices"
 	"strings"
 
 	"postern/policy"
@@ -31,6 +32,10 @@ func (o Opinion) Differs(p Opinion) bool {
 		return false
 	}
 	return o.Disposition != p.Disposition || o.Rule != p.Rule
+}
+
+func (o Opinion) equal(p Opinion) bool {
+	return o.Disposition == p.Disposition && o.Rule == p.Rule && o.TagsUnknown == p.TagsUnknown && slices.Equal(o.Missing, p.Missing)
 }
 
 // Measured returns the facts of the record that were measured. Those that a
@@ -137,7 +142,7 @@ func (r *Record) JudgeCandidate(c *policy.Chain) (active, candidate string) {
 		now := whole
 		if len(r.Recipients) > 0 {
 			now = r.Judge(c, i, known)
-			if now.Disposition != whole.Disposition || now.Rule != whole.Rule {
+			if !now.equal(whole) {
 				r.Recipients[i].Candidate = candidateOf(now)
 			}
 		}
