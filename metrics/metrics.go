@@ -32,6 +32,7 @@ type Metrics struct {
 	dnsQueries  *counters
 	dnsDuration prometheus.Observer
 	dnsEntries  atomic.Pointer[func() float64]
+	dnsHealthy  atomic.Pointer[func() bool]
 
 	backendUp       *prometheus.GaugeVec
 	backendDuration *observers
@@ -95,6 +96,13 @@ func New() *Metrics {
 			return (*count)()
 		}
 		return 0
+	})
+
+	f.NewGaugeFunc(gauge("dns_healthy", "Whether our own name servers seem to work: 0 while different domains fail together."), func() float64 {
+		if healthy := m.dnsHealthy.Load(); healthy != nil && !(*healthy)() {
+			return 0
+		}
+		return 1
 	})
 
 	m.backendUp = f.NewGaugeVec(gauge("backend_up", "Whether an address of a backend is taken for usable."), []string{"backend", "address"})
@@ -216,6 +224,14 @@ func (m *Metrics) DNSQueryTook(took time.Duration) {
 func (m *Metrics) DNSCacheEntries(f func() float64) {
 	if m != nil {
 		m.dnsEntries.Store(&f)
+	}
+}
+
+// DNSHealthy reports the state of our own name servers through f, which is
+// called at each scrape; a later f takes the place of an earlier one.
+func (m *Metrics) DNSHealthy(f func() bool) {
+	if m != nil {
+		m.dnsHealthy.Store(&f)
 	}
 }
 

@@ -32,6 +32,7 @@ func used() *Metrics {
 	m.DNSQuery("TXT", "miss")
 	m.DNSQueryTook(20 * time.Millisecond)
 	m.DNSCacheEntries(func() float64 { return 7 })
+	m.DNSHealthy(func() bool { return false })
 	m.BackendUp("mta", "127.0.0.1:10025", true)
 	m.BackendTook("mta", "connect", time.Millisecond)
 	m.BackendError("mta", "dial")
@@ -125,13 +126,16 @@ postern_backend_up{address="a",backend="new"} 0
 # HELP postern_dns_cache_entries DNS answers in the cache.
 # TYPE postern_dns_cache_entries gauge
 postern_dns_cache_entries 7
+# HELP postern_dns_healthy Whether our own name servers seem to work: 0 while different domains fail together.
+# TYPE postern_dns_healthy gauge
+postern_dns_healthy 0
 # HELP postern_config_reloads_total Attempts to load the configuration anew.
 # TYPE postern_config_reloads_total counter
 postern_config_reloads_total{result="error"} 0
 postern_config_reloads_total{result="ok"} 1
 `
 	err := testutil.GatherAndCompare(m.Gatherer(), strings.NewReader(want), "postern_replies_total", "postern_transactions_total",
-		"postern_backend_up", "postern_dns_cache_entries", "postern_config_reloads_total")
+		"postern_backend_up", "postern_dns_cache_entries", "postern_dns_healthy", "postern_config_reloads_total")
 	if err != nil {
 		t.Error(err)
 	}

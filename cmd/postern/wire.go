@@ -107,6 +107,7 @@ func build(cfg *configs.Config, w *world, old *parts) (*parts, error) {
 		return nil, faults.Sorted()
 	}
 
+	w.metrics.DNSHealthy(p.resolver.Healthy)
 	var answers checks.Resolver = p.resolver
 	if w.answers != nil {
 		answers = w.answers
