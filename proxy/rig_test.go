@@ -52,7 +52,10 @@ type rigOptions struct {
 	config   func(*configs.Config)
 	backend  func(*configs.Backend)
 	dial     func(context.Context, string, string) (net.Conn, error)
-	noProbe  bool // capabilities stay unknown until the first transaction
+	// allChecks has those that need the whole message run as well.
+	allChecks bool
+	noIdle    bool // no connection to the MTA is kept
+	noProbe   bool // capabilities stay unknown until the first transaction
 }
 
 const rigZone = `
@@ -118,8 +121,11 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	if o.backend != nil {
 		o.backend(&mta)
 	}
-	backends, err := backend.New([]configs.Backend{mta}, nil,
-		backend.Options{Hostname: r.set.Hostname, Timeouts: r.set.Timeouts, Dial: dial})
+	bo := backend.Options{Hostname: r.set.Hostname, Timeouts: r.set.Timeouts, Dial: dial}
+	if o.noIdle {
+		bo.IdlePerAddress = -1
+	}
+	backends, err := backend.New([]configs.Backend{mta}, nil, bo)
 	if err != nil {
 		t.Fatal(err)
 	}
