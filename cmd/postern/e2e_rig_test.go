@@ -307,7 +307,9 @@ func startPostern(t *testing.T, backendPort int) *postern {
 	return startPosternOn(t, freePort(t), backendPort)
 }
 
-func startPosternOn(t *testing.T, port, backendPort int) *postern {
+// startPosternOn is startPostern on a given port, with more sections at the
+// end of the configuration.
+func startPosternOn(t *testing.T, port, backendPort int, sections ...string) *postern {
 	t.Helper()
 	needs(t)
 	binary, err := build()
@@ -336,13 +338,22 @@ backends:
 dns: {servers: [%q], timeout: 1s}
 admin: {address: "127.0.0.1:%d"}
 log: {level: info, format: json}
-`, p.port, p.ca, dir+"/key.pem", backendPort, dns, p.admin))
+`, p.port, p.ca, dir+"/key.pem", backendPort, dns, p.admin)+strings.Join(sections, ""))
 
+	p.serve(t)
+	return p
+}
+
+// serve runs the binary with the configuration that p has, until the test ends.
+// What it puts down without being told where lands beside the configuration.
+func (p *postern) serve(t *testing.T) {
+	t.Helper()
 	log, err := os.Create(p.log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.cmd = exec.Command(binary, "serve", "-c", p.config)
+	p.cmd = exec.Command(p.binary, "serve", "-c", p.config)
+	p.cmd.Dir = filepath.Dir(p.config)
 	p.cmd.Stderr = log
 	p.cmd.Stdout = log
 	if err := p.cmd.Start(); err != nil {
@@ -374,7 +385,6 @@ log: {level: info, format: json}
 		}
 		return err == nil
 	})
-	return p
 }
 
 func (p *postern) addr() string { return fmt.Sprintf("127.0.0.1:%d", p.port) }
