@@ -114,12 +114,18 @@ func (r *Record) Judge(c *policy.Chain, i int, known policy.FactSet) Opinion {
 		return opinion(c.Judge(&r.Facts, known))
 	}
 	address := r.Recipients[i].Address
-	f := r.Facts
-	f.Rcpt = policy.RcptTo{Address: address, Domain: DomainOf(address)}
-	if r.Hashed && strings.HasPrefix(address, hashMark) {
-		known = known.Without("rcpt.address")
+	other := r.For(address)
+	if r.Hashed { // whether the address is known is another matter for each
+		known = other.Measured()
 	}
-	return opinion(c.Judge(&f, known))
+	return opinion(c.Judge(&other.Facts, known))
+}
+
+// For returns a copy of the record whose facts are about another recipient.
+func (r *Record) For(address string) *Record {
+	c := *r
+	c.Facts.Rcpt = policy.RcptTo{Address: address, Domain: DomainOf(address)}
+	return &c
 }
 
 func opinion(j policy.Judgement) Opinion {
