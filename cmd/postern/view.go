@@ -44,11 +44,10 @@ func newView(r *journal.Record, chain *policy.Chain, from, recipient string) vie
 		Record: r, Identities: identities(r),
 		Policy: viewPolicy{Then: r.Policy, Now: chain.Fingerprint(), Same: r.Policy == chain.Fingerprint(), From: from},
 	}
-	f := r.Facts
 	if recipient != "" {
-		f.Rcpt = policy.RcptTo{Address: recipient, Domain: journal.DomainOf(recipient)}
+		r = r.For(recipient)
 	}
-	v.Explanation = chain.ExplainMeasured(&f, r.Measured())
+	v.Explanation = chain.ExplainMeasured(&r.Facts, r.Measured())
 	return v
 }
 
