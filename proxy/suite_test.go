@@ -92,6 +92,7 @@ func (c *codes) UnmarshalJSON(b []byte) error {
 // hear reads one reply; "close" if there is none to come.
 func (c *client) hear() string {
 	_ = c.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	defer func() { _ = c.conn.SetReadDeadline(time.Time{}) }()
 	var lines []string
 	for {
 		line, err := c.br.ReadString('\n')
@@ -112,6 +113,7 @@ func (c *client) hear() string {
 func (c *client) say(s string) {
 	_ = c.conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
 	_, _ = io.WriteString(c.conn, s)
+	_ = c.conn.SetWriteDeadline(time.Time{})
 }
 
 func code(reply string) string {
