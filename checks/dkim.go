@@ -38,10 +38,16 @@ func DKIM(d Deps) Check {
 		Result: func(f *policy.Facts) *policy.Result { return &f.DKIM.Result },
 		begin: func(f *policy.Facts, msg Message) bool {
 			f.DKIM = policy.DKIM{Result: policy.None, Domains: []string{}}
-			return !slices.ContainsFunc(msg.Header, func(h smtp.Field) bool { return fieldIs(h.Name, "DKIM-Signature") })
+			return !Signed(msg.Header)
 		},
 		Run: func(ctx context.Context, f *policy.Facts, msg Message) { f.DKIM = verifyDKIM(ctx, d.Resolver, msg) },
 	}
+}
+
+// Signed says whether a message bears a DKIM-Signature. One that does not needs
+// no holding: all that the message stage would find out is known from its header.
+func Signed(h smtp.Header) bool {
+	return slices.ContainsFunc(h, func(f smtp.Field) bool { return fieldIs(f.Name, "DKIM-Signature") })
 }
 
 // signature is what one DKIM-Signature field says (RFC 6376 §3.5).

@@ -153,14 +153,26 @@ func (r *relay) judgeHeader() {
 		return
 	}
 	if s.set.Chain.HoldsMessage() && !s.set.Chain.Settled(policy.Header, tx.verdict) {
-		r.state = holding
-		r.hold = new(spool)
-		r.spool(head)
-		if r.state == holding {
-			r.hold.mark = r.hold.size
-			r.spool(rest)
+		if checks.Signed(h) || s.set.Chain.Needs("message.size") {
+			r.state = holding
+			r.hold = new(spool)
+			r.spool(head)
+			if r.state == holding {
+				r.hold.mark = r.hold.size
+				r.spool(rest)
+			}
+			return
 		}
-		return
+		// Nobody signed it, so the rest of it would tell nothing new: the last
+		// stage can be judged now, and the message streams.
+		start := time.Now()
+		s.runChecks(policy.Message, checks.Message{Header: h})
+		refusal := s.judge(policy.Message)
+		tx.time("message", start)
+		if !refusal.IsZero() {
+			r.discard(refusal, journal.OutcomeRefused)
+			return
+		}
 	}
 	fields := s.appendFields(nil)
 	kept := s.withoutForged(head, h)
