@@ -112,7 +112,7 @@ func (s *session) log(rec *journal.Record) {
 	if rec.Outcome == journal.OutcomeFailed || rec.Outcome == journal.OutcomeUnknown {
 		level = slog.LevelError
 	}
-	s.srv.log.LogAttrs(s.srv.ctx, level, "transaction",
+	attrs := []slog.Attr{
 		slog.String("id", rec.ID),
 		slog.String("session", rec.Session),
 		slog.String("client", rec.Facts.Client.IP),
@@ -133,7 +133,11 @@ func (s *session) log(rec *journal.Record) {
 		slog.Any("recipients", rec.Recipients),
 		slog.Any("tags", rec.Tags),
 		slog.Any("facts", s.srv.loggable(&rec.Facts)),
-	)
+	}
+	if rec.Candidate != nil {
+		attrs = append(attrs, slog.Any("candidate", rec.Candidate))
+	}
+	s.srv.log.LogAttrs(s.srv.ctx, level, "transaction", attrs...)
 }
 
 // loggable is what a log line has of the facts: JSON nested as they are, and in

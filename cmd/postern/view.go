@@ -19,6 +19,7 @@ type view struct {
 	Record      *journal.Record    `json:"record"`
 	Identities  []identity         `json:"identities"`
 	Policy      viewPolicy         `json:"policy"`
+	Recipient   string             `json:"recipient,omitempty"` // the one that the explanation is about
 	Explanation policy.Explanation `json:"explanation"` // by the rules in force now
 }
 
@@ -47,6 +48,7 @@ func newView(r *journal.Record, chain *policy.Chain, from, recipient string) vie
 	if recipient != "" {
 		r = r.For(recipient)
 	}
+	v.Recipient = r.Facts.Rcpt.Address
 	v.Explanation = chain.ExplainMeasured(&r.Facts, r.Measured())
 	return v
 }
@@ -147,7 +149,7 @@ func (v view) writeText(w io.Writer) error {
 	if r.Truncated {
 		b.WriteString("  (the record was too long: its DNS answers, or recipients behind the hundredth, are lost)\n")
 	}
-	b.WriteString("\nRules, first match decides")
+	b.WriteString("\nRules" + named(v.Recipient, " for ") + ", first match decides")
 	if !v.Policy.Same {
 		b.WriteString("; these are the rules of now, not those that judged")
 	}
