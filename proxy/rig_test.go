@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/netip"
@@ -41,10 +42,12 @@ type rig struct {
 	mu      sync.Mutex
 	records []*journal.Record
 	clients []*client
+	panics  panicCount
 }
 
 // rigOptions says what is not as usual.
 type rigOptions struct {
+	settings *Settings // instead of what zone, policy and config make
 	zone     string
 	policy   *configs.Policy // nil: the built-in one
 	sink     smtptest.SinkOptions
@@ -109,7 +112,11 @@ func rigSettings(t testing.TB, o rigOptions) *Settings {
 
 func newRig(t testing.TB, o rigOptions) *rig {
 	t.Helper()
-	r := &rig{t: t, set: rigSettings(t, o), sink: smtptest.NewSink(o.sink)}
+	if o.settings == nil {
+		o.settings = rigSettings(t, o)
+	}
+	set := *o.settings
+	r := &rig{t: t, set: &set, sink: smtptest.NewSink(o.sink)}
 	if o.identity == "" {
 		o.identity = "none"
 	}
@@ -132,7 +139,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	r.set.Backends = backends
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
-	r.srv = New(Options{Record: func(rec *journal.Record) {
+	r.srv = New(Options{Log: slog.New(&r.panics), Record: func(rec *journal.Record) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.records = append(r.records, rec)
@@ -164,6 +171,37 @@ func (r *rig) close() {
 	r.set.Backends.Close()
 	r.sink.Close()
 	r.serving.Wait()
+	if what := r.panics.first(); what != "" {
+		r.t.Error(what)
+	}
+}
+
+// panicCount is a log that keeps what no test may see: a panic, which ends one
+// session and would go unnoticed.
+type panicCount struct {
+	mu   sync.Mutex
+	what string
+}
+
+func (p *panicCount) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelError }
+func (p *panicCount) WithAttrs([]slog.Attr) slog.Handler           { return p }
+func (p *panicCount) WithGroup(string) slog.Handler                { return p }
+
+func (p *panicCount) Handle(_ context.Context, r slog.Record) error {
+	if !strings.Contains(r.Message, "panic") {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.what = r.Message
+	r.Attrs(func(a slog.Attr) bool { p.what += " " + a.String(); return true })
+	return nil
+}
+
+func (p *panicCount) first() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.what
 }
 
 // dialSink connects to the recording MTA.

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"flag"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -245,6 +246,7 @@ type sim struct {
 	clients  []*wire
 	sessions sync.WaitGroup
 	messages []*simMessage
+	panics   panicCount
 
 	wrong  []string
 	totals map[place]int64
@@ -298,7 +300,7 @@ func (s *sim) run() {
 		return
 	}
 	set.Backends = backends
-	s.srv = New(Options{Metrics: s.env.metrics, Record: func(r *journal.Record) {
+	s.srv = New(Options{Log: slog.New(&s.panics), Metrics: s.env.metrics, Record: func(r *journal.Record) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.records = append(s.records, r)
@@ -689,6 +691,9 @@ func (s *sim) check() {
 		if m.heard != "" && m.waited > 10*time.Minute && s.sc.class.by == "DATA" && !s.clientSideFault() {
 			s.fail("%s waited %v for %q", m.from, m.waited, m.heard)
 		}
+	}
+	if what := s.panics.first(); what != "" {
+		s.fail("%s", what)
 	}
 	for from := range committed {
 		s.fail("the MTA has a message of %s, whom nobody knows", from)
