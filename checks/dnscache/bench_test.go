@@ -97,7 +97,7 @@ func BenchmarkMiss(b *testing.B) {
 }
 
 func BenchmarkParse(b *testing.B) {
-	q := newQuery(question{"example.org", typeTXT}, true, true)
+	q := pack(question{"example.org", typeTXT}, true, true)
 	msg := spfAnswer.to(q.wire)
 	b.ReportAllocs()
 	for b.Loop() {

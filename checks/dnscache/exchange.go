@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
+	"github.com/miekg/dns"
 )
 
 const (
@@ -172,25 +172,24 @@ func (r *Resolver) try(ctx context.Context, s *server, q question, edns bool) (*
 	return a, nil
 }
 
-func rejectsEDNS(rcode dnsmessage.RCode) bool {
-	const badVers = 16 // RFC 6891 §9
-	return rcode == dnsmessage.RCodeFormatError || rcode == dnsmessage.RCodeNotImplemented || rcode == badVers
+func rejectsEDNS(c rcode) bool {
+	return c == dns.RcodeFormatError || c == dns.RcodeNotImplemented || c == dns.RcodeBadVers
 }
 
 // exchange gets one response, by UDP if that will do.
 func (r *Resolver) exchange(ctx context.Context, s *server, q question, edns bool) (*answer, error) {
 	if s.tls == nil {
 		mixCase := s.oneCase.Load() < r.now().UnixNano()
-		a, err := r.datagram(ctx, s, newQuery(q, mixCase, edns))
+		a, err := r.datagram(ctx, s, q, mixCase, edns)
 		switch {
 		case errors.Is(err, errCase):
 			// Forged, or a server that does not keep the case. TCP is beyond a
 			// forger's reach; a server without TCP is asked in lower case.
-			if a, err = r.stream(ctx, s, newQuery(q, true, edns)); err == nil || ctx.Err() != nil {
+			if a, err = r.stream(ctx, s, q, true, edns); err == nil || ctx.Err() != nil {
 				return a, err
 			}
 			s.oneCase.Store(r.now().Add(notAgain).UnixNano())
-			a, err = r.datagram(ctx, s, newQuery(q, false, edns))
+			a, err = r.datagram(ctx, s, q, false, edns)
 			if !errors.Is(err, errTruncated) {
 				return a, err
 			}
@@ -198,7 +197,7 @@ func (r *Resolver) exchange(ctx context.Context, s *server, q question, edns boo
 			return a, err
 		}
 	}
-	return r.stream(ctx, s, newQuery(q, false, edns))
+	return r.stream(ctx, s, q, false, edns)
 }
 
 // What an answer by UDP may ask us to do over.
@@ -237,8 +236,14 @@ func (r *Resolver) within(ctx context.Context, s *server, name string, f func(ct
 	return nil, unreachable{errTemporary(name, s.address, err.Error())}
 }
 
-// datagram asks by UDP, from a socket and so a port of its own.
-func (r *Resolver) datagram(ctx context.Context, s *server, q *query) (*answer, error) {
+// datagram asks by UDP, from a socket and so a port of its own. NOT: by a
+// dns.Client, which takes a response to another question for the answer, ends
+// the query over one that is garbage, and cannot be canceled.
+func (r *Resolver) datagram(ctx context.Context, s *server, asked question, mixCase, edns bool) (*answer, error) {
+	q, err := newQuery(asked, mixCase, edns)
+	if err != nil {
+		return nil, err
+	}
 	return r.within(ctx, s, q.name, func(ctx context.Context) (*answer, error) {
 		conn, err := r.dial(ctx, "udp", s.address)
 		if err != nil {
@@ -273,7 +278,11 @@ func (r *Resolver) datagram(ctx context.Context, s *server, q *query) (*answer, 
 
 // stream asks by TCP or TLS, over a connection of the pool. One that was idle
 // may have been closed meanwhile; then the next is taken, a new one at last.
-func (r *Resolver) stream(ctx context.Context, s *server, q *query) (*answer, error) {
+func (r *Resolver) stream(ctx context.Context, s *server, asked question, mixCase, edns bool) (*answer, error) {
+	q, err := newQuery(asked, mixCase, edns)
+	if err != nil {
+		return nil, err
+	}
 	return r.within(ctx, s, q.name, func(ctx context.Context) (*answer, error) {
 		for {
 			conn, reused, err := s.pool.get(ctx, r, s)

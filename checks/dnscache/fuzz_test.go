@@ -43,7 +43,7 @@ func FuzzResponse(f *testing.F) {
 		if !ok {
 			return
 		}
-		q := newQuery(question{name, rrtype(rr)}, true, true)
+		q := pack(question{name, rrtype(rr)}, true, true)
 		m := q.match(msg)
 		if m != matchNot && len(msg) > headerSize {
 			// What we take for an answer, another reader takes for one to our question.
@@ -91,7 +91,7 @@ func FuzzQuery(f *testing.F) {
 		if !ok {
 			return
 		}
-		q := newQuery(question{name, typeTXT}, mixed, edns)
+		q := pack(question{name, typeTXT}, mixed, edns)
 		var m dns.Msg
 		if err := m.Unpack(q.wire); err != nil {
 			t.Fatalf("%q: %v", name, err)

@@ -156,8 +156,17 @@ func cname(owner string, ttl uint32, target string) record {
 	return record{name: owner, rrtype: 5, ttl: ttl, rdata: wireName(target)}
 }
 
+// pack is newQuery for names that can be packed.
+func pack(q question, mixCase, edns bool) *query {
+	p, err := newQuery(q, mixCase, edns)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
 func wireName(name string) []byte {
-	q := newQuery(question{name: name}, false, false)
+	q := pack(question{name: name}, false, false)
 	return q.wire[headerSize : q.end-4]
 }
 

@@ -67,21 +67,38 @@ func TestParse(t *testing.T) {
 		{"alias to itself", typeA, response{records: []record{cname("", 60, "n.example")}}, "CNAME chain too long, or a loop"},
 		{"two aliases", typeA, response{records: []record{cname("", 60, "x.example"), cname("", 60, "y.example"), {name: "y.example", rrtype: typeA, ttl: 60, rdata: []byte{1, 2, 3, 4}}}}, "alias x.example for 60 s"},
 		{"alias and data at one name", typeA, response{records: []record{a(60, 9, 9, 9, 9), cname("", 60, "x.example")}}, "alias x.example for 60 s"},
+		{"alias to the root", typeA, response{records: []record{cname("", 60, ""), a(60, 9, 9, 9, 9)}}, "nodata for 60 s"},
 		{"alias to no data", typeA, response{records: []record{cname("", 60, "x.example")}, soa: soa(30, 30)}, "nodata for 30 s"},
 		{"SOA of another zone", typeA, response{rcode: 3, soa: below("elsewhere")}, "nxdomain for 0 s"},
 		{"SOA of the zone above", typeA, response{rcode: 3, soa: below("example")}, "nxdomain for 60 s"},
 		{"SOA below", typeA, response{rcode: 3, soa: below("x.n.example")}, "nxdomain for 0 s"},
 		{"no SOA", typeA, response{}, "nodata for 0 s"},
 		{"referral", typeA, response{soa: ns}, "referral instead of an answer"},
+		// What miekg/dns takes for good records, of empty fields.
+		{"A without data", typeA, response{records: []record{{rrtype: typeA, ttl: 60}}}, "malformed answer"},
+		{"CNAME without data", typeA, response{records: []record{{rrtype: 5, ttl: 60}}}, "malformed answer"},
+		{"MX without host", typeMX, response{records: []record{{rrtype: typeMX, ttl: 60, rdata: []byte{0, 10}}, mx(60, "ok.example")}}, "found 10 ok.example. for 60 s"},
+		{"MX with more than a host", typeMX, response{records: []record{{rrtype: typeMX, ttl: 60, rdata: []byte{0, 10, 1, 'a', 0, 1}}}}, "nodata for 60 s"},
+		{"PTR without data", typePTR, response{records: []record{{rrtype: typePTR, ttl: 60}}}, "nodata for 60 s"},
+		{"SOA without minimum", typeA, response{rcode: 3, soa: &record{name: ".", rrtype: 6, ttl: 60, rdata: make([]byte, 2+4*4)}}, "malformed answer"},
+		{"SOA of names alone", typeA, response{rcode: 3, soa: &record{name: ".", rrtype: 6, ttl: 60, rdata: make([]byte, 2)}}, "malformed answer"},
+		// What comes escaped out of it.
+		{"TXT of quotes, backslashes and odd octets", typeTXT, response{records: []record{txt(60, "\"a\\ \x00\x7f\xe9")}}, `found "\"a\\ \x00\x7f\xe9" for 60 s`},
+		{"TXT that looks escaped", typeTXT, response{records: []record{txt(60, `\065\"\`)}}, `found "\\065\\\"\\" for 60 s`},
+		{"TXT with an escape across two strings", typeTXT, response{records: []record{{rrtype: typeTXT, ttl: 60, rdata: []byte("\x01\\\x03065")}}}, `found "\\065" for 60 s`},
+		{"MX with a backslash", typeMX, response{records: []record{mx(60, `a\b.example`), mx(60, `a\046b.example`)}}, "nodata for 60 s"},
+		{"PTR with octets that are not ASCII", typePTR, response{records: []record{{rrtype: typePTR, ttl: 60, rdata: []byte("\x02\xc3\xa9\x00")}}}, "nodata for 60 s"},
+		{"alias to a name with odd octets", typeA, response{records: []record{cname("", 60, `a"\ B@.example`), {name: `A"\ b@.example`, rrtype: typeA, ttl: 60, rdata: []byte{1, 2, 3, 4}}}}, "found 1.2.3.4 for 60 s"},
+		{"alias to a name with a dot in a label", typeA, response{records: []record{{rrtype: 5, ttl: 60, rdata: dotted.rdata}}}, "malformed answer"},
 		{"SERVFAIL", typeA, response{rcode: 2}, "failure for 4294967295 s"},
 	} {
-		q := newQuery(question{"n.example", c.rrtype}, true, true)
+		q := pack(question{"n.example", c.rrtype}, true, true)
 		if got := summary(parse(c.r.to(q.wire), q.question)); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
 
-	q := newQuery(question{"n.example", typePTR}, false, true)
+	q := pack(question{"n.example", typePTR}, false, true)
 	m := response{records: manyPTR}.to(q.wire)
 	n := len(m)
 	m = append(m, bytes.Repeat(m[n-(12+len(wireName("h199.example"))):], 200)...)
@@ -90,8 +107,13 @@ func TestParse(t *testing.T) {
 		t.Errorf("400 reverse names: %s", summary(a, err))
 	}
 
+	// Padding behind the last record is none of it.
+	if a, err := parse(append(m, make([]byte, 40)...), q.question); err != nil {
+		t.Errorf("padded: %s", summary(a, err))
+	}
+
 	// Cut anywhere, an answer is malformed, or none: never half of one.
-	q = newQuery(question{"n.example", typeTXT}, false, true)
+	q = pack(question{"n.example", typeTXT}, false, true)
 	whole := response{records: []record{txt(60, "one"), txt(60, "two")}, soa: soa(1, 1)}.to(q.wire)
 	for i := range whole {
 		if a, err := parse(whole[:i], q.question); err == nil {

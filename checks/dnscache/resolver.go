@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
-
 	"postern/metrics"
 )
 
@@ -291,19 +289,8 @@ func (r *Resolver) failure(s *shard, q question, err error) *entry {
 }
 
 // rcodeError is a response that answers nothing.
-func rcodeError(name, server string, rcode dnsmessage.RCode) *net.DNSError {
-	text := "server answered " + strings.TrimPrefix(rcode.String(), "RCode")
-	switch rcode {
-	case dnsmessage.RCodeServerFailure:
-		text = "server answered SERVFAIL"
-	case dnsmessage.RCodeRefused:
-		text = "server answered REFUSED"
-	case dnsmessage.RCodeFormatError:
-		text = "server answered FORMERR"
-	case dnsmessage.RCodeNotImplemented:
-		text = "server answered NOTIMP"
-	}
-	return errTemporary(name, server, text)
+func rcodeError(name, server string, c rcode) *net.DNSError {
+	return errTemporary(name, server, "server answered "+c.String())
 }
 
 // isOurs tells whether an error may come from trouble of our own name servers:

@@ -522,7 +522,7 @@ func TestTooManyRecords(t *testing.T) {
 		}
 	})
 	// The header's count has one octet in these tests, so the parser is asked.
-	q := newQuery(question{"a.example", typeA}, false, true)
+	q := pack(question{"a.example", typeA}, false, true)
 	m := response{records: many}.to(q.wire)
 	m[6], m[7] = 2, 2 // 514
 	rec := m[len(m)-16:]
