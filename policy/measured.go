@@ -118,9 +118,10 @@ type Judgement struct {
 	// then the verdict is none. Empty: the verdict is that of any facts that
 	// agree with those known.
 	Missing FactSet
-	// MissingTags are the facts that tag rules above the end wanted and that are
-	// not known, so that Tags and, where the message is accepted, Rule and
-	// whether it is tag or pass may be otherwise.
+	// MissingTags are the facts that rules above the end wanted and that are not
+	// known, where these only tag, or pass what is accepted anyhow: so that Tags
+	// and, where the message is accepted, Rule and whether it is tag or pass may
+	// be otherwise.
 	MissingTags FactSet
 }
 
@@ -138,17 +139,24 @@ func (c *Chain) Judge(f *Facts, known FactSet) (j Judgement) {
 		}
 	}()
 	s := scope{facts: reflect.ValueOf(f).Elem()}
+	var open FactSet // on which rules hang that might have passed the message
 	for _, r := range c.rules {
 		t := r.when.ternary(s, known)
 		switch {
 		case t == no:
 			continue
-		case t == unknown && r.decides():
-			j.Missing = r.when.reads.minus(known)
-			return j
-		case t == unknown:
+		case t == unknown && r.do == DispositionTag:
 			j.MissingTags = j.MissingTags.with(r.when.reads.minus(known))
 			continue
+		case t == unknown && r.do == DispositionPass:
+			open = open.with(r.when.reads.minus(known))
+			continue
+		case t == unknown, r.do >= DispositionDefer && open != FactSet{}:
+			// Refused or accepted: nobody knows.
+			if t == unknown {
+				open = open.with(r.when.reads.minus(known))
+			}
+			return Judgement{Missing: open}
 		}
 		j.Rule, j.Stage, j.Disposition = r.Name, r.stage, r.do
 		switch r.do {
@@ -159,9 +167,11 @@ func (c *Chain) Judge(f *Facts, known FactSet) (j Judgement) {
 			j.Reply = r.reply.expand(s)
 		}
 		j.Decided = true
+		j.MissingTags = j.MissingTags.with(open)
 		return j
 	}
 	j.Decided = true
+	j.MissingTags = j.MissingTags.with(open)
 	if j.Rule == "" {
 		j.Stage = c.last
 	}

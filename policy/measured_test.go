@@ -105,6 +105,28 @@ func TestJudgeSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
+// A pass that hangs on what is not known makes no difference to mail that is
+// accepted anyhow; a refusal does.
+func TestJudgeKnowsWhatIsAcceptedAnyhow(t *testing.T) {
+	f := Facts{}.Transaction("x")
+	f.SPF.Result = SoftFail
+	known := Measured(&f, Rcpt)
+	j := compile(t,
+		`signed: dkim.result == "pass" -> pass`,
+		`fail: spf.result == "fail" -> reject`,
+		`soft: spf.result == "softfail" -> tag X-Tag: soft`).Judge(&f, known)
+	if !j.Determined() || j.Refuses() || !slices.Equal(j.MissingTags.Names(), []string{"dkim.result"}) {
+		t.Errorf("%+v", j)
+	}
+	j = compile(t,
+		`signed: dkim.result == "pass" -> pass`,
+		`large: message.size > 1000 -> defer`,
+		`fail: spf.result == "fail" -> reject`).Judge(&f, known)
+	if j.Determined() || !slices.Equal(j.Missing.Names(), []string{"dkim.result", "message.size"}) {
+		t.Errorf("%+v", j)
+	}
+}
+
 func TestFingerprint(t *testing.T) {
 	of := func(p configs.Policy) string {
 		chain, err := Compile(p, nil)

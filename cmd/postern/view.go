@@ -20,7 +20,7 @@ type view struct {
 	Identities  []identity         `json:"identities"`
 	Policy      viewPolicy         `json:"policy"`
 	Recipient   string             `json:"recipient,omitempty"` // the one that the explanation is about
-	Explanation policy.Explanation `json:"explanation"` // by the rules in force now
+	Explanation policy.Explanation `json:"explanation"`         // by the rules in force now
 }
 
 // viewPolicy says whether the rules that explain are those that judged.
