@@ -48,6 +48,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":    scriptExits,
 			"dns":      scriptDNS,
+			"sign":     scriptSign,
 			"pair":     scriptPair,
 			"start":    scriptStart,
 			"log":      scriptLog,
@@ -107,6 +108,16 @@ func scriptDNS(ts *testscript.TestScript, _ bool, args []string) {
 	must(ts, err)
 	ts.Defer(stop)
 	ts.Setenv("DNS", addr)
+}
+
+// sign MESSAGE DOMAIN ZONE: a new key signs the message for the domain, and its
+// record goes to the end of the zone.
+func scriptSign(ts *testscript.TestScript, _ bool, args []string) {
+	signer := dnstest.NewSigner()
+	signed, err := signer.Sign(crlf([]byte(ts.ReadFile(args[0]))), args[1])
+	must(ts, err)
+	must(ts, os.WriteFile(ts.MkAbs(args[0]), signed, 0o600))
+	must(ts, os.WriteFile(ts.MkAbs(args[2]), []byte(ts.ReadFile(args[2])+signer.Record(args[1])), 0o600))
 }
 
 // pair NAME FILE DAYS: a new certificate for NAME in FILE.pem and FILE.key, good
@@ -261,11 +272,15 @@ func connect(ts *testscript.TestScript, address string) net.Conn {
 	return c
 }
 
-// send ADDRESS FROM TO REPLY: send a short mail; its last reply begins with REPLY.
+// send ADDRESS FROM TO REPLY [MESSAGE]: send a short mail, or the file MESSAGE; its
+// last reply begins with REPLY.
 func scriptSend(ts *testscript.TestScript, _ bool, args []string) {
 	c := newClient(connect(ts, args[0]))
 	m := mail{helo: "client.example", from: args[1], recipients: []string{args[2]}}
 	m.message = madeUp(m)
+	if len(args) > 4 {
+		m.message = crlf([]byte(ts.ReadFile(args[4])))
+	}
 	r, err := c.send(m)
 	must(ts, err)
 	c.quit()
