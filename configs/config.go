@@ -101,7 +101,13 @@ type DNS struct {
 	Timeout time.Duration `yaml:"timeout"` // of one try
 	Total   time.Duration `yaml:"total"`   // of one check; then temperror (RFC 7208 §4.6.4)
 	Cache   DNSCache      `yaml:"cache"`
+	// Canaries are domains known to work, at most MaxCanaries, asked for when
+	// much fails; none: what fails is judged by itself.
+	Canaries []string `yaml:"canaries"`
 }
+
+// MaxCanaries bounds dns.canaries: all are asked at once.
+const MaxCanaries = 16
 
 // DNSCache bounds what the resolver keeps.
 type DNSCache struct {

@@ -78,7 +78,7 @@ listeners:
   - {address: ":25", proxy_protocol: [192.0.2.10, "2001:db8::/32"]}
 backends: [{name: mta, addresses: ["127.0.0.1:10025", "unix:/run/mta"], tls: off, identity: xclient}]
 routes: [{recipients: [example.org, "*.example.org"], backend: mta}]
-dns: {servers: [127.0.0.1, "[::1]:5353", "tls://9.9.9.9:853#dns.example"], timeout: 500ms}
+dns: {servers: [127.0.0.1, "[::1]:5353", "tls://9.9.9.9:853#dns.example"], timeout: 500ms, canaries: [iana.org, example.com]}
 headers: {received: false}
 limits: {message_size: 1GB, recipients: 7}
 timeouts: {greeting: 50ms, command: 1h30m}
@@ -92,6 +92,7 @@ policy: {mode: observe, rules: []}
 	want.Routes = []Route{{Recipients: []string{"example.org", "*.example.org"}, Backend: "mta"}}
 	want.DNS.Servers = []string{"127.0.0.1", "[::1]:5353", "tls://9.9.9.9:853#dns.example"}
 	want.DNS.Timeout = 500 * time.Millisecond
+	want.DNS.Canaries = []string{"iana.org", "example.com"}
 	want.Headers.Received = false
 	want.Limits.MessageSize, want.Limits.Recipients = 1e9, 7
 	want.Timeouts.Greeting, want.Timeouts.Command = 50*time.Millisecond, 90*time.Minute

@@ -36,6 +36,15 @@ func (l *loader) validate(c *Config) {
 			l.fault(fmt.Sprintf("dns.servers[%d]", i), "dns.servers: %q %v", s, err)
 		}
 	}
+	for i, name := range c.DNS.Canaries {
+		_, err := netip.ParseAddr(name)
+		if err == nil || !isHostname(name) {
+			l.fault(fmt.Sprintf("dns.canaries[%d]", i), "dns.canaries: %q is no domain name", name)
+		}
+	}
+	if n := len(c.DNS.Canaries); n > MaxCanaries {
+		l.fault("dns.canaries", "dns.canaries: %d names; at most %d", n, MaxCanaries)
+	}
 	l.overrides(c, time.Now())
 	if c.Journal.HashLocalParts {
 		l.required("journal.hash_key", c.Journal.HashKey)

@@ -179,4 +179,32 @@ func TestCounters(t *testing.T) {
 	if got := fmt.Sprint(outcomes(t, m, "AAAA")); got != "map[error:1]" {
 		t.Errorf("AAAA: %s", got)
 	}
+	if got := gauges(t, m); got != "cache_entries 0 healthy 1 " {
+		t.Errorf("before Report: %s", got)
+	}
+	r.Report()
+	if got := gauges(t, m); got != "cache_entries 5 healthy 1 " { // two failures are kept, and what they stand beside
+		t.Errorf("after Report: %s", got)
+	}
+	for i := range healthRecent {
+		_, _ = r.LookupTXT(context.Background(), fmt.Sprintf("domain%d.example", i))
+	}
+	if got := gauges(t, m); got != "cache_entries 17 healthy 0 " {
+		t.Errorf("in trouble: %s", got)
+	}
+}
+
+// gauges reads what Report has the metrics tell.
+func gauges(t *testing.T, m *metrics.Metrics) (got string) {
+	t.Helper()
+	families, err := m.Gatherer().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if name, ok := strings.CutPrefix(f.GetName(), "postern_dns_"); ok && f.GetType() == dto.MetricType_GAUGE {
+			got += fmt.Sprint(name, " ", f.GetMetric()[0].GetGauge().GetValue(), " ")
+		}
+	}
+	return got
 }

@@ -36,9 +36,9 @@ type Options struct {
 	// MaxInFlight bounds the questions that are under way at a time; those
 	// beyond fail with a temporary error. 0: 1024.
 	MaxInFlight int
-	// Canaries are names of zones known to work, of several operators. They are
-	// asked for when much fails, to tell our trouble from theirs; none: what
-	// fails is judged by itself.
+	// Canaries are names of zones known to work, of several operators, at most
+	// configs.MaxCanaries. They are asked for when much fails, to tell our
+	// trouble from theirs; none: what fails is judged by itself.
 	Canaries []string
 	// RootCAs verify tls:// servers; nil: the system's.
 	RootCAs *x509.CertPool
@@ -59,7 +59,6 @@ const (
 	minCacheBytes   = 1 << 20
 	maxTTLSeconds   = 7 * 24 * 3600 // RFC 8767 §4
 	maxNegativeCap  = 3 * 3600      // RFC 2308 §5: one to three hours
-	maxCanaries     = 16
 )
 
 // New makes a resolver. It sends nothing and starts nothing; an error says
@@ -132,8 +131,8 @@ func New(o Options) (*Resolver, error) {
 	}
 	r.servers.Store(&servers)
 	r.system = system
-	if len(o.Canaries) > maxCanaries {
-		return nil, fmt.Errorf("dns: %d canaries; at most %d", len(o.Canaries), maxCanaries)
+	if len(o.Canaries) > configs.MaxCanaries {
+		return nil, fmt.Errorf("dns: %d canaries; at most %d", len(o.Canaries), configs.MaxCanaries)
 	}
 	var canaries []string
 	for _, name := range o.Canaries {
@@ -149,6 +148,13 @@ func New(o Options) (*Resolver, error) {
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.health = newHealth(r, canaries)
-	r.metrics.DNSCacheEntries(r.cache.entries)
 	return r, nil
+}
+
+// Report has the metrics tell of this resolver: of the answers in its cache, and
+// whether it is healthy. It is for the resolver in use to call, and NOT: for New,
+// since a configuration that is refused at a reload has made one as well.
+func (r *Resolver) Report() {
+	r.metrics.DNSCacheEntries(r.cache.entries)
+	r.metrics.DNSHealthy(r.Healthy)
 }

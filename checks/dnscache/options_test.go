@@ -79,7 +79,7 @@ func TestOptionsThatAreWrong(t *testing.T) {
 		"negative stale":    {Cache: configs.DNSCache{Entries: 1, ServeStale: -time.Second}},
 		"too many servers":  {Servers: slices.Repeat([]string{"192.0.2.1"}, maxServers+1)},
 		"canary":            {Servers: []string{"192.0.2.1"}, Canaries: []string{"a..b"}},
-		"too many canaries": {Servers: []string{"192.0.2.1"}, Canaries: slices.Repeat([]string{"a.b"}, maxCanaries+1)},
+		"too many canaries": {Servers: []string{"192.0.2.1"}, Canaries: slices.Repeat([]string{"a.b"}, configs.MaxCanaries+1)},
 		"resolv.conf":       {ResolvConf: t.TempDir()},
 	} {
 		if r, err := New(o); err == nil {

@@ -62,7 +62,7 @@ func build(cfg *configs.Config, w *world, old *parts) (*parts, error) {
 		p.resolver = old.resolver
 	} else if p.resolver, err = dnscache.New(dnscache.Options{
 		Servers: cfg.DNS.Servers, Timeout: cfg.DNS.Timeout, Total: cfg.DNS.Total, Cache: cfg.DNS.Cache,
-		Metrics: w.metrics, Log: w.log,
+		Canaries: cfg.DNS.Canaries, Metrics: w.metrics, Log: w.log,
 	}); err != nil {
 		note("dns.servers", err)
 	}
@@ -107,7 +107,7 @@ func build(cfg *configs.Config, w *world, old *parts) (*parts, error) {
 		return nil, faults.Sorted()
 	}
 
-	w.metrics.DNSHealthy(p.resolver.Healthy)
+	p.resolver.Report()
 	var answers checks.Resolver = p.resolver
 	if w.answers != nil {
 		answers = w.answers
