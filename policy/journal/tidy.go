@@ -23,7 +23,7 @@ func tidy(ctx context.Context, dir string, keep time.Duration, now time.Time, cl
 	if err != nil {
 		return err
 	}
-	var faults []error
+	faults := removeHalves(dir)
 	for _, f := range files {
 		path := filepath.Join(dir, f.name)
 		switch {
@@ -40,6 +40,17 @@ func tidy(ctx context.Context, dir string, keep time.Duration, now time.Time, cl
 		err = nil
 	}
 	return errors.Join(faults...)
+}
+
+// removeHalves removes what compressions left that were cut short.
+func removeHalves(dir string) (faults []error) {
+	halves, _ := filepath.Glob(filepath.Join(dir, "????-??-??.*jsonl.gz.tmp")) // fails for a bad pattern only
+	for _, half := range halves {
+		if err := os.Remove(half); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			faults = append(faults, fmt.Errorf("journal: %w", err))
+		}
+	}
+	return faults
 }
 
 // compress replaces a file by its gzip. The plain one goes only when the other

@@ -78,7 +78,8 @@ type Writer struct {
 	size     int64
 	pending  []byte
 	records  int       // in pending
-	retry    time.Time // not before
+	retry    time.Time // no file is opened before
+	full     time.Time // no file is set aside before
 	troubled atomic.Int64
 }
 
@@ -212,11 +213,12 @@ func (w *Writer) add(r *Record) {
 		w.closeFile()
 		w.tidySoon()
 	}
-	if full := w.size + int64(len(w.pending)); w.file != nil && full > 0 && full+int64(len(line)) > int64(w.config.RotateSize) {
+	if full := w.size + int64(len(w.pending)); w.file != nil && full > 0 && full+int64(len(line)) > int64(w.config.RotateSize) && !w.now().Before(w.full) {
 		w.flush()
 		w.closeFile()
 		if err := setAside(w.config.Path, w.day); err != nil {
 			w.complain("cannot set a full file aside", err)
+			w.full = w.now().Add(complainEvery) // it grows on
 		}
 		w.tidySoon()
 	}

@@ -204,6 +204,7 @@ func TestFilesByDayAndSize(t *testing.T) {
 		"2026-10-31.0003.jsonl":   "",
 		"2026-11-18.jsonl":        `{"v":1,"time":"2026-11-18T01:00:00Z","id":"eighteenth"}` + "\n",
 		"2026-11-18.jsonl.gz.tmp": "half",
+		"2026-10-29.jsonl.gz.tmp": "half of a file that is gone",
 		"notes.txt":               "not ours",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
@@ -419,6 +420,25 @@ func TestFullDisk(t *testing.T) {
 		synctest.Wait()
 		if c := counted(t, m); c["error"] != 51 || !strings.Contains(log.String(), "read-only file system") {
 			t.Errorf("counted %v\n%s", c, log.String())
+		}
+	})
+}
+
+// A folder that may be written into, but in which nothing can be renamed: the file
+// grows, and the disk is left in peace.
+func TestFullFileThatCannotBeSetAside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := metrics.New()
+		var log bytes.Buffer
+		d := &fakeDisk{room: -1}
+		dir := filepath.Join(t.TempDir(), "gone") // there is nothing to list
+		w := start(t, configs.Journal{Path: dir, RotateSize: 3000}, Options{Metrics: m, disk: d.open, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		for range 20 {
+			w.Write(sample("x"))
+			synctest.Wait()
+		}
+		if c := counted(t, m); c["written"] != 20 || d.opens != 2 || strings.Count(log.String(), "\n") != 1 {
+			t.Errorf("counted %v, opened %d times\n%s", c, d.opens, log.String())
 		}
 	})
 }
