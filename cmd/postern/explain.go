@@ -63,6 +63,10 @@ func explain(src journalSource, id, recipient string) (view, error) {
 	}
 	r, err := journal.Find(dir, id)
 	if errors.Is(err, journal.ErrNotFound) {
+		// Replies that are about no transaction bear the id of the connection.
+		if of, err := journal.FindSession(dir, id); err == nil {
+			return view{}, fmt.Errorf("%s is a connection; a transaction in it is %s", id, of.ID)
+		}
 		return view{}, fmt.Errorf("there is no %s in %s: %w", id, dir, err)
 	}
 	if err != nil {

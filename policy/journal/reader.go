@@ -198,22 +198,32 @@ func Records(dir string, q Query, fn func(*Record) error) (Stats, error) {
 // Find returns the record of a transaction, or ErrNotFound. Ids do not tell the
 // time, so it reads the journal, the newest file first.
 func Find(dir, id string) (*Record, error) {
+	return find(dir, "id", id, func(r *Record) bool { return r.ID == id })
+}
+
+// FindSession returns a record of the connection with that id, or ErrNotFound.
+func FindSession(dir, session string) (*Record, error) {
+	return find(dir, "session", session, func(r *Record) bool { return r.Session == session })
+}
+
+// find returns the first record of the newest file that has one which is wanted.
+// Only lines that have the value as a field of that name anywhere are decoded.
+func find(dir, field, value string, wanted func(*Record) bool) (*Record, error) {
 	files, err := listFiles(dir)
 	if err != nil {
 		return nil, err
 	}
-	quoted, err := json.Marshal(id)
+	quoted, err := json.Marshal(value)
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	// Only lines that have the id anywhere are decoded.
-	needle := append([]byte(`"id":`), quoted...)
+	needle := append([]byte(`"`+field+`":`), quoted...)
 	var stats Stats
 	var r Record
 	for _, f := range slices.Backward(files) {
 		found := false
 		err := stats.readFile(filepath.Join(dir, f.name), f.compressed, func(line []byte) error {
-			if bytes.Contains(line, needle) && stats.Decode(line, &r) && r.ID == id {
+			if bytes.Contains(line, needle) && stats.Decode(line, &r) && wanted(&r) {
 				found = true
 				return errStop
 			}
@@ -222,7 +232,7 @@ func Find(dir, id string) (*Record, error) {
 		if found {
 			return &r, nil
 		}
-		if err != nil && !errors.Is(err, errStop) {
+		if err != nil {
 			return nil, err
 		}
 	}

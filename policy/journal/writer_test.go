@@ -140,6 +140,9 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	if ids, s := read(t, dir, Query{}); !slices.Equal(ids, []string{"one", "two"}) || s.Lines != 2 || s.Bad != 0 || s.Files != 1 {
 		t.Errorf("read %q, %+v", ids, s)
 	}
+	if r, err := FindSession(dir, "stwo"); err != nil || r.ID != "two" {
+		t.Errorf("by session: %v, %v", r, err)
+	}
 	if _, err := Find(dir, "on"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("an id that is not there: %v", err)
 	}
