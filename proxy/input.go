@@ -84,10 +84,12 @@ func (in *input) buffered() int {
 }
 
 // unread gives octets back that were read too far: what the client pipelined
-// behind the end of its message. Nothing else may be buffered. b is copied.
+// behind the end of its message. b is copied. It goes before what was given
+// back earlier: a reader has taken a buffer full of that, and b is the end of
+// that buffer.
 func (in *input) unread(b []byte) {
 	if len(b) > 0 {
-		in.back = append([]byte(nil), b...)
+		in.back = append(append(make([]byte, 0, len(b)+len(in.back)), b...), in.back...)
 	}
 }
 

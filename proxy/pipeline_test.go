@@ -1,0 +1,34 @@
+package proxy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// TestPipelineLongerThanTheBuffer: a client may have any number of messages in
+// the pipe (RFC 3030 §4.2), more than a buffer of commands holds. None of their
+// octets gets lost where one message ends and the next begins.
+func TestPipelineLongerThanTheBuffer(t *testing.T) {
+	r := newRig(t, rigOptions{policy: &openPolicy})
+	c := r.connect("192.0.2.1")
+	c.ehlo()
+	const messages = 60
+	var b strings.Builder
+	for i := range messages {
+		text := fmt.Sprintf("From: a@good.example\r\nSubject: %d\r\n\r\n%s\r\n", i, strings.Repeat("x", 10*i))
+		fmt.Fprintf(&b, "MAIL FROM:<alice@good.example>\r\nRCPT TO:<rcpt@local.example>\r\nBDAT %d LAST\r\n%s", len(text), text)
+	}
+	go c.say(b.String() + "QUIT\r\n")
+	for i := range messages {
+		for range 3 {
+			if got := c.hear(); code(got) != "250" {
+				t.Fatalf("message %d: %q", i, got)
+			}
+		}
+	}
+	c.expect("221 ")
+	if n := len(r.sink.Messages()); n != messages {
+		t.Errorf("%d messages at the backend", n)
+	}
+}
