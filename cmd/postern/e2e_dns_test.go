@@ -63,6 +63,8 @@ server:
 	zonelistfile: "%[2]s/zones"
 	logfile: "%[2]s/nsd.log"
 	server-count: 1
+	rrl-ratelimit: 0
+	rrl-whitelist-ratelimit: 0
 remote-control:
 	control-enable: no
 zone:
