@@ -55,3 +55,20 @@ func TestChunksInThePipe(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestManyChunks: some senders send chunks of 8 KiB, and messages of many MiB.
+func TestManyChunks(t *testing.T) {
+	r := newRig(t, rigOptions{policy: &openPolicy})
+	c := r.connect("192.0.2.1")
+	c.ehlo()
+	c.cmd("MAIL FROM:<alice@good.example>", "250 ")
+	c.cmd("RCPT TO:<rcpt@local.example>", "250 ")
+	c.send("BDAT 26\r\nFrom: a@good.example\r\n\r\n\r\n")
+	c.expect("250 ")
+	chunk := strings.Repeat(strings.Repeat("x", 1022)+"\r\n", 8)
+	for range 1500 {
+		c.send(fmt.Sprintf("BDAT %d\r\n%s", len(chunk), chunk))
+		c.expect("250 ")
+	}
+	c.cmd("BDAT 0 LAST", "250 ")
+}

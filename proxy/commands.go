@@ -98,7 +98,8 @@ func (s *session) command(line []byte) {
 		s.fault(smtp.Reply{Code: 503, Enhanced: "5.1", Text: "Say MAIL first"})
 		return
 	}
-	if s.commands > idleCommandLimit {
+	if s.commands > idleCommandLimit+s.set.Limits.Recipients {
+		s.settle()
 		s.result = "idle_talk"
 		s.closing = true
 		s.say(s.refuse(421, "7.0", "Too many commands without a message, closing connection"))

@@ -183,6 +183,9 @@ func (s *session) bdat(arg string) smtp.Reply {
 		tx.relay = nil
 		return r.finish()
 	}
+	if n >= idleChunk {
+		s.commands--
+	}
 	return smtp.Reply{Code: 250, Enhanced: "0.0", Text: strconv.FormatInt(n, 10) + " octets received"}
 }
 

@@ -27,8 +27,12 @@ const (
 	// freeErrors are answered at once, those after them as limits.tarpit says.
 	freeErrors = 3
 	// idleCommandLimit ends a session that talks without ever sending mail: so
-	// many commands since the last message.
+	// many commands since the last message, and as many more as a message may
+	// have recipients.
 	idleCommandLimit = 1000
+	// idleChunk is what a BDAT must bring, in octets, not to count among them.
+	// There are senders whose chunks have no more than 8 KiB.
+	idleChunk = 1 << 10
 	// outLimit is where replies leave although more commands are there.
 	outLimit = 4 << 10
 )

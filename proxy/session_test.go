@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -60,4 +61,18 @@ func TestBackendConnectionIsKept(t *testing.T) {
 	if n := len(r.sink.Messages()); n != 6 {
 		t.Errorf("%d messages", n)
 	}
+}
+
+// TestManyRecipients: as many as the limit allows, in one transaction.
+func TestManyRecipients(t *testing.T) {
+	r := newRig(t, rigOptions{policy: &openPolicy})
+	c := r.connect("192.0.2.1")
+	c.ehlo()
+	c.cmd("MAIL FROM:<alice@good.example>", "250 ")
+	for i := range r.set.Limits.Recipients {
+		c.cmd(fmt.Sprintf("RCPT TO:<rcpt%d@local.example>", i), "250 ")
+	}
+	c.cmd("DATA", "354 ")
+	c.send(rigMessage + ".\r\n")
+	c.expect("250 ")
 }
