@@ -39,7 +39,7 @@ type Config struct {
 
 	// places holds where each value was said, by key path: "listeners[0].tls".
 	places   map[string]Position
-	included []string // the files of policy.include
+	included []string // the patterns of policy.include, with their folder
 }
 
 // Listener is one address to stand on.

@@ -2,7 +2,6 @@ package configs
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -33,6 +32,7 @@ func (l *loader) includes(cfg *Config, folder string) {
 		if !filepath.IsAbs(pattern) {
 			pattern = filepath.Join(folder, pattern)
 		}
+		cfg.included = append(cfg.included, pattern)
 		files, err := filepath.Glob(pattern)
 		switch {
 		case err != nil:
@@ -51,7 +51,6 @@ func (l *loader) includes(cfg *Config, folder string) {
 			}
 		}
 	}
-	cfg.included = slices.Sorted(maps.Keys(seen))
 }
 
 // include appends one file.
@@ -99,7 +98,7 @@ func (l *loader) include(cfg *Config, path, file string) {
 	cfg.Overrides = append(cfg.Overrides, inc.Overrides...)
 }
 
-// Included returns the files that policy.include has brought in.
+// Included returns the patterns of policy.include as Watch wants them.
 func (c *Config) Included() []string { return c.included }
 
 // Decode reads a YAML document into a struct with the tags that Config has, as

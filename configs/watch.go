@@ -22,7 +22,8 @@ const (
 )
 
 // Watch calls changed after the content of one of the files has changed, until
-// ctx ends. It watches their folders, since editors and those who renew
+// ctx ends. A file may be a pattern (filepath.Match): then those that fit it count,
+// new ones too. It watches their folders, since editors and those who renew
 // certificates replace files rather than write into them, and Kubernetes replaces a
 // link beside them. A file that is gone or not there yet is no error: it has changed
 // when it is there. The error is that of a folder that cannot be watched; recheck
@@ -79,10 +80,23 @@ func Watch(ctx context.Context, files []string, changed func()) error {
 // was replaced by another of the same length in the same second.
 func fingerprint(files []string) [sha256.Size]byte {
 	h := sha256.New()
-	for _, f := range files {
+	for _, f := range expand(files) {
 		content, err := os.ReadFile(f)
 		_, _ = fmt.Fprintf(h, "%s %d %v\n", f, len(content), err == nil) // a hash takes everything
 		h.Write(content)
 	}
 	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// expand puts the files that fit a pattern in its place.
+func expand(patterns []string) []string {
+	var files []string
+	for _, p := range patterns {
+		found, err := filepath.Glob(p)
+		if err != nil || len(found) == 0 {
+			found = []string{p} // a name with a bracket in it, or not there yet
+		}
+		files = append(files, found...)
+	}
+	return files
 }

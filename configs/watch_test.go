@@ -35,7 +35,7 @@ func TestWatchSeesEveryWayOfChangingAFile(t *testing.T) {
 	changes := make(chan struct{}, 10)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	must(Watch(ctx, []string{file, linked, filepath.Join(dir, "late.pem")}, func() { changes <- struct{}{} }))
+	must(Watch(ctx, []string{file, linked, filepath.Join(dir, "late.pem"), filepath.Join(dir, "*.yaml")}, func() { changes <- struct{}{} }))
 	wait := func(what string) {
 		t.Helper()
 		select {
@@ -58,6 +58,11 @@ func TestWatchSeesEveryWayOfChangingAFile(t *testing.T) {
 
 	write("late.pem", "x")
 	wait("a file that came later")
+
+	write("a.yaml", "")
+	wait("a file that fits a pattern")
+	must(os.Rename(filepath.Join(dir, "a.yaml"), filepath.Join(dir, "b.yaml")))
+	wait("another name that fits")
 
 	must(os.Remove(file))
 	wait("a file that went away")

@@ -84,6 +84,7 @@ type service struct {
 
 	endWatch, endBackends context.CancelFunc // of the current parts
 
+	included chan struct{} // a file that the configuration includes has changed
 	failed   chan error    // a listener, or the admin side, gave up
 	stopping chan struct{} // closed when nothing is served any more
 	wg       sync.WaitGroup
@@ -129,7 +130,7 @@ func newService(opt configs.Options, log *slog.Logger) *service {
 	return &service{
 		world: world{log: log, metrics: m, dial: inner.dial, fallback: innerBackend("maildir", "xclient")},
 		opt:   opt, started: time.Now(), inner: inner, mailIn: "Maildir",
-		failed: make(chan error, 1), stopping: make(chan struct{}),
+		included: make(chan struct{}, 1), failed: make(chan error, 1), stopping: make(chan struct{}),
 	}
 }
 
@@ -231,6 +232,12 @@ func (s *service) use(p *parts) {
 	var ctx context.Context
 	ctx, s.endWatch = context.WithCancel(context.Background())
 	s.watch(ctx, p.certificateFiles(), func() { s.reloadCertificates(p) })
+	s.watch(ctx, p.config.Included(), func() {
+		select {
+		case s.included <- struct{}{}:
+		default: // it will be read anyway
+		}
+	})
 	for _, r := range []*rules{&p.rules, &p.candidate} {
 		s.watch(ctx, r.files(), func() { s.reloadLists(r) })
 	}
@@ -337,6 +344,8 @@ func (s *service) loop(ctx context.Context, signals <-chan os.Signal) error {
 			return nil
 		case err := <-s.failed:
 			return err
+		case <-s.included:
+			s.reload()
 		case sig := <-signals:
 			switch sig {
 			case syscall.SIGHUP:
