@@ -95,7 +95,12 @@ func (s *session) command(line []byte) {
 		return
 	}
 	if c.needs == needsMail && s.tx == nil {
-		s.fault(smtp.Reply{Code: 503, Enhanced: "5.1", Text: "Say MAIL first"})
+		r := smtp.Reply{Code: 503, Enhanced: "5.1", Text: "Say MAIL first"}
+		if s.mailRefused {
+			s.say(r) // NOT: a fault. It was in the pipe when MAIL was refused.
+		} else {
+			s.fault(r)
+		}
 		return
 	}
 	if s.commands > idleCommandLimit+s.set.Limits.Recipients {
@@ -106,6 +111,7 @@ func (s *session) command(line []byte) {
 		return
 	}
 	r := c.run(s, arg)
+	s.mailRefused = verb == "MAIL" && s.tx == nil
 	if r.Permanent() && clientFault(r) {
 		s.fault(r)
 		return

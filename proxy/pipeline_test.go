@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"postern/configs"
 )
 
 // TestPipelineLongerThanTheBuffer: a client may have any number of messages in
@@ -30,5 +32,21 @@ func TestPipelineLongerThanTheBuffer(t *testing.T) {
 	c.expect("221 ")
 	if n := len(r.sink.Messages()); n != messages {
 		t.Errorf("%d messages at the backend", n)
+	}
+}
+
+// TestPipelinedBehindRefusedMail: who has pipelined thirty recipients behind a
+// MAIL that is deferred has made no mistake, and is not sent away for thirty.
+func TestPipelinedBehindRefusedMail(t *testing.T) {
+	r := newRig(t, rigOptions{policy: &configs.Policy{Rules: []configs.Rule{{Name: "later", When: `mail.domain == "later.example"`, Do: "defer"}}}})
+	c := r.connect("192.0.2.1")
+	c.ehlo()
+	c.say("MAIL FROM:<alice@later.example>\r\n" + strings.Repeat("RCPT TO:<rcpt@local.example>\r\n", 30) + "DATA\r\n")
+	c.expect("451 ")
+	for range 31 {
+		c.expect("503 5.5.1 ")
+	}
+	if got := c.message("MAIL FROM:<alice@good.example>", rigMessage); code(got) != "250" {
+		t.Error(got)
 	}
 }

@@ -68,6 +68,7 @@ type session struct {
 	tx           *transaction
 	bc           *backend.Conn // the backend connection, kept from one transaction to the next
 	pool         *backend.Pool // that it is of
+	mailRefused  bool          // the last command was a MAIL that started none
 	transactions int
 	messages     int
 
