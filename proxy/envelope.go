@@ -69,17 +69,23 @@ func (s *session) mail(arg string) smtp.Reply {
 		s.releaseBackend() // it belongs to the pools of the settings before
 		s.set = set
 	}
-	if !s.srv.rates.take(s.admitted, rationMessages, s.set.Limits.MessageRate, s.srv.now()) {
-		return s.refuse(450, "7.1", "Too many messages, try again later")
-	}
 	tx := &transaction{began: s.srv.now(), from: from, params: params}
 	tx.facts = s.facts.Transaction(newID())
 	tx.facts.Mail = policy.MailFrom{From: smtp.Address(from), Domain: factDomain(from)}
-	if r := s.mailParams(tx); !r.IsZero() {
+	r := s.mailParams(tx)
+	if !r.IsZero() && clientFault(r) {
 		return r
 	}
 	s.tx = tx
 	s.transactions++
+	if r.IsZero() && !s.srv.rates.take(s.admitted, rationMessages, s.set.Limits.MessageRate, s.srv.now()) {
+		r = s.refuse(450, "7.1", "Too many messages, try again later")
+	}
+	if !r.IsZero() {
+		tx.reached, tx.reply = policy.Helo, r
+		s.finish(journal.OutcomeRefused)
+		return r
+	}
 
 	start := time.Now()
 	s.runChecks(policy.Mail, checks.Message{})
@@ -105,7 +111,8 @@ func factDomain(p smtp.Path) string {
 // mailParams reads the parameters of MAIL into the facts.
 func (s *session) mailParams(tx *transaction) smtp.Reply {
 	bad := func(text string) smtp.Reply { return smtp.Reply{Code: 501, Enhanced: "5.4", Text: text} }
-	for _, p := range tx.params {
+	var submitter *smtp.Param
+	for i, p := range tx.params {
 		switch {
 		case p.Key == "SIZE" && s.offered.size:
 			if len(p.Value) > 20 || !digits(p.Value) {
@@ -148,12 +155,13 @@ func (s *session) mailParams(tx *transaction) smtp.Reply {
 				return bad("ENVID is not valid xtext")
 			}
 		case p.Key == "SUBMITTER" && s.offered.submitter:
-			if r := submitterParam(&tx.facts, p); !r.IsZero() {
-				return r
-			}
+			submitter = &tx.params[i]
 		default:
 			return smtp.Reply{Code: 555, Enhanced: "5.4", Text: "Parameter not recognized: " + p.Key}
 		}
+	}
+	if submitter != nil { // last, since SMTPUTF8 may stand behind it
+		return submitterParam(&tx.facts, *submitter)
 	}
 	return smtp.Reply{}
 }

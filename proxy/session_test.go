@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"postern/configs"
 	"postern/policy/journal"
 )
 
@@ -75,4 +76,24 @@ func TestManyRecipients(t *testing.T) {
 	c.cmd("DATA", "354 ")
 	c.send(rigMessage + ".\r\n")
 	c.expect("250 ")
+}
+
+// TestSubmitterBeforeSMTPUTF8: the order of parameters means nothing.
+func TestSubmitterBeforeSMTPUTF8(t *testing.T) {
+	r := newRig(t, rigOptions{policy: &openPolicy})
+	c := r.connect("192.0.2.1")
+	c.ehlo()
+	c.cmd("MAIL FROM:<alice@good.example> SUBMITTER=\xc3\xa9@good.example SMTPUTF8", "250 ")
+}
+
+// TestTooLargeAtMailIsRecorded: a refusal has a record, this one as well.
+func TestTooLargeAtMailIsRecorded(t *testing.T) {
+	r := newRig(t, rigOptions{policy: &openPolicy, config: func(c *configs.Config) { c.Limits.MessageSize = 1000 }})
+	c := r.connect("192.0.2.1")
+	c.ehlo()
+	c.cmd("MAIL FROM:<alice@good.example> SIZE=2000", "552 5.3.4 ")
+	if rec := r.last(); rec == nil || rec.Outcome != journal.OutcomeRefused || !strings.HasPrefix(rec.Reply, "552 5.3.4") || rec.Facts.Mail.From != "alice@good.example" {
+		t.Errorf("record: %+v", rec)
+	}
+	c.cmd("MAIL FROM:<alice@good.example>", "250 ")
 }
