@@ -99,6 +99,7 @@ func (s *session) publish(rec *journal.Record, f *policy.Facts, v policy.Verdict
 	}
 	s.log(rec)
 	if s.srv.record != nil {
+		rec.Detach()
 		s.srv.record(rec)
 	}
 }

@@ -446,6 +446,19 @@ func TestFullFileThatCannotBeSetAside(t *testing.T) {
 	})
 }
 
+// A disk that is really full.
+func TestDevFull(t *testing.T) {
+	dir := t.TempDir()
+	m := metrics.New()
+	c := &clock{t: day(21, 9)}
+	if err := os.Symlink("/dev/full", filepath.Join(dir, "2026-11-21.jsonl")); err != nil {
+		t.Fatal(err)
+	}
+	w := start(t, configs.Journal{Path: dir}, Options{Metrics: m, Now: c.now})
+	w.Write(sample("one"))
+	eventually(t, func() bool { return counted(t, m)["error"] == 1 })
+}
+
 // A folder in the place of the file, for a disk that is really there.
 func TestFileThatCannotBeOpened(t *testing.T) {
 	dir := t.TempDir()
@@ -635,6 +648,7 @@ func BenchmarkHandOver(b *testing.B) {
 	r := sample("0123456789ab")
 	b.ReportAllocs()
 	for b.Loop() {
+		r.Detach()
 		w.Write(r)
 		<-w.queue
 		w.octets.Add(-weight(r))
