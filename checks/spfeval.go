@@ -2,6 +2,7 @@ package checks
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strconv"
@@ -48,6 +49,7 @@ type evaluation struct {
 	names    []string // of ip, confirmed
 	reversed bool     // names was asked for
 	void     bool     // ... and there are none
+	lost     int      // hosts of mx terms that have no address
 	nxdomain bool     // the identity's domain does not exist
 	trouble  string   // the first look-up that failed: type and name
 }
@@ -88,6 +90,9 @@ func (e *evaluation) run(ctx context.Context) outcome {
 		// failed because we gave up.
 		res = spf.TempError
 	}
+	if e.lost > maxLostHosts {
+		res, err = spf.PermError, errLostHosts
+	}
 	switch o := policy.Result(res); o {
 	case policy.TempError:
 		return outcome{o, "look-up failed: " + e.trouble}
@@ -103,6 +108,15 @@ func (e *evaluation) run(ctx context.Context) outcome {
 	}
 }
 
+// maxLostHosts bounds the look-ups of hosts of mx terms that are answered with
+// nothing. RFC 7208 §4.6.4 would end at two terms with such look-ups, which many
+// honest domains have whose hosts lack IPv6; without any limit ten mx terms of
+// ten hosts each have us ask somebody's name servers for a hundred names that
+// they do not have (§11.1).
+const maxLostHosts = 10
+
+var errLostHosts = errors.New("more than 10 MX hosts without an address (RFC 7208, 4.6.4)")
+
 // permErrorReason says what is wrong with the records.
 func permErrorReason(err error) string {
 	switch err {
@@ -112,6 +126,8 @@ func permErrorReason(err error) string {
 		return "more than 2 look-ups were answered with nothing (RFC 7208, 4.6.4)"
 	case spf.ErrTooManyMXRecords:
 		return "more than 10 MX records in one term (RFC 7208, 4.6.4)"
+	case errLostHosts:
+		return err.Error()
 	case spf.ErrNoResult:
 		return "include or redirect leads to a domain without a record"
 	}
@@ -217,7 +233,13 @@ func (e *evaluation) LookupIPAddr(ctx context.Context, number string) ([]net.IPA
 	case tg.mx && (t.matched || tg.host == ""):
 		return answerNo, nil // matched: another host of the same term did
 	case tg.mx:
-		return e.address(ctx, tg.host, t)
+		addrs, err := e.address(ctx, tg.host, t)
+		if err == errNotFound {
+			if e.lost++; e.lost > maxLostHosts {
+				return nil, errTemporary // which ends the evaluation; run knows better why
+			}
+		}
+		return addrs, err
 	}
 	name, ok := e.targetName(ctx, t.spec, tg.rec.domain)
 	switch {
