@@ -164,7 +164,7 @@ func (s *session) bdat(arg string) smtp.Reply {
 	tx := s.tx
 	r := tx.relay
 	if r == nil {
-		r = &relay{s: s, raw: true, binary: tx.binary}
+		r = &relay{s: s, raw: true, binary: tx.binary, seven: !s.bc.Capabilities().EightBitMIME}
 		tx.relay = r
 	}
 	start := time.Now()

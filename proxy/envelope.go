@@ -329,13 +329,15 @@ func (s *session) forward(r *recipient, params []smtp.Param) smtp.Reply {
 		s.pool = tx.pool
 	}
 	tx.backend = s.bc.Backend() + " " + s.bc.Address()
+	caps := s.bc.Capabilities()
+	if len(params) > 0 && !caps.DSN {
+		return withID(errChanged, tx.facts.ID)
+	}
 	if !tx.mailSent {
-		ps, ok := s.forwardParams(s.bc.Capabilities())
+		ps, ok := s.forwardParams(caps)
 		if !ok {
-			// What EHLO announced was learned from another address, or before
-			// the backend changed. Later it will have been learned anew.
 			s.dropBackend()
-			return withID(smtp.Reply{Code: 451, Enhanced: "3.0", Text: "The mail server behind us has changed, try again"}, tx.facts.ID)
+			return withID(errChanged, tx.facts.ID)
 		}
 		s.bc.QueueMail(tx.from, ps)
 		tx.mailSent, tx.mailDue = true, true
@@ -544,5 +546,8 @@ func (s *session) abandon() {
 }
 
 var (
+	// What EHLO announced was learned from another address, or before the
+	// backend changed. Later it will have been learned anew.
+	errChanged  = smtp.Reply{Code: 451, Enhanced: "3.0", Text: "The mail server behind us has changed, try again"}
 	errTooLarge = smtp.Reply{Code: 552, Enhanced: "3.4", Text: "Message too large"}
 )

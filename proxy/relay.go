@@ -48,6 +48,7 @@ type relay struct {
 
 	raw    bool // the octets come by BDAT: not dot-stuffed
 	binary bool // BODY=BINARYMIME: no lines either
+	seven  bool // the backend takes no 8-bit text; looked after here for BDAT, in receiveData for DATA
 	whole  bool // what is pushed next is the rest of the message
 
 	head    []byte // the header section and what came with its end, while gathered
@@ -371,6 +372,10 @@ func (r *relay) chunkPart(b []byte) {
 			r.discard(badOctets(err), journal.OutcomeRefused)
 			return
 		}
+	}
+	if r.seven && smtp.Has8Bit(b) {
+		r.discard(errEightBit, journal.OutcomeRefused)
+		return
 	}
 	r.left -= int64(len(b))
 	r.whole = r.last && r.left == 0

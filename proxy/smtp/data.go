@@ -98,7 +98,7 @@ func (s *DataScanner) pass(b []byte, dots int) {
 		return
 	}
 	if s.Detect8Bit && !s.has8Bit {
-		s.has8Bit = has8Bit(b)
+		s.has8Bit = Has8Bit(b)
 	}
 	s.octets += int64(len(b) - dots)
 	s.within = b[len(b)-1] != '\n'
@@ -165,8 +165,8 @@ func (s *DataScanner) Skip(b []byte) (n int, end bool) {
 	}
 }
 
-// has8Bit says whether b has an octet above 127.
-func has8Bit(b []byte) bool {
+// Has8Bit says whether b has an octet above 127.
+func Has8Bit(b []byte) bool {
 	const high = 0x8080808080808080
 	for len(b) >= 32 {
 		w := binary.LittleEndian.Uint64(b) | binary.LittleEndian.Uint64(b[8:]) |

@@ -1,0 +1,49 @@
+package proxy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"postern/proxy/smtptest"
+)
+
+// TestEightBitByChunks: what DATA may not bring to a backend without 8BITMIME,
+// BDAT may not either (RFC 6152 §3).
+func TestEightBitByChunks(t *testing.T) {
+	for _, without := range [][]string{{"8BITMIME"}, {"8BITMIME", "CHUNKING"}} {
+		r := newRig(t, rigOptions{policy: &openPolicy, sink: smtptest.SinkOptions{Without: without}})
+		c := r.connect("192.0.2.1")
+		c.ehlo()
+		for _, text := range []string{"Subject: \xc3\xa9\r\n\r\nx\r\n", "Subject: e\r\n\r\n\xc3\xa9\r\n"} {
+			c.cmd("MAIL FROM:<alice@good.example>", "250 ")
+			c.cmd("RCPT TO:<rcpt@local.example>", "250 ")
+			c.send(fmt.Sprintf("BDAT %d LAST\r\n%s", len(text), text))
+			c.expect("554 5.6.3 ")
+		}
+		if n := len(r.sink.Messages()); n > 0 {
+			t.Errorf("%d messages at the backend", n)
+		}
+	}
+}
+
+// TestNotifyToBackendWithoutDSN: DSN was announced, and the backend that answers
+// has it no more. The client may try again; it was promised what it asks for.
+func TestNotifyToBackendWithoutDSN(t *testing.T) {
+	r := newRig(t, rigOptions{policy: &openPolicy, noIdle: true, sink: smtptest.SinkOptions{Script: func(st smtptest.Step) (a smtptest.Action) {
+		if st.Verb == "EHLO" && st.Connection > 1 {
+			a = smtptest.Action{Do: true, Reply: "250-mta.test\r\n250-8BITMIME\r\n250 PIPELINING\r\n"}
+		}
+		return a
+	}}})
+	c := r.connect("192.0.2.1")
+	if got := c.ehlo(); !strings.Contains(got, "DSN") {
+		t.Fatal(got)
+	}
+	c.cmd("MAIL FROM:<alice@good.example>", "250 ")
+	c.cmd("RCPT TO:<rcpt@local.example> NOTIFY=NEVER", "451 4.3.0 ")
+	c.cmd("RCPT TO:<rcpt@local.example>", "250 ")
+	c.cmd("DATA", "354 ")
+	c.send(rigMessage + ".\r\n")
+	c.expect("250 ")
+}
