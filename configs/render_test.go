@@ -2,7 +2,6 @@ package configs
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"strings"
@@ -91,7 +90,7 @@ func FuzzExcerpt(f *testing.F) {
 		}
 		rows := strings.Split(got, "\n")
 		if len(rows) != 3 || !utf8.ValidString(got) || utf8.RuneCountInString(rows[1]) > utf8.RuneCountInString(rows[0])+1 {
-			t.Error(fmt.Sprintf("%q %d\n%s", line, column, got))
+			t.Errorf("%q %d\n%s", line, column, got)
 		}
 	})
 }

@@ -210,8 +210,8 @@ func isAddress(entry string) bool {
 }
 
 var (
-	// literal finds what is quoted in a condition: there, spf. is no fact.
-	literal = regexp.MustCompile("\"(?:[^\"\\\\]|\\\\.)*\"|'(?:[^'\\\\]|\\\\.)*'|`[^`]*`")
+	// literal finds what is quoted in a condition, or a comment: there, spf. is no fact.
+	literal = regexp.MustCompile("(?s)\"(?:[^\"\\\\]|\\\\.)*\"|'(?:[^'\\\\]|\\\\.)*'|`[^`]*`|/\\*.*?\\*/|//[^\n]*")
 	// loose finds what binds looser than and.
 	loose = regexp.MustCompile(`\bor\b|\|\||\?`)
 	word  = regexp.MustCompile(`[A-Za-z_][A-Za-z0-9_]*\b\.?`)
@@ -260,6 +260,9 @@ func checksIn(condition string, lets map[string]map[string]bool) map[string]bool
 // guard adds "and not excused" to a rule.
 func guard(r *configs.Rule, excused string) {
 	when := strings.TrimRight(r.When, " \t\r\n")
+	if strings.Contains(when, "//") {
+		when += "\n" // the end of a comment
+	}
 	if loose.MatchString(literal.ReplaceAllString(when, `""`)) {
 		when = "(" + when + ")"
 		// So that the places of what is in it stay where they are.
