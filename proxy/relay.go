@@ -465,7 +465,7 @@ func (r *relay) end() (smtp.Reply, journal.Outcome) {
 		s.dropBackend()
 		return withID(errBackend, tx.facts.ID), journal.OutcomeFailed
 	}
-	if s.bc.Worn() {
+	if !reply.Positive() || s.bc.Worn() {
 		s.releaseBackend()
 	}
 	if reply.Positive() {

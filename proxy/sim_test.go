@@ -168,8 +168,8 @@ func commandFault(rng *rand.Rand) (verb string, nth int, a smtptest.Action) {
 	}
 	if a.Reply != "" {
 		// Who speaks in the middle of a message hangs up: two answers to one
-		// command are a lie as well.
-		a.Close = strings.HasPrefix(a.Reply, "421") || rng.IntN(3) == 0 || verb == "TEXT"
+		// command are a lie as well, and so is to read octets as commands.
+		a.Close = strings.HasPrefix(a.Reply, "421") || rng.IntN(3) == 0 || verb == "TEXT" || verb == "BDAT"
 	}
 	if a.Do && verb != "." {
 		a.Do = false // it closes; whether it had obeyed makes no difference

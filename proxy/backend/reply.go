@@ -108,7 +108,9 @@ func (c *Conn) textEnds() time.Time {
 
 // concluded notes the reply to a whole message.
 func (c *Conn) concluded(r smtp.Reply) {
-	c.mail = false
+	// After a refusal most MTAs have forgotten the transaction, and RFC 3030 §2
+	// leaves open what state a failed BDAT is in: RSET settles it.
+	c.mail = !r.Positive()
 	if r.Positive() {
 		c.l.errors = 0
 	} else {
