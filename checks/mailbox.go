@@ -26,7 +26,10 @@ const (
 func parseMailbox(value string) (smtp.Path, bool) {
 	s := scanner{rest: value}
 	m, ok := s.mailbox()
-	return m, ok && s.rest == ""
+	if !ok || s.rest != "" {
+		return smtp.Path{}, false
+	}
+	return m, true
 }
 
 // parseMailboxes reads the value of a field that holds mailboxes parted by

@@ -3,6 +3,7 @@ package checks
 import (
 	"encoding/json"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -298,6 +299,10 @@ func FuzzMailbox(f *testing.F) {
 		// What is appended with a comma makes it a list.
 		if m, ok := parseMailbox(value + ", mallory@evil.example"); ok {
 			t.Fatalf("%q and another: %v", value, m)
+		}
+		mallory := smtp.Path{Local: "mallory", Domain: "evil.example"}
+		if list, ok := parseMailboxes(value + ", mallory@evil.example"); !ok || !slices.Equal(list, []smtp.Path{m, mallory}) {
+			t.Fatalf("%q and another: %v", value, list)
 		}
 	})
 }
