@@ -314,7 +314,6 @@ func TestSuiteAuthresInjection(t *testing.T) {
 				wrong = got
 			}
 			c.cmd("EHLO client.example", "250")
-			helo = "client.example"
 		}
 		c.cmd("MAIL FROM:"+mail, "250 ")
 		c.cmd("RCPT TO:<rcpt@local.example>", "250 ")

@@ -321,17 +321,6 @@ func (c *client) closed() {
 	<-c.done
 }
 
-func (c *client) startTLS() {
-	c.t.Helper()
-	c.cmd("STARTTLS", "220 ")
-	tc := tls.Client(c.conn, &tls.Config{InsecureSkipVerify: true})
-	if err := tc.Handshake(); err != nil {
-		c.t.Fatal(err)
-	}
-	c.conn = tc
-	c.br = bufio.NewReader(tc)
-}
-
 var rigCertificate = sync.OnceValue(func() tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
