@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -81,6 +82,16 @@ func (in *input) buffered() int {
 		return len(in.back)
 	}
 	return in.br.Buffered() + len(in.back)
+}
+
+// hasLine says whether a whole line can be had without waiting.
+func (in *input) hasLine() bool {
+	if in.br != nil {
+		if b, _ := in.br.Peek(in.br.Buffered()); bytes.IndexByte(b, '\n') >= 0 {
+			return true
+		}
+	}
+	return bytes.IndexByte(in.back, '\n') >= 0
 }
 
 // unread gives octets back that were read too far: what the client pipelined

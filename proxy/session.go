@@ -250,10 +250,13 @@ func (s *session) pregreet() bool {
 }
 
 // nextLine returns the next command line without its CRLF. Everything said so
-// far leaves when the input has run dry: not sooner, since replies that are
+// far leaves when no whole command is there any more: not sooner, since replies that are
 // ready together travel together (RFC 2920 §3.2), and not later.
 func (s *session) nextLine() ([]byte, error) {
-	if s.in.buffered() == 0 {
+	if !s.in.hasLine() {
+		// NOT: only where nothing is buffered. Half a command may be, and its
+		// client waits for us; the deadline that is set is that of the message
+		// before, and has passed while the backend thought.
 		s.settle()
 		if err := s.flush(); err != nil {
 			return nil, err
@@ -264,7 +267,8 @@ func (s *session) nextLine() ([]byte, error) {
 		}
 		_ = s.conn.SetReadDeadline(time.Now().Add(limit))
 	}
-	s.setWaiting(true)
+	// Between two chunks of a message the client is in the message.
+	s.setWaiting(s.tx == nil || s.tx.relay == nil)
 	defer s.setWaiting(false)
 	if s.srv.draining.Load() {
 		s.wake()

@@ -314,3 +314,44 @@ func TestShutdown(t *testing.T) {
 		}
 	})
 }
+
+// TestHalfACommandBehindTheMessage: while the backend thinks, the time in which
+// the client must go on with its message passes; that for its next command
+// begins afterwards, also where half of it is there already.
+func TestHalfACommandBehindTheMessage(t *testing.T) {
+	slow := func(st smtptest.Step) (a smtptest.Action) {
+		if st.Verb == "." {
+			a.Wait = 4 * time.Minute
+		}
+		return a
+	}
+	inTime(t, "rest", rigOptions{sink: smtptest.SinkOptions{Script: slow}}, func(t *testing.T, r *rig) {
+		c := r.until("text")
+		c.send(rigMessage + ".\r\nMAIL FR")
+		c.took(t, 4*time.Minute, "250 2.6.0 ")
+		time.Sleep(time.Minute)
+		c.cmd("OM:<alice@good.example>", "250 2.1.0 ")
+	})
+}
+
+// TestShutdownBetweenChunks: a message on its way is finished, also while its
+// client is between two chunks.
+func TestShutdownBetweenChunks(t *testing.T) {
+	inTime(t, "two", rigOptions{}, func(t *testing.T, r *rig) {
+		c := r.until("DATA")
+		c.send("BDAT 14\r\nSubject: x\r\n\r\n")
+		c.expect("250 ")
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			_ = r.srv.Shutdown(ctx)
+		})
+		time.Sleep(5 * time.Second)
+		c.send("BDAT 3 LAST\r\nx\r\n")
+		c.expect("250 2.6.0 ")
+		c.expect("421 4.3.2 ")
+		c.closed()
+		wg.Wait()
+	})
+}
