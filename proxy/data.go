@@ -111,7 +111,9 @@ func (s *session) receiveData(r *relay) error {
 			case !eight && sc.Has8Bit():
 				r.discard(errEightBit, journal.OutcomeRefused)
 			default:
-				r.whole = end
+				if r.whole = end; end {
+					r.ends()
+				}
 				r.push(b[:n])
 			}
 		}
@@ -199,9 +201,21 @@ func (s *session) receiveChunk(r *relay, n int64, last bool) error {
 		}
 		r.chunk(n, last)
 	}
-	pace := newPace(s.set.Timeouts.DataBlock)
+	p, before := newPace(s.set.Timeouts.DataBlock), int64(0)
+	if r != nil {
+		// One pace for all chunks, or a client could be slow without end.
+		if r.pace.block == 0 {
+			r.pace = p
+		}
+		p, before = r.pace, s.tx.bytes-n
+	}
 	for got := int64(0); got < n; {
-		pace.arm(s, got)
+		if s.in.buffered() == 0 {
+			if err := s.flush(); err != nil {
+				return err
+			}
+		}
+		p.arm(s, before+got)
 		b, block, err := s.in.readBlock(nil)
 		if err != nil {
 			putBlock(block)

@@ -65,6 +65,7 @@ type relay struct {
 	limit  *time.Timer // ends the conversation with a backend that takes too long
 	ending bool        // limit is that of the end of the message
 
+	pace    pace  // of the client, over all its BDATs
 	left    int64 // octets of the client's BDAT still to come
 	last    bool  // it is the last one
 	refusal smtp.Reply
@@ -232,6 +233,16 @@ func (r *relay) within(d time.Duration) {
 	r.limit.Reset(d)
 }
 
+// ends begins the time from the client's last octet to our reply: whatever is
+// still to be judged, passed on and answered, the client waits ten minutes for
+// it, and then sends the message again (RFC 5321 §4.5.3.2.6).
+func (r *relay) ends() {
+	if r.state != discarding && !r.ending {
+		r.within(r.s.set.Timeouts.EndOfData)
+		r.ending = true
+	}
+}
+
 // data makes the backend say 354.
 func (r *relay) data() bool {
 	s, tx := r.s, r.s.tx
@@ -379,9 +390,13 @@ func (r *relay) chunkPart(b []byte) {
 	}
 	r.left -= int64(len(b))
 	r.whole = r.last && r.left == 0
-	if r.chunksEnd(); r.state != discarding {
-		r.push(b)
+	if r.chunksEnd(); r.state == discarding {
+		return
 	}
+	if r.whole {
+		r.ends()
+	}
+	r.push(b)
 }
 
 // chunksEnd refuses a text that ends within a line ending. It is asked when the
@@ -404,13 +419,7 @@ func (r *relay) finish() smtp.Reply {
 	tx.facts.Message.Size = tx.bytes
 	s.messages++
 	s.commands = 0
-	if r.state != discarding {
-		// From the client's last octet to our reply: whatever is still to be
-		// judged, passed on and answered, the client waits ten minutes for it,
-		// and then sends the message again (RFC 5321 §4.5.3.2.6).
-		r.within(s.set.Timeouts.EndOfData)
-		r.ending = true
-	}
+	r.ends()
 	if r.state == gathering {
 		r.whole = true
 		r.gather(nil)

@@ -315,6 +315,33 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
+// TestSmallMessageEndTimeout: the time that the client waits for us begins with
+// its dot, and not with ours: a small message is all there before the backend
+// has heard DATA.
+func TestSmallMessageEndTimeout(t *testing.T) {
+	slow := func(st smtptest.Step) (a smtptest.Action) {
+		switch {
+		case st.Connection == 1: // the look at what it offers
+		case st.Verb == "DATA":
+			a.Wait = 230 * time.Second
+		case st.Verb == ".":
+			a.Wait = 400 * time.Second
+		}
+		return a
+	}
+	inTime(t, "DATA", rigOptions{noIdle: true, sink: smtptest.SinkOptions{Without: []string{"CHUNKING"}, Script: slow}}, func(t *testing.T, r *rig) {
+		c := r.until("text")
+		c.send(rigMessage + ".\r\n")
+		c.took(t, 8*time.Minute, "451 4.4.2 ")
+	})
+	inTime(t, "BDAT", rigOptions{noIdle: true, sink: smtptest.SinkOptions{Without: []string{"CHUNKING"}, Script: slow}}, func(t *testing.T, r *rig) {
+		c := r.until("DATA")
+		text := "From: a@good.example\r\n\r\nx\r\n"
+		c.send(fmt.Sprintf("BDAT %d LAST\r\n%s", len(text), text))
+		c.took(t, 8*time.Minute, "451 4.4.2 ")
+	})
+}
+
 // TestHalfACommandBehindTheMessage: while the backend thinks, the time in which
 // the client must go on with its message passes; that for its next command
 // begins afterwards, also where half of it is there already.
@@ -331,6 +358,20 @@ func TestHalfACommandBehindTheMessage(t *testing.T) {
 		c.took(t, 4*time.Minute, "250 2.6.0 ")
 		time.Sleep(time.Minute)
 		c.cmd("OM:<alice@good.example>", "250 2.1.0 ")
+	})
+}
+
+// TestSlowChunks: a message in chunks has to come at a pace as one by DATA has,
+// whatever time there is between two commands.
+func TestSlowChunks(t *testing.T) {
+	inTime(t, "octets", rigOptions{}, func(t *testing.T, r *rig) {
+		c := r.until("DATA")
+		c.send("BDAT 12\r\nSubject: x\r\n")
+		c.expect("250 ")
+		time.Sleep(4 * time.Minute)
+		c.send("BDAT 1\r\n")
+		c.took(t, 0, "421 4.4.2 ")
+		c.closed()
 	})
 }
 
@@ -353,5 +394,19 @@ func TestShutdownBetweenChunks(t *testing.T) {
 		c.expect("421 4.3.2 ")
 		c.closed()
 		wg.Wait()
+	})
+}
+
+// TestAnswersBeforeChunk: a client that wants to hear of its recipients before
+// it sends the octets of its chunk hears of them.
+func TestAnswersBeforeChunk(t *testing.T) {
+	inTime(t, "replies", rigOptions{}, func(t *testing.T, r *rig) {
+		c := r.until("MAIL")
+		text := "From: a@good.example\r\n\r\nx\r\n"
+		c.send(fmt.Sprintf("MAIL FROM:<alice@good.example>\r\nRCPT TO:<rcpt@local.example>\r\nBDAT %d LAST\r\n", len(text)))
+		c.took(t, 0, "250 2.1.0 ")
+		c.took(t, 0, "250 2.1.5 ")
+		c.send(text)
+		c.expect("250 2.6.0 ")
 	})
 }
