@@ -26,6 +26,7 @@ func newDemo() *cobra.Command {
 	var stay bool
 	var messages int
 	var folder string
+	var seed uint64
 	cmd := &cobra.Command{
 		Use: "demo", Short: "See it work: a DNS zone, an MTA, the proxy and six sessions, all on loopback", Args: noArguments,
 		Long: `Bring up a DNS zone, an MTA in small that writes a Maildir, and the proxy with its
@@ -43,13 +44,17 @@ replay and explain to work on. Where the folder has none, it is begun with one.`
 				if messages < 1 || messages > 10_000_000 {
 					return usageError{errors.New("--mail: from 1 to 10000000")}
 				}
-				return demoMixed(cmd.Context(), cmd.OutOrStdout(), folder, messages, uint64(time.Now().UnixNano()))
+				if !cmd.Flags().Changed("seed") {
+					seed = uint64(time.Now().UnixNano())
+				}
+				return demoMixed(cmd.Context(), cmd.OutOrStdout(), folder, messages, seed)
 			}
 			return demo(cmd.Context(), cmd.OutOrStdout(), stay)
 		},
 	}
 	cmd.Flags().BoolVar(&stay, "stay", false, "stay until Ctrl-C, to play with")
 	cmd.Flags().IntVar(&messages, "mail", 0, "send so many mixed messages")
+	cmd.Flags().Uint64Var(&seed, "seed", 0, "a `number` that makes --mail send the same again")
 	cmd.Flags().StringVar(&folder, "folder", "postern-demo", "the `folder` with the configuration and the journal of --mail")
 	return cmd
 }

@@ -324,7 +324,7 @@ func (g *gathering) add(r *journal.Record) {
 	d.add(r)
 	if f.SPF.Result == policy.PermError {
 		d.errors++
-		d.reason = f.SPF.Reason
+		d.reason = brokenTerm(r)
 	}
 	s := g.sources.row(sourceOf(f.Client.IP, g.networks))
 	s.add(r)
@@ -338,6 +338,28 @@ func (g *gathering) add(r *journal.Record) {
 			s.vouched.add(domain)
 		}
 	}
+}
+
+// brokenTerm is what is wrong with the record. Where the check says only that a term
+// leads to nothing, the DNS answers tell which.
+func brokenTerm(r *journal.Record) string {
+	reason := strings.Clone(r.Facts.SPF.Reason)
+	for i := range r.DNS {
+		lost := &r.DNS[i]
+		if lost.Type != "TXT" || len(lost.Answer) > 0 {
+			continue
+		}
+		for j := range r.DNS {
+			for _, text := range r.DNS[j].Answer {
+				for _, term := range []string{"include:" + lost.Name, "redirect=" + lost.Name} {
+					if r.DNS[j].Type == "TXT" && slices.Contains(strings.Fields(strings.ToLower(text)), term) {
+						return fmt.Sprintf("%s: %q of %s", reason, term, r.DNS[j].Name)
+					}
+				}
+			}
+		}
+	}
+	return reason
 }
 
 func (g *gathering) merge(h *gathering) {

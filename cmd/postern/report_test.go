@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/checks/dnscache"
 	"postern/configs"
 	"postern/policy"
 	"postern/policy/journal"
@@ -150,6 +151,26 @@ func TestTheReportsMemoryIsBounded(t *testing.T) {
 	r.cut(3)
 	if len(r.Domains) != 4 || r.Domains[3].Messages != sum-rows[0].Messages-2 || r.Domains[3].Name != fmt.Sprintf("(%d other domains)", strangers-2) {
 		t.Errorf("%d rows, the last %s %d", len(r.Domains), r.Domains[len(r.Domains)-1].Name, r.Domains[len(r.Domains)-1].Messages)
+	}
+}
+
+// An include that leads nowhere is named, though the check did not.
+func TestTheTermThatBreaksIsNamed(t *testing.T) {
+	r := mailFrom("192.0.2.1", "dentist.example", policy.PermError)
+	r.Facts.SPF.Reason = "leads to nothing"
+	r.DNS = []dnscache.Answer{
+		{Name: "dentist.example", Type: "TXT", Answer: []string{"verification=1", "v=spf1 a Include:gone.example include:there.example -all"}},
+		{Name: "dentist.example", Type: "MX"},
+		{Name: "there.example", Type: "TXT", Answer: []string{"v=spf1 -all"}},
+		{Name: "_dmarc.dentist.example", Type: "TXT"},
+		{Name: "gone.example", Type: "TXT"},
+	}
+	for _, want := range []string{`leads to nothing: "include:gone.example" of dentist.example`, "leads to nothing"} {
+		got, err := senders(t.Context(), keep(t, r), journal.Query{}, false, reportDay)
+		if err != nil || len(got.Broken) != 1 || got.Broken[0].Reason != want {
+			t.Errorf("%v %+v", err, got.Broken)
+		}
+		r.DNS = r.DNS[:4]
 	}
 }
 
