@@ -58,6 +58,7 @@ type relay struct {
 	text    smtp.TextScanner
 	scratch []byte
 
+	spoken time.Time       // when the backend last heard from us, while the message is held
 	begun  bool            // the backend has heard DATA or BDAT: only the end or a close ends that
 	chunks bool            // it was BDAT
 	dots   *smtp.DotWriter // stuffs what came by BDAT and goes by DATA
@@ -84,6 +85,9 @@ const (
 // push takes the next good octets of the message, as they stand on the wire.
 // It cannot fail: what goes wrong is kept until the end.
 func (r *relay) push(b []byte) {
+	if r.state == gathering || r.state == holding {
+		r.keepAlive()
+	}
 	switch r.state {
 	case gathering:
 		r.gather(b)
@@ -93,6 +97,32 @@ func (r *relay) push(b []byte) {
 		r.spool(b)
 	case discarding:
 	}
+}
+
+// keepAliveEvery is how long the backend may have to wait for DATA without a
+// word from us. With the longest pause that a client may make (three minutes)
+// it stays below the five that MTAs wait for a command.
+const keepAliveEvery = time.Minute
+
+// keepAlive tells the backend, which has heard RCPT and not yet DATA, that we
+// are still there. A client on a slow line takes longer over a message that is
+// held than MTAs wait; it would be told to come again, each time.
+func (r *relay) keepAlive() {
+	now := time.Now()
+	if r.spoken.IsZero() {
+		r.spoken = now
+	}
+	if now.Sub(r.spoken) < keepAliveEvery {
+		return
+	}
+	s, tx := r.s, r.s.tx
+	said := tx.backRep // to RCPT, which tells more
+	s.bc.QueueNoop()
+	if _, ok := s.backendAnswer(); !ok {
+		r.discard(withID(errBackend, tx.facts.ID), journal.OutcomeFailed)
+		return
+	}
+	tx.backRep, r.spoken = said, time.Now()
 }
 
 // gather collects the header section, up to and including the empty line.

@@ -410,3 +410,19 @@ func TestAnswersBeforeChunk(t *testing.T) {
 		c.expect("250 2.6.0 ")
 	})
 }
+
+// TestSlowHeldMessage: the backend has heard RCPT and hears DATA only when the
+// whole message is there. It does not lose patience meanwhile.
+func TestSlowHeldMessage(t *testing.T) {
+	p := configs.Policy{Rules: []configs.Rule{{Name: "signed", When: `dkim.result == "pass"`, Do: "reject"}}}
+	inTime(t, "ten minutes", rigOptions{policy: &p}, func(t *testing.T, r *rig) {
+		c := r.until("text")
+		c.send("DKIM-Signature: v=1; a=rsa-sha256; d=good.example; s=x; h=from; bh=AA==; b=AA==\r\nFrom: a@good.example\r\n\r\n")
+		for range 20 {
+			time.Sleep(30 * time.Second)
+			c.send(strings.Repeat("0123456789\r\n", 3000))
+		}
+		c.send(".\r\n")
+		c.expect("250 2.6.0 ")
+	})
+}

@@ -79,6 +79,7 @@ const (
 	kindRcpt
 	kindData
 	kindRset
+	kindNoop
 	kindBdat
 	kindBdatLast
 	kindHiddenRset     // ours, not the session's: it never sees the reply
@@ -163,6 +164,9 @@ func (c *Conn) QueueData() { c.queueLine(kindData, "DATA") }
 
 // QueueRset queues RSET.
 func (c *Conn) QueueRset() { c.queueLine(kindRset, "RSET") }
+
+// QueueNoop queues NOOP, which makes the backend's patience begin anew.
+func (c *Conn) QueueNoop() { c.queueLine(kindNoop, "NOOP") }
 
 // QueueBdat queues BDAT (RFC 3030 §2). Exactly n octets must be written before
 // anything else is queued; nothing needs to be read first.
