@@ -4,6 +4,7 @@ package deploy
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"regexp"
 	"slices"
@@ -232,8 +233,8 @@ func TestConfigurationsOfTheGuidesLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, fenced := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(front), -1) {
-		examples["../README.md"] = fenced[1]
+	for i, fenced := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(front), -1) {
+		examples[fmt.Sprintf("../README.md, %d", i+1)] = fenced[1]
 	}
 	if len(examples) < 6 {
 		t.Fatalf("only %d examples found", len(examples))

@@ -88,7 +88,8 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 			if check == "submitter" && slices.ContainsFunc(read, func(i int) bool { return strings.Contains(p.Rules[i].When, "pra.") }) {
 				trouble = "(" + trouble + " or " + mismatch + ")"
 			}
-			needed = append(needed, let+" and "+trouble)
+			// The trouble first: where there is none, as in most mail, no list is asked.
+			needed = append(needed, trouble+" and "+let)
 		}
 		if len(needed) > 0 {
 			rule.When = strings.Join(needed, " or ")

@@ -71,7 +71,7 @@ func showPolicy(b *strings.Builder, p *parts) {
 		}
 	}
 	for _, w := range p.rules.chain.Warnings() {
-		fmt.Fprintf(b, "\nwarning: %v\n", &w)
+		b.WriteString("\nwarning: " + configs.Render(&w, nil))
 	}
 	if p.config.Policy.BuiltIn {
 		fmt.Fprintf(b, "\nAs a configuration file would have it:\n\n%s", policy.BuiltInYAML)
