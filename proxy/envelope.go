@@ -301,6 +301,11 @@ func (s *session) together(r *recipient) smtp.Reply {
 		}
 		break // the first one stands for all: they were compared with it
 	}
+	if pool != tx.pool {
+		// Nobody before is served. If that is since their backend is down, it
+		// says nothing of this one.
+		tx.broken, tx.mailSent = "", false
+	}
 	tx.pool, tx.sure = pool, sure
 	return smtp.Reply{}
 }
@@ -315,7 +320,6 @@ func (s *session) forward(r *recipient, params []smtp.Param) smtp.Reply {
 	if s.bc != nil && s.pool != tx.pool {
 		// From a transaction before, or from recipients that were all refused.
 		s.releaseBackend()
-		tx.mailSent = false
 	}
 	if s.bc == nil {
 		start := time.Now()

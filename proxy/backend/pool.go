@@ -237,9 +237,6 @@ func (p *Pool) surplus() *link {
 func (p *Pool) acquire(ctx context.Context) error {
 	p.mu.Lock()
 	switch {
-	case p.closed:
-		p.mu.Unlock()
-		return &Error{Kind: KindLost, Backend: p.name, Err: errors.New("closed")}
 	case p.limit == 0 || p.inUse < p.limit:
 		p.inUse++
 		p.mu.Unlock()
@@ -337,7 +334,9 @@ func (p *Pool) sweep() {
 	}
 }
 
-// close ends the idle connections; those lent end when they come back.
+// close ends the idle connections; those lent end when they come back. NOT:
+// refusing to open more. After a reload there are transactions that began with
+// this pool and have not come to a recipient.
 func (p *Pool) close() {
 	var all []*link
 	p.mu.Lock()

@@ -308,7 +308,8 @@ func (s *Set) Run(ctx context.Context) {
 	}
 }
 
-// Close ends the idle connections. Those in use end when they are released.
+// Close ends the idle connections. Those in use end when they are released, and
+// so do those that are opened later for a transaction that is under way.
 func (s *Set) Close() {
 	for _, p := range s.pools {
 		p.close()
