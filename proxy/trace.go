@@ -76,10 +76,6 @@ func (s *session) appendReceived(b []byte, now time.Time) []byte {
 	b = append(b, s.protocol()...)
 	b = append(b, " id "...)
 	b = append(b, f.ID...)
-	if f.TLS.Cipher != "" { // RFC 8314 §4.3
-		b = append(b, "\r\n\ttls "...)
-		b = append(b, f.TLS.Cipher...)
-	}
 	// NOT: for several recipients. It would tell each of them of the others.
 	if s.tx.accepted == 1 {
 		for i := range s.tx.rcpts {
@@ -88,6 +84,10 @@ func (s *session) appendReceived(b []byte, now time.Time) []byte {
 				b = s.tx.rcpts[i].path.AppendAngle(b)
 			}
 		}
+	}
+	if f.TLS.Cipher != "" { // RFC 8314 §4.3; additional clauses are the last ones
+		b = append(b, "\r\n\ttls "...)
+		b = append(b, f.TLS.Cipher...)
 	}
 	b = append(b, ";\r\n\t"...)
 	b = now.AppendFormat(b, "Mon, 2 Jan 2006 15:04:05 -0700")
@@ -273,7 +273,7 @@ func appendReceivedSPF(b []byte, receiver string, f *policy.Facts, r policy.Resu
 		b = append(b, ')')
 	}
 	b = append(b, "\r\n\tclient-ip="...)
-	b = append(b, f.Client.IP...)
+	b = appendValue(b, f.Client.IP) // an IPv6 address is no dot-atom
 	b = append(b, "; envelope-from="...)
 	b = appendQuoted(b, f.Mail.From)
 	b = append(b, ";\r\n\thelo="...)
@@ -329,10 +329,15 @@ func (s *session) withoutForged(head []byte, h smtp.Header) []byte {
 // claims says whether an Authentication-Results field bears the authserv-id id:
 // the first token or quoted-string, comments and folding skipped, compared
 // without regard to case, and as a domain (RFC 8601 §2.2). One that bears none
-// is nobody's, and a careless reader might take it for that of its own MTA.
+// is nobody's, and a careless reader might take it for that of its own MTA. So
+// might one of a version that there is not; from outside it has to go as well
+// (RFC 8601 §5).
 func claims(value, id string) bool {
-	got := authservID(value)
+	got, rest := authservID(value)
 	if got == "" || equalFold(got, id) {
+		return true
+	}
+	if v := leadingToken(skipCFWS(rest)); v != "" && v != "1" && strings.Trim(v, "0123456789") == "" {
 		return true
 	}
 	a, err1 := smtp.ASCIIDomain(got)
@@ -340,20 +345,18 @@ func claims(value, id string) bool {
 	return err1 == nil && err2 == nil && a == b
 }
 
-func authservID(v string) string {
+// authservID returns the authserv-id that a field begins with, and what follows.
+func authservID(v string) (id, rest string) {
 	v = skipCFWS(v)
 	if !strings.HasPrefix(v, `"`) {
-		end := strings.IndexAny(v, " \t\r\n;(")
-		if end < 0 {
-			end = len(v)
-		}
-		return v[:end]
+		id = leadingToken(v)
+		return id, v[len(id):]
 	}
 	var b strings.Builder
 	for i := 1; i < len(v); i++ {
 		switch c := v[i]; c {
 		case '"':
-			return b.String()
+			return b.String(), v[i+1:]
 		case '\r', '\n':
 			// folding within the string
 		case '\\':
@@ -364,7 +367,14 @@ func authservID(v string) string {
 			b.WriteByte(c)
 		}
 	}
-	return b.String()
+	return b.String(), ""
+}
+
+func leadingToken(v string) string {
+	if end := strings.IndexAny(v, " \t\r\n;("); end >= 0 {
+		return v[:end]
+	}
+	return v
 }
 
 // skipCFWS skips white space and comments, nested ones too (RFC 5322 §3.2.2).

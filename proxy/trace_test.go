@@ -1,0 +1,49 @@
+package proxy
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestAuthenticationResultsOfNoVersion: the only version is 1 (RFC 8601 §2.2).
+func TestAuthenticationResultsOfNoVersion(t *testing.T) {
+	for value, want := range map[string]bool{
+		" mx.test; none":                       true,
+		" mx.test 1; none":                     true,
+		" other.example; none":                 false,
+		" other.example 1; spf=pass":           false,
+		" other.example (2) 1 ; spf=pass":      false,
+		" \"other.example\" 1; spf=pass":       false,
+		" other.example 2; spf=pass":           true,
+		"\r\n\tother.example\r\n\t(x) 10;none": true,
+		" \"other.example\" 2; spf=pass":       true,
+	} {
+		if got := claims(value, "mx.test"); got != want {
+			t.Errorf("%q: removed %v", value, got)
+		}
+	}
+}
+
+// TestTraceToTheLetter: the order of the clauses of Received (RFC 5321 §4.4:
+// additional ones last), and an address that is no dot-atom (RFC 7208 §9.1).
+func TestTraceToTheLetter(t *testing.T) {
+	r := newRig(t, rigOptions{zone: "good.example. TXT \"v=spf1 ip6:2001:db8::/32 -all\"\n"})
+	c := r.connect("2001:db8::1")
+	c.ehlo()
+	c.cmd("STARTTLS", "220 ")
+	if err := c.tls(); err != nil {
+		t.Fatal(err)
+	}
+	c.ehlo()
+	if got := c.message("MAIL FROM:<alice@good.example>", rigMessage); code(got) != "250" {
+		t.Fatal(got)
+	}
+	text := string(r.sink.Messages()[0].Text)
+	received, rest, _ := strings.Cut(text, "Authentication-Results:")
+	if f, c := strings.Index(received, "\tfor <rcpt@local.example>\r\n"), strings.Index(received, "\ttls TLS_"); f < 0 || c < f {
+		t.Error(received)
+	}
+	if !strings.Contains(rest, `client-ip="2001:db8::1";`) || !strings.Contains(rest, `policy.iprev="2001:db8::1"`) {
+		t.Error(rest)
+	}
+}
