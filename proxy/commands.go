@@ -258,9 +258,6 @@ func (s *session) hello(arg string, esmtp bool) smtp.Reply {
 		}
 	}
 	s.abandon() // RFC 5321 §4.1.4: as if by RSET
-	if name != s.facts.Helo.Name {
-		s.releaseBackend() // it was told the name before
-	}
 	s.facts = facts
 	s.greeted, s.esmtp = true, esmtp
 	return smtp.Reply{}

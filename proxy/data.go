@@ -67,7 +67,7 @@ func (s *session) noRecipients() smtp.Reply {
 			// NOT: 554, which RFC 5321 §3.3 has here. A client that pipelines
 			// may take the last answer for the one that counts, and what is
 			// refused for now must not become refused for good.
-			return smtp.Reply{Code: 451, Enhanced: "5.1", Text: "No recipient can be served now, try again later"}
+			return s.refuse(451, "5.1", "No recipient can be served now, try again later")
 		}
 	}
 	return smtp.Reply{Code: 554, Enhanced: "5.1", Text: "No valid recipients"}

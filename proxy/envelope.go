@@ -235,7 +235,7 @@ func (s *session) rcpt(arg string) smtp.Reply {
 	}
 	if len(tx.rcpts) >= s.set.Limits.Recipients {
 		s.settle()
-		return smtp.Reply{Code: 452, Enhanced: "5.3", Text: "Too many recipients in one transaction"}
+		return s.refuse(452, "5.3", "Too many recipients in one transaction")
 	}
 	r := recipient{path: to, address: smtp.Address(to), domain: factDomain(to)}
 	tx.facts.Rcpt = policy.RcptTo{Address: r.address, Domain: r.domain}
@@ -287,7 +287,6 @@ func (s *session) rcptParam(p smtp.Param) smtp.Reply {
 // backend. What does not fit is sent again by the client at once, in a
 // transaction of its own (RFC 5321 §4.5.3.1.10).
 func (s *session) together(r *recipient) smtp.Reply {
-	split := smtp.Reply{Code: 452, Enhanced: "5.3", Text: "Send to this recipient in another transaction"}
 	tx := s.tx
 	sure := r.verdict.Decided
 	pool := s.set.Backends.Route(r.path)
@@ -297,7 +296,7 @@ func (s *session) together(r *recipient) smtp.Reply {
 			continue
 		}
 		if pool != tx.pool || sure != tx.sure || s.set.Chain.OneDomain() && o.domain != r.domain {
-			return split
+			return s.refuse(452, "5.3", "Send to this recipient in another transaction")
 		}
 		break // the first one stands for all: they were compared with it
 	}
@@ -317,13 +316,14 @@ func (s *session) forward(r *recipient, params []smtp.Param) smtp.Reply {
 	if tx.broken != "" {
 		return withID(errBackend, tx.facts.ID)
 	}
-	if s.bc != nil && s.pool != tx.pool {
+	if s.bc != nil && (s.pool != tx.pool || !s.stillTrue()) {
 		// From a transaction before, or from recipients that were all refused.
 		s.releaseBackend()
 	}
 	if s.bc == nil {
 		start := time.Now()
-		bc, err := tx.pool.Open(s.context(), s.asClient())
+		s.told = s.asClient()
+		bc, err := tx.pool.Open(s.context(), s.told)
 		tx.time("backend", start)
 		if err != nil {
 			tx.fail(err)
@@ -362,6 +362,14 @@ func (s *session) asClient() backend.Client {
 		c.TLSVersion, c.TLSCipher = "TLSv"+s.facts.TLS.Version, s.facts.TLS.Cipher
 	}
 	return c
+}
+
+// stillTrue says whether what the backend was told about the client, perhaps
+// some messages ago, is still so.
+func (s *session) stillTrue() bool {
+	f := &s.tx.facts
+	return s.told.Helo == f.Helo.Name && s.told.ESMTP == s.esmtp && s.told.TLS == (s.tls != nil) &&
+		s.told.Name == f.Client.Name && s.told.NameTemporary == (f.Iprev.Result == policy.TempError)
 }
 
 // forwardParams is what of MAIL's parameters goes on to a backend with those

@@ -66,9 +66,10 @@ type session struct {
 	commands  int        // since the last message
 
 	tx           *transaction
-	bc           *backend.Conn // the backend connection, kept from one transaction to the next
-	pool         *backend.Pool // that it is of
-	mailRefused  bool          // the last command was a MAIL that started none
+	bc           *backend.Conn  // the backend connection, kept from one transaction to the next
+	pool         *backend.Pool  // that it is of
+	told         backend.Client // what it was told about the client
+	mailRefused  bool           // the last command was a MAIL that started none
 	transactions int
 	messages     int
 

@@ -97,3 +97,23 @@ func TestTooLargeAtMailIsRecorded(t *testing.T) {
 	}
 	c.cmd("MAIL FROM:<alice@good.example>", "250 ")
 }
+
+// TestBackendIsToldAnew: a kept connection serves another message only as long
+// as what the backend was told about the client is true.
+func TestBackendIsToldAnew(t *testing.T) {
+	r := newRig(t, rigOptions{identity: "xclient"})
+	c := r.connect("192.0.2.1")
+	for _, hello := range []string{"EHLO client.example", "EHLO client.example", "HELO client.example", "HELO other.example"} {
+		c.cmd(hello, "250")
+		if got := c.message("MAIL FROM:<alice@good.example>", rigMessage); code(got) != "250" {
+			t.Fatal(got)
+		}
+	}
+	var told []string
+	for _, m := range r.sink.Messages() {
+		told = append(told, m.XClient["PROTO"]+" "+m.XClient["HELO"])
+	}
+	if got, want := strings.Join(told, ", "), "ESMTP client.example, ESMTP client.example, SMTP client.example, SMTP other.example"; got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+}
