@@ -20,7 +20,8 @@ func DMARC(d Deps) Check {
 		Result: func(f *policy.Facts) *policy.Result { return &f.DMARC.Result },
 		needs:  []string{"spf", "dkim"},
 		Run: func(ctx context.Context, f *policy.Facts, msg Message) {
-			f.DMARC = dmarcOf(ctx, d.Resolver, authors(f, msg), f)
+			domains, all := authors(f, msg)
+			f.DMARC = dmarcOf(ctx, d.Resolver, f, domains, all)
 		},
 	}
 }
@@ -28,40 +29,41 @@ func DMARC(d Deps) Check {
 // maxAuthors bounds how many authors' domains of one message are judged.
 const maxAuthors = 4
 
-// authors returns the domains of the message's authors; none if there is no
-// telling who they are.
-func authors(f *policy.Facts, msg Message) (domains []string) {
+// authors returns the domains of the message's authors; not all: there are more
+// of them, or none, or some that cannot be read.
+func authors(f *policy.Facts, msg Message) (domains []string, all bool) {
 	if f.Header.FromDomain != "" {
-		return []string{f.Header.FromDomain}
+		return []string{f.Header.FromDomain}, true
 	}
+	all = true
 	for _, h := range msg.Header {
-		if !fieldIs(h.Name, "From") {
+		if !fieldIs(h.Name, "From") || isBlank(h.Value) {
 			continue
 		}
 		mailboxes, ok := parseMailboxes(h.Value)
-		if !ok {
-			return nil
-		}
+		all = all && ok
 		for _, m := range mailboxes {
-			if d, _ := domainName(m.Domain); !slices.Contains(domains, d) {
+			d, _ := domainName(m.Domain)
+			switch {
+			case slices.Contains(domains, d):
+			case len(domains) == maxAuthors:
+				return domains, false
+			default:
 				domains = append(domains, d)
 			}
 		}
 	}
-	if len(domains) > maxAuthors {
-		return nil
-	}
-	return domains
+	return domains, all && len(domains) > 0
 }
 
 // dmarcOf evaluates each author's domain and returns the worst result. RFC 9989
 // §5.3.1 lets a receiver end at more than one; but then whoever puts an address
-// of his own beside that of his victim would go unjudged (§11.5).
-func dmarcOf(ctx context.Context, r Resolver, authors []string, f *policy.Facts) policy.DMARC {
+// of his own, or rubbish, beside that of his victim would go unjudged (§11.5).
+func dmarcOf(ctx context.Context, r Resolver, f *policy.Facts, authors []string, all bool) policy.DMARC {
 	worst := policy.DMARC{Result: policy.PermError}
 	for i, author := range authors {
 		m := dmarcEvaluation{resolver: r, author: author, orgs: map[string]string{}}
-		if got := m.run(ctx, f); i == 0 || badness(got) > badness(worst) {
+		if got := m.run(ctx, f); i == 0 && all || badness(got) > badness(worst) {
 			worst = got
 		}
 	}
@@ -75,10 +77,12 @@ func dmarcOf(ctx context.Context, r Resolver, authors []string, f *policy.Facts)
 func badness(d policy.DMARC) int {
 	switch {
 	case d.Result == policy.Fail && d.Policy == "reject":
-		return 5
+		return 6
 	case d.Result == policy.Fail && d.Policy == "quarantine":
-		return 4
+		return 5
 	case d.Result == policy.TempError:
+		return 4
+	case d.Result == policy.PermError: // of those that cannot be judged
 		return 3
 	case d.Result == policy.Fail:
 		return 2

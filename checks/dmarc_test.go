@@ -33,7 +33,11 @@ _dmarc.evil.example  TXT "v=DMARC1; p=none"
 		"From: a@evil.example, b@EVIL.example\r\n":                                     {Result: policy.Pass, Policy: "none", Domain: "evil.example"}, // one domain
 		"From: a@evil.example, b@none.example\r\n":                                     {Result: policy.PermError},
 		"From: ceo@bank.example\r\n":                                                   {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
-		"From: ceo@bank.example, x@evil.example <\r\n":                                 {Result: policy.PermError}, // who knows
+		"From:\r\nFrom: ceo@bank.example\r\n":                                          {Result: policy.Fail, Policy: "reject", Domain: "bank.example"}, // nobody sees the first
+		"From: <\r\nFrom: ceo@bank.example\r\n":                                        {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
+		"From: x@evil.example, >\r\n":                                                  {Result: policy.PermError}, // who knows
+		"From: x@none.example, >\r\n":                                                  {Result: policy.PermError},
+		"From: ceo@bank.example, x@evil.example <\r\n":                                 {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
 		"From: Us: ceo@bank.example;\r\n":                                              {Result: policy.PermError},
 		"From:\r\n":                                                                    {Result: policy.PermError},
 		"Subject: x\r\n":                                                               {Result: policy.PermError},

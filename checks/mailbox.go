@@ -33,13 +33,13 @@ func parseMailbox(value string) (smtp.Path, bool) {
 }
 
 // parseMailboxes reads the value of a field that holds mailboxes parted by
-// commas, as strictly; not ok: there is none, or one cannot be read.
+// commas, as strictly, up to the first that cannot be read; not ok: there is one.
 func parseMailboxes(value string) (list []smtp.Path, ok bool) {
 	s := scanner{rest: value}
 	for {
 		m, ok := s.mailbox()
 		if !ok {
-			return nil, false
+			return list, false
 		}
 		list = append(list, m)
 		if s.rest == "" {
