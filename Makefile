@@ -65,9 +65,10 @@ conformance: ## the published and RFC-derived suites, as one table with the devi
 	fi; \
 	awk -f .ci/conformance.awk checks/dnscache/rpl_test.go "$$out"
 
-lint: $(BIN)/.golangci-$(GOLANGCI) ## gofmt, golangci-lint, and the arrows between the rooms
+lint: $(BIN)/.golangci-$(GOLANGCI) ## gofmt, go.mod, golangci-lint, and the arrows between the rooms
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	$(GO) mod tidy -diff
 	$(BIN)/golangci-lint run ./...
 	$(GO) test -count=1 -run 'TestArrows' ./cmd/postern
 
