@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"errors"
-	"net"
 	"strconv"
 	"sync"
 	"time"
@@ -78,7 +77,6 @@ const (
 	kindMail commandKind = iota
 	kindRcpt
 	kindData
-	kindRset
 	kindNoop
 	kindBdat
 	kindBdatLast
@@ -112,11 +110,6 @@ func (c *Conn) Backend() string { return c.pool.name }
 
 // Address returns which of its addresses this connection goes to.
 func (c *Conn) Address() string { return c.l.at.name }
-
-// NetConn returns the connection itself, for who wants to copy octets straight
-// into it after a Flush. It is a *net.TCPConn or *net.UnixConn where the leg is
-// not encrypted.
-func (c *Conn) NetConn() net.Conn { return c.l.nc }
 
 // Outstanding returns the number of replies that are still to be read.
 func (c *Conn) Outstanding() int {
@@ -161,9 +154,6 @@ func (c *Conn) QueueRcpt(to smtp.Path, ps []smtp.Param) {
 
 // QueueData queues DATA. The message is written after its 354.
 func (c *Conn) QueueData() { c.queueLine(kindData, "DATA") }
-
-// QueueRset queues RSET.
-func (c *Conn) QueueRset() { c.queueLine(kindRset, "RSET") }
 
 // QueueNoop queues NOOP, which makes the backend's patience begin anew.
 func (c *Conn) QueueNoop() { c.queueLine(kindNoop, "NOOP") }

@@ -175,8 +175,6 @@ func (c *Conn) next() (smtp.Reply, error) {
 			}
 		case kindMail:
 			c.mail = r.Positive()
-		case kindRset:
-			c.mail = c.mail && !r.Positive()
 		}
 		if r.Code >= 400 {
 			c.l.errors++

@@ -223,14 +223,6 @@ func (s *Set) Route(rcpt smtp.Path) *Pool {
 	return s.pools[0]
 }
 
-// Single returns the backend if every recipient has the same one, else nil.
-func (s *Set) Single() *Pool {
-	if len(s.routed) == 1 {
-		return s.routed[0]
-	}
-	return nil
-}
-
 // Capabilities returns what every backend that a recipient may be routed to
 // offers now, as last learned: at each address that is up, or at each there is
 // if none is. As long as one of the backends has told nothing, it offers

@@ -41,13 +41,10 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%s goes to %s, not %s", rcpt, got, want)
 		}
 	}
-	if s.Single() != nil {
-		t.Error("Single")
-	}
 	one, err := New([]configs.Backend{b("first"), b("second")}, []configs.Route{
 		{Recipients: []string{"example.org"}, Backend: "second"}, {Recipients: []string{"*"}, Backend: "second"},
 	}, Options{})
-	if err != nil || one.Single() == nil || one.Single().Name() != "second" || one.Route(recipient) != one.Single() {
+	if err != nil || len(one.routed) != 1 || one.Route(recipient) != one.routed[0] || one.routed[0].Name() != "second" {
 		t.Error(err, one)
 	}
 	if n := testing.AllocsPerRun(100, func() { s.Route(recipient) }); n > 0 {

@@ -124,16 +124,6 @@ func BenchmarkParseHeader(b *testing.B) {
 	})
 }
 
-func BenchmarkScanHeader(b *testing.B) {
-	b.SetBytes(int64(len(typicalHeader)))
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, ok := ScanHeader(typicalHeader); !ok {
-			b.Fatal("no end")
-		}
-	}
-}
-
 func BenchmarkAppendReply(b *testing.B) {
 	dst := make([]byte, 0, 4096)
 	r := Reply{550, "7.1", "Submitter not allowed. (0123456789)"}

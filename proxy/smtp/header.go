@@ -6,44 +6,6 @@ import "bytes"
 // the folded lines and the final line end included.
 type Extent struct{ Start, End int }
 
-// ScanHeader finds the end of the header section in text as it stands on the
-// wire after DATA, dot-stuffed (RFC 5322 §2.1, RFC 5321 §4.5.2). With complete, n is its length up to and
-// including the empty line, or up to the "." CRLF where the message ends
-// within the header section. Without, n is the length of the whole lines seen:
-// the next call may be given b[n:] and more.
-//
-// Only the empty line ends the section. Where a body begins without one is
-// guesswork, and the MTA behind us would guess differently.
-func ScanHeader(b []byte) (n int, complete bool) { return scanHeader(b, true) }
-
-// ScanRawHeader is ScanHeader for text that is not dot-stuffed (BDAT): a line
-// that is a single dot ends nothing.
-func ScanRawHeader(b []byte) (n int, complete bool) { return scanHeader(b, false) }
-
-func scanHeader(b []byte, stuffed bool) (n int, complete bool) {
-	for {
-		rest := b[n:]
-		switch {
-		case len(rest) >= 2 && rest[0] == '\r' && rest[1] == '\n':
-			return n + 2, true
-		case stuffed && len(rest) >= 3 && rest[0] == '.' && rest[1] == '\r' && rest[2] == '\n':
-			return n, true
-		}
-		// A bare LF ends no line. The scanner refuses it in any case.
-		i := 0
-		for {
-			j := bytes.IndexByte(rest[i:], '\n')
-			if j < 0 {
-				return n, false
-			}
-			if i += j + 1; i >= 2 && rest[i-2] == '\r' {
-				break
-			}
-		}
-		n += i
-	}
-}
-
 // FirstLineContinues says whether the first line of a message begins with a
 // blank or a tab, so that it would continue whatever field is put above it. b
 // is at least its first two octets (or all of it), dot-stuffed or not: the dot

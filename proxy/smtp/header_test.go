@@ -9,46 +9,6 @@ import (
 	"testing"
 )
 
-func TestScanHeader(t *testing.T) {
-	for _, tt := range []struct {
-		story, in string
-		n         int
-		complete  bool
-	}{
-		{"a header and a body", "A: b\r\n\r\nbody\r\n.\r\n", 8, true},
-		{"no header", "\r\nbody", 2, true},
-		{"no body", "A: b\r\n.\r\n", 6, true},
-		{"nothing at all", ".\r\n", 0, true},
-		{"nothing yet", "", 0, false},
-		{"in the middle of a line", "A: b\r\nC", 6, false},
-		{"between CR and LF of the empty line", "A: b\r\n\r", 6, false},
-		{"in the middle of the end", "A: b\r\n.\r", 6, false},
-		{"a line of white space is none", "A: b\r\n \r\n\r\n", 11, true},
-		{"a bare LF ends nothing", "A: b\n\nc\r\n\r\n", 11, true},
-		{"a stuffed dot ends nothing", "A: b\r\n..\r\n\r\n", 12, true},
-		{"a body that begins without an empty line does not end it either", "A: b\r\nbody text\r\n\r\nx", 19, true},
-	} {
-		if n, complete := ScanHeader([]byte(tt.in)); n != tt.n || complete != tt.complete {
-			t.Errorf("%s: ScanHeader(%q) = %d, %v; want %d, %v", tt.story, tt.in, n, complete, tt.n, tt.complete)
-		}
-		// Going on from where it stopped comes to the same, wherever it was cut.
-		for i := range tt.in {
-			at, done := ScanHeader([]byte(tt.in[:i]))
-			if !done {
-				var n int
-				n, done = ScanHeader([]byte(tt.in[at:]))
-				at += n
-			}
-			if at != tt.n || done != tt.complete {
-				t.Errorf("%s, cut at %d: %d, %v; want %d, %v", tt.story, i, at, done, tt.n, tt.complete)
-			}
-		}
-	}
-	if n, complete := ScanRawHeader([]byte("A: b\r\n.\r\nC: d\r\n\r\nx")); n != 17 || !complete {
-		t.Errorf("in BDAT a dot is a dot: %d, %v", n, complete)
-	}
-}
-
 func TestFirstLineContinues(t *testing.T) {
 	for in, want := range map[string]bool{
 		"":              false,
@@ -218,15 +178,5 @@ func FuzzHeader(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		checkHeader(t, b)
-		n, complete := ScanHeader(b)
-		if n > len(b) || complete && n > 0 && !bytes.HasSuffix(b[:n], crlfDot[:2]) {
-			t.Fatalf("%q: ScanHeader %d, %v", b, n, complete)
-		}
-		if complete {
-			// One octet more or less behind it changes nothing.
-			if n2, c2 := ScanHeader(append(slices.Clone(b), 'x')); n2 != n || !c2 {
-				t.Fatalf("%q: %d, and with more behind %d, %v", b, n, n2, c2)
-			}
-		}
 	})
 }
