@@ -117,14 +117,23 @@ func (x *expression) compileText() *value {
 		x.fault(0, "the expression is not valid UTF-8")
 		return nil
 	}
-	config := conf.CreateNew()
-	config.MaxNodes = maxNodes
-	tree, err := parser.ParseWithConfig(x.text, config)
+	tree, err := parse(x.text)
 	if err != nil {
 		x.syntaxFault(err)
 		return nil
 	}
-	return x.compile(tree.Node)
+	return x.compile(tree)
+}
+
+// parse makes a tree of bounded size of a text.
+func parse(text string) (ast.Node, error) {
+	config := conf.CreateNew()
+	config.MaxNodes = maxNodes
+	tree, err := parser.ParseWithConfig(text, config)
+	if err != nil {
+		return nil, err
+	}
+	return tree.Node, nil
 }
 
 func (x *expression) syntaxFault(err error) {

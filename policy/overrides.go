@@ -2,11 +2,14 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/expr-lang/expr/ast"
 
 	"postern/configs"
 )
@@ -68,7 +71,7 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 				c.faultAt(o.Position, "override %s: %s is no check that can be excused%s", o.Name, check, didYouMean(check, configs.Excusable))
 				continue
 			}
-			read := refusing[check]
+			read := refusing.rules[check]
 			if len(read) == 0 {
 				warnings = append(warnings, configs.Fault{Position: o.Position, Text: fmt.Sprintf("override %s excuses %s, but no rule refuses by that", o.Name, check)})
 				continue
@@ -85,7 +88,7 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 			}
 			excused[check] = append(excused[check], let)
 			trouble := x.trouble
-			if check == "submitter" && slices.ContainsFunc(read, func(i int) bool { return strings.Contains(p.Rules[i].When, "pra.") }) {
+			if check == "submitter" && slices.ContainsFunc(read, func(i int) bool { return readsCheck(refusing.facts[i], "pra") }) {
 				trouble = "(" + trouble + " or " + mismatch + ")"
 			}
 			// The trouble first: where there is none, as in most mail, no list is asked.
@@ -103,7 +106,7 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 		}
 		o := p.Overrides[0]
 		lets = append(lets, configs.Let{Name: "excused_" + check, Is: strings.Join(excused[check], " or "), Position: o.Position, IsPosition: o.Position})
-		for _, i := range refusing[check] {
+		for _, i := range refusing.rules[check] {
 			guard(&rules[i], "excused_"+check)
 		}
 	}
@@ -211,52 +214,78 @@ func isAddress(entry string) bool {
 }
 
 var (
-	// literal finds what is quoted in a condition, or a comment: there, spf. is no fact.
+	// literal finds what is quoted in a condition, or a comment: there, or is no operator.
 	literal = regexp.MustCompile("(?s)\"(?:[^\"\\\\]|\\\\.)*\"|'(?:[^'\\\\]|\\\\.)*'|`[^`]*`|/\\*.*?\\*/|//[^\n]*")
 	// loose finds what binds looser than and.
 	loose = regexp.MustCompile(`\bor\b|\|\||\?`)
-	word  = regexp.MustCompile(`[A-Za-z_][A-Za-z0-9_]*\b\.?`)
 )
 
-// refusingRules returns, for each check, the rules that reject or defer and that
-// read it, themselves or by a let.
-func refusingRules(p configs.Policy) map[string][]int {
+// refusing are the rules that reject or defer, with the facts that they read,
+// themselves or by a let.
+type refusing struct {
+	rules map[string][]int // by check
+	facts []map[string]bool
+}
+
+func refusingRules(p configs.Policy) refusing {
 	lets := map[string]map[string]bool{}
 	for _, let := range p.Let {
-		lets[let.Name] = checksIn(let.Is, lets)
+		lets[let.Name] = factsIn(let.Is, lets)
 	}
-	found := map[string][]int{}
+	found := refusing{rules: map[string][]int{}, facts: make([]map[string]bool, len(p.Rules))}
 	for i, r := range p.Rules {
 		if r.Do != "reject" && r.Do != "defer" {
 			continue
 		}
-		for check := range checksIn(r.When, lets) {
-			found[check] = append(found[check], i)
+		found.facts[i] = factsIn(r.When, lets)
+		for _, check := range configs.Excusable {
+			if readsCheck(found.facts[i], check) {
+				found.rules[check] = append(found.rules[check], i)
+			}
 		}
 	}
 	return found
 }
 
-// checksIn returns the checks whose facts a condition reads.
-func checksIn(condition string, lets map[string]map[string]bool) map[string]bool {
+// readsCheck says whether one of the facts is what a check has found.
+func readsCheck(facts map[string]bool, check string) bool {
+	if check == "iprev" && facts["client.name"] {
+		return true
+	}
+	for name := range facts {
+		if vocabulary[name].top == check {
+			return true
+		}
+	}
+	return false
+}
+
+// factsIn returns the facts that a condition reads, however it spells them. What
+// does not parse reads none: it is a fault, and no rule.
+func factsIn(condition string, lets map[string]map[string]bool) map[string]bool {
 	found := map[string]bool{}
-	for _, w := range word.FindAllString(literal.ReplaceAllString(condition, `""`), -1) {
-		name, fact := strings.CutSuffix(w, ".")
-		if _, ok := excusables[name]; ok && fact {
+	if len(condition) > maxExpression {
+		return found
+	}
+	tree, err := parse(condition)
+	if err != nil {
+		return found
+	}
+	ast.Walk(&tree, visitor(func(n ast.Node) {
+		name, _ := dotted(n)
+		if vocabulary[name] != nil {
 			found[name] = true
 		}
-		if w == "client." {
-			found["iprev"] = found["iprev"] || strings.Contains(condition, "client.name")
-		}
-		for check := range lets[w] {
-			found[check] = true
-		}
-	}
-	if !found["iprev"] {
-		delete(found, "iprev")
-	}
+		maps.Copy(found, lets[name])
+	}))
 	return found
 }
+
+// visitor is a function that ast.Walk calls with each node.
+type visitor func(ast.Node)
+
+// Visit implements ast.Visitor.
+func (v visitor) Visit(n *ast.Node) { v(*n) }
 
 // guard adds "and not excused" to a rule.
 func guard(r *configs.Rule, excused string) {

@@ -276,3 +276,40 @@ func BenchmarkOverrides(b *testing.B) {
 		})
 	}
 }
+
+// A fact may be spelled in more than one way, and named by a let; what is quoted is none.
+func TestAnOverrideFindsTheFactsThatARuleReads(t *testing.T) {
+	override := configs.Override{Name: "o", Proof: configs.Proof{Address: []string{"192.0.2.0/24"}}, Owner: "a", Reason: "b", Until: "2027-03-01"}
+	for _, test := range []struct {
+		excuse, when string
+		refused      bool // nevertheless
+	}{
+		{"spf", `spf.result == "fail"`, false},
+		{"spf", `spf["result"] == "fail"`, false},
+		{"spf", `spf . result == "fail"`, false},
+		{"spf", "spf\n.result == 'fail'", false},
+		{"spf", `failed`, false},
+		{"iprev", `client["name"] == ""`, false},
+		{"pra", `disagrees`, false},
+		{"submitter", `disagrees and submitter.result != "pass"`, false},
+		{"spf", `helo.name == "spf.result" or iprev.result == "fail"`, true},
+		{"iprev", `client.ip startsWith "192." and helo.name != "client.name"`, true},
+	} {
+		o := override
+		o.Excuse = []string{test.excuse}
+		p := configs.Policy{
+			Let:       []configs.Let{{Name: "failed", Is: `spf["result"] == "fail"`}, {Name: "disagrees", Is: `not pra.matches_submitter`}},
+			Rules:     []configs.Rule{{Name: "r", When: test.when, Do: "reject"}},
+			Overrides: []configs.Override{o},
+		}
+		f := Facts{}.Transaction("id")
+		f.Client.IP, f.Helo.Name, f.Submitter.Address, f.SPF.Result, f.Iprev.Result = "192.0.2.7", "mx.example", "a@b.example", Fail, Fail
+		v := mustCompile(t, p, listsOn("2027-01-01")).Decide(Message, &f)
+		if v.Refuses() != test.refused {
+			t.Errorf("%s, which %s excuses: %s by %s", test.when, test.excuse, v.Disposition, v.Rule)
+		}
+		if !test.refused && test.excuse == "submitter" && v.Rule != "override:o" {
+			t.Errorf("%s: the override is not counted: %q", test.when, v.Rule)
+		}
+	}
+}
