@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -405,6 +406,28 @@ func TestAHeaderMadeToKeepUsBusyIsNotVerified(t *testing.T) {
 	} {
 		if got := runDKIMCheck(t, zone, prefix+raw); got.Result != policy.Neutral {
 			t.Errorf("%s: %s", name, got.Result)
+		}
+	}
+}
+
+// Empty lines pile up in the dkim package. Some are fine, wherever they stand.
+func TestEmptyLinesWithoutEndAreNotVerified(t *testing.T) {
+	for _, c := range []dkim.Canonicalization{dkim.CanonicalizationSimple, dkim.CanonicalizationRelaxed} {
+		raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example", BodyCanonicalization: c}, 8)
+		if got := runDKIMCheck(t, z.zone(t), raw+strings.Repeat("\r\n", 5000)); got.Result != policy.Pass {
+			t.Errorf("%s: %+v", c, got)
+		}
+		for _, line := range []string{"\r\n", " \t\r\n"} {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			got := runDKIMCheck(t, z.zone(t), raw+strings.Repeat(line, 1<<20)+"x\r\n")
+			runtime.ReadMemStats(&after)
+			if got.Result != policy.Neutral || len(got.Signatures) != 8 {
+				t.Errorf("%s, %q: %s", c, line, got.Result)
+			}
+			if n := after.TotalAlloc - before.TotalAlloc; n > 32<<20 {
+				t.Errorf("%s, %q: %d octets were allocated", c, line, n)
+			}
 		}
 	}
 }
