@@ -30,7 +30,10 @@ func (s *session) readProxyHeader() bool {
 		return false
 	}
 	if h.Command.IsLocal() || h.TransportProtocol.IsUnspec() {
-		return true // a health check of the balancer itself: the socket's own address
+		// A health check of the balancer itself: the socket's own address, which
+		// may come as often as it likes.
+		s.unrationed = true
+		return true
 	}
 	a, ok := h.SourceAddr.(*net.TCPAddr)
 	if !ok {

@@ -200,6 +200,9 @@ func (srv *Server) admit(s *session, addr netip.Addr, l configs.Limits) (why str
 		return "limit"
 	}
 	key := clientKey(addr)
+	if s.unrationed || !key.IsValid() {
+		return ""
+	}
 	now := srv.now()
 	if !srv.rates.take(key, rationConnections, l.ConnectionRate, now) {
 		return "connection_rate"

@@ -53,6 +53,9 @@ type session struct {
 	facts    policy.Facts // of the connection
 	addr     netip.AddrPort
 	admitted netip.Addr // the key under which it was counted
+	// unrationed: it counts against the number of all connections and no other
+	// limit.
+	unrationed bool
 
 	greeted   bool // EHLO or HELO was accepted
 	esmtp     bool // by EHLO
