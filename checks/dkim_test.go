@@ -5,10 +5,14 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -464,6 +468,35 @@ func TestAHugeKeyIsNone(t *testing.T) {
 	if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.PermError {
 		t.Errorf("%+v", got)
 	}
+}
+
+// FuzzDKIMKey: whatever a domain publishes as its key, nothing panics over it.
+// The package verifies in goroutines of its own, where a panic ends the process.
+func FuzzDKIMKey(f *testing.F) {
+	key := func(n *big.Int, e int) []byte { return x509.MarshalPKCS1PublicKey(&rsa.PublicKey{N: n, E: e}) }
+	odd := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 1024), big.NewInt(1))
+	even := new(big.Int).Lsh(big.NewInt(1), 1024)
+	ones := bytes.Repeat([]byte{1}, 128)
+	f.Add(key(odd, 3), ones, "v=DKIM1;")
+	f.Add(key(even, 65537), bytes.Repeat([]byte{1}, 129), "v=DKIM1; k=rsa; h=sha256;")
+	f.Add(key(odd, 1), ones, "")
+	f.Add(key(odd, 2), ones, "t=s; n=;")
+	f.Add(key(odd, 1<<31-1), ones, "s=email;")
+	f.Add(key(big.NewInt(15), 3), []byte{1}, "")
+	f.Add([]byte("11qYAYKxCrfVS/7TyWQHOg7hcvPapi"), ones[:64], "k=ed25519;")
+	f.Add([]byte{}, []byte{}, "p=;")
+	body := sha256.Sum256([]byte("body\r\n"))
+	f.Fuzz(func(t *testing.T, der, sig []byte, tags string) {
+		algorithm := "rsa"
+		if strings.Contains(tags, "ed25519") {
+			algorithm = "ed25519"
+		}
+		zone := records{}
+		zone.add("sel._domainkey.d.example", "TXT", tags+" p="+base64.StdEncoding.EncodeToString(der))
+		raw := "DKIM-Signature: v=1; a=" + algorithm + "-sha256; d=d.example; s=sel; h=from; bh=" + base64.StdEncoding.EncodeToString(body[:]) +
+			"; b=" + base64.StdEncoding.EncodeToString(sig) + "\r\nFrom: a@d.example\r\n\r\nbody\r\n"
+		_ = runDKIMCheck(t, zone.zone(t), raw)
+	})
 }
 
 func FuzzDKIMHeader(f *testing.F) {
