@@ -117,3 +117,22 @@ func TestDecodeIsAsStrictAsLoad(t *testing.T) {
 		t.Error(err, into.F)
 	}
 }
+
+// A rule or a list that bears the mark of an override would be taken for one: for
+// its hits, or for its proof.
+func TestNamesOfOverridesAreTheirs(t *testing.T) {
+	dir := tree(t, map[string]string{
+		"postern.yaml": "lists:\n  - {name: 'override:gate:address', entries: [192.0.2.1]}\npolicy: {include: [rules.yaml]}\n",
+		"rules.yaml":   "rules:\n  - {name: 'override:gate', when: 'true', do: pass}\n",
+	})
+	_, err := Load(Options{File: filepath.Join(dir, "postern.yaml"), NoEnvironment: true})
+	if err == nil {
+		t.Fatal("no fault")
+	}
+	got := strings.ReplaceAll(err.Error(), dir+"/", "")
+	want := `postern.yaml:2:12: lists[0].name: "override:gate:address": names that begin with override: are those of overrides
+rules.yaml:2:12: policy.rules[0].name: "override:gate": names that begin with override: are those of overrides`
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}

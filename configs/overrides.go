@@ -66,6 +66,23 @@ func (l *loader) overrides(c *Config, now time.Time) {
 	}
 }
 
+// notOfOverrides notes rules and lists that bear the mark of an override: they
+// would be counted as its hits, or stand in for its proof.
+func (l *loader) notOfOverrides(c *Config) {
+	for i := range c.Policy.Rules {
+		if name := c.Policy.Rules[i].Name; strings.HasPrefix(name, OverrideMark) {
+			p := fmt.Sprintf("policy.rules[%d].name", i)
+			l.fault(p, "%s: %q: names that begin with %s are those of overrides", p, name, OverrideMark)
+		}
+	}
+	for i := range c.Lists {
+		if name := c.Lists[i].Name; strings.HasPrefix(name, OverrideMark) {
+			p := fmt.Sprintf("lists[%d].name", i)
+			l.fault(p, "%s: %q: names that begin with %s are those of overrides", p, name, OverrideMark)
+		}
+	}
+}
+
 // effect notes an effect that is none.
 func (l *loader) effect(p string, o *Override) {
 	switch {

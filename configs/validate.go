@@ -46,6 +46,7 @@ func (l *loader) validate(c *Config) {
 		l.fault("dns.canaries", "dns.canaries: %d names; at most %d", n, MaxCanaries)
 	}
 	l.overrides(c, time.Now())
+	l.notOfOverrides(c)
 	if c.Journal.HashLocalParts {
 		l.required("journal.hash_key", c.Journal.HashKey)
 	}

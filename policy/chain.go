@@ -278,6 +278,12 @@ func (c *compilation) knownInTime(r *rule) {
 			if r.after != nil {
 				cure = fmt.Sprintf("move it above rule %q, or read rcpt.domain instead", r.after.Name)
 			}
+			if r.after != nil && strings.HasPrefix(r.after.Name, configs.OverrideMark) {
+				// Who wrote the override looks there, and may not have written the rule.
+				c.faultAt(r.after.Position, "%s passes at %s, since it reads %s, and so would delay rule %q (%s) that reads rcpt.address, which is known at rcpt alone: write excuse: [...] in place of do: pass",
+					r.after.Name, r.stage, strings.Join(r.after.latest(), ", "), r.Name, r.Position)
+				continue
+			}
 			c.faultAt(at, "rcpt.address cannot be read at %s, where one reply answers for all recipients: the rule is decided there %s; %s",
 				r.stage, r.whyNotEarlier(), cure)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/expr-lang/expr/ast"
+	"golang.org/x/net/publicsuffix"
 
 	"postern/configs"
 )
@@ -183,6 +184,10 @@ func (c *compilation) overrideLists(overrides []configs.Override, rest *Lists) *
 					c.faultAt(o.Position, "override %s: %s: %q is %s", o.Name, x.key, entry, what)
 					continue
 				}
+				if strings.HasPrefix(x.key, "proof.") && !o.Unsafe && anybody(entry) {
+					c.faultAt(o.Position, "override %s: %s: %q proves nothing: anybody may be there", o.Name, x.key, entry)
+					continue
+				}
 				line := entry + " # "
 				if o.Until != "" {
 					line += "until " + o.Until + "; "
@@ -205,6 +210,21 @@ func (c *compilation) overrideLists(overrides []configs.Override, rest *Lists) *
 		lists.rest = rest
 	}
 	return lists
+}
+
+// anybody says whether an entry is one that no one owner has: more addresses than
+// were ever given to one, or all names below a domain in which names are sold.
+func anybody(entry string) bool {
+	if isAddress(entry) {
+		p, err := parseNetwork(entry)
+		return err == nil && (p.Addr().Is4() && p.Bits() < 8 || p.Addr().Is6() && p.Bits() < 16)
+	}
+	domain, sub := strings.CutPrefix(strings.ToLower(entry), "*.")
+	if !sub {
+		domain, sub = strings.CutPrefix(domain, ".")
+	}
+	suffix, managed := publicsuffix.PublicSuffix(strings.TrimSuffix(domain, "."))
+	return sub && suffix == strings.TrimSuffix(domain, ".") && (managed || !strings.Contains(suffix, "."))
 }
 
 // isAddress says whether an entry is one of an address or a network, right or wrong.

@@ -313,3 +313,43 @@ func TestAnOverrideFindsTheFactsThatARuleReads(t *testing.T) {
 		}
 	}
 }
+
+// An override that everybody fits is no proof, whatever it is called.
+func TestAProofThatAnybodyHasIsNone(t *testing.T) {
+	for _, test := range []struct {
+		proof configs.Proof
+		good  bool
+	}{
+		{configs.Proof{Address: []string{"0.0.0.0/0"}}, false},
+		{configs.Proof{Address: []string{"128.0.0.0/1"}}, false},
+		{configs.Proof{Address: []string{"::/0"}}, false},
+		{configs.Proof{Address: []string{"::ffff:0.0.0.0/96"}}, false},
+		{configs.Proof{Address: []string{"10.0.0.0/8", "2001:db8::/32"}}, true},
+		{configs.Proof{Name: []string{"*.com"}}, false},
+		{configs.Proof{Name: []string{".CO.UK."}}, false},
+		{configs.Proof{DKIM: []string{"*.org"}}, false},
+		{configs.Proof{Certificate: []string{"*.internal"}}, false},
+		{configs.Proof{Name: []string{"*.forwarder.example"}, DKIM: []string{"example.com"}}, true},
+	} {
+		_, err := Compile(site(configs.Override{Name: "o", Proof: test.proof, Excuse: []string{"spf"}}), nil)
+		if good := err == nil; good != test.good {
+			t.Errorf("%+v: %v", test.proof, err)
+		}
+	}
+	// Who says that it is no proof may match whom they like.
+	if _, err := Compile(site(configs.Override{Name: "o", Match: configs.Match{Domains: []string{"*.com"}}, Unsafe: true, Excuse: []string{"spf"}}), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// The fault of an override that comes too late for a rule below it is the
+// override's: the rule may be a built-in one.
+func TestAnOverrideThatDelaysARuleAboutRecipients(t *testing.T) {
+	p := BuiltIn()
+	p.Overrides = site(configs.Override{Name: "late", Proof: configs.Proof{DKIM: []string{"partner.example"}}, Do: "pass"}).Overrides
+	_, err := Compile(p, nil)
+	want := `p.yaml:30:5: override:late passes at message, since it reads dkim.domains, and so would delay rule "postmaster" (builtin.yaml:7:7)`
+	if err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
