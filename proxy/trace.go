@@ -329,15 +329,14 @@ func (s *session) withoutForged(head []byte, h smtp.Header) []byte {
 // claims says whether an Authentication-Results field bears the authserv-id id:
 // the first token or quoted-string, comments and folding skipped, compared
 // without regard to case, and as a domain (RFC 8601 §2.2). One that bears none
-// is nobody's, and a careless reader might take it for that of its own MTA. So
-// might one of a version that there is not; from outside it has to go as well
-// (RFC 8601 §5).
+// is nobody's, and a careless reader might take it for that of its own MTA.
+//
+// NOT: one of another's id and a version that there is not (RFC 8601 §5 would
+// have it removed, too). Readers skip what they do not understand, and taking
+// out what others wrote breaks the signatures that cover it.
 func claims(value, id string) bool {
-	got, rest := authservID(value)
+	got := authservID(value)
 	if got == "" || equalFold(got, id) {
-		return true
-	}
-	if v := leadingToken(skipCFWS(rest)); v != "" && v != "1" && strings.Trim(v, "0123456789") == "" {
 		return true
 	}
 	a, err1 := smtp.ASCIIDomain(got)
@@ -345,18 +344,20 @@ func claims(value, id string) bool {
 	return err1 == nil && err2 == nil && a == b
 }
 
-// authservID returns the authserv-id that a field begins with, and what follows.
-func authservID(v string) (id, rest string) {
+// authservID returns the authserv-id that a field begins with.
+func authservID(v string) string {
 	v = skipCFWS(v)
 	if !strings.HasPrefix(v, `"`) {
-		id = leadingToken(v)
-		return id, v[len(id):]
+		if end := strings.IndexAny(v, " \t\r\n;("); end >= 0 {
+			return v[:end]
+		}
+		return v
 	}
 	var b strings.Builder
 	for i := 1; i < len(v); i++ {
 		switch c := v[i]; c {
 		case '"':
-			return b.String(), v[i+1:]
+			return b.String()
 		case '\r', '\n':
 			// folding within the string
 		case '\\':
@@ -367,14 +368,7 @@ func authservID(v string) (id, rest string) {
 			b.WriteByte(c)
 		}
 	}
-	return b.String(), ""
-}
-
-func leadingToken(v string) string {
-	if end := strings.IndexAny(v, " \t\r\n;("); end >= 0 {
-		return v[:end]
-	}
-	return v
+	return b.String()
 }
 
 // skipCFWS skips white space and comments, nested ones too (RFC 5322 §3.2.2).

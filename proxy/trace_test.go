@@ -5,25 +5,6 @@ import (
 	"testing"
 )
 
-// TestAuthenticationResultsOfNoVersion: the only version is 1 (RFC 8601 §2.2).
-func TestAuthenticationResultsOfNoVersion(t *testing.T) {
-	for value, want := range map[string]bool{
-		" mx.test; none":                       true,
-		" mx.test 1; none":                     true,
-		" other.example; none":                 false,
-		" other.example 1; spf=pass":           false,
-		" other.example (2) 1 ; spf=pass":      false,
-		" \"other.example\" 1; spf=pass":       false,
-		" other.example 2; spf=pass":           true,
-		"\r\n\tother.example\r\n\t(x) 10;none": true,
-		" \"other.example\" 2; spf=pass":       true,
-	} {
-		if got := claims(value, "mx.test"); got != want {
-			t.Errorf("%q: removed %v", value, got)
-		}
-	}
-}
-
 // TestTraceToTheLetter: the order of the clauses of Received (RFC 5321 §4.4:
 // additional ones last), and an address that is no dot-atom (RFC 7208 §9.1).
 func TestTraceToTheLetter(t *testing.T) {
