@@ -330,10 +330,8 @@ func (s *session) withoutForged(head []byte, h smtp.Header) []byte {
 // the first token or quoted-string, comments and folding skipped, compared
 // without regard to case, and as a domain (RFC 8601 §2.2). One that bears none
 // is nobody's, and a careless reader might take it for that of its own MTA.
-//
-// NOT: one of another's id and a version that there is not (RFC 8601 §5 would
-// have it removed, too). Readers skip what they do not understand, and taking
-// out what others wrote breaks the signatures that cover it.
+// NOT: as RFC 8601 §5 wants, those of an unknown version, under whatever name.
+// Nobody reads them, and the signature of a message may cover them.
 func claims(value, id string) bool {
 	got := authservID(value)
 	if got == "" || equalFold(got, id) {
@@ -344,14 +342,14 @@ func claims(value, id string) bool {
 	return err1 == nil && err2 == nil && a == b
 }
 
-// authservID returns the authserv-id that a field begins with.
 func authservID(v string) string {
 	v = skipCFWS(v)
 	if !strings.HasPrefix(v, `"`) {
-		if end := strings.IndexAny(v, " \t\r\n;("); end >= 0 {
-			return v[:end]
+		end := strings.IndexAny(v, " \t\r\n;(")
+		if end < 0 {
+			end = len(v)
 		}
-		return v
+		return v[:end]
 	}
 	var b strings.Builder
 	for i := 1; i < len(v); i++ {
