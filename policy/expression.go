@@ -47,6 +47,7 @@ type expression struct {
 	reads  FactSet                    // the facts read since compile began with the node in hand
 	parts  []*part                    // its comparisons and calls, as Explain shows them
 	inner  int                        // depth of any, all and none around us
+	item   *fact                      // the list that they go through, where it is a fact
 	depth  int                        // of what we are in, chains of and and or not counted
 	loops  bool                       // any, all or none is used
 	size   int                        // nodes, those of lets counted as often as they are used
@@ -251,7 +252,7 @@ func (x *expression) compileNode(n ast.Node) *value {
 			x.fault(n.Location().From, "#%s is unknown: # is the element in question", n.Name)
 			return nil
 		}
-		return &value{kind: kindText, text: func(s scope) string { return s.item }}
+		return &value{kind: kindText, fact: x.item, text: func(s scope) string { return s.item }}
 	case *ast.PredicateNode:
 		return x.compile(n.Node)
 	case *ast.BuiltinNode:
@@ -615,6 +616,22 @@ func (x *expression) literal(with, at *value, text string, network bool) (string
 		x.fault(at.offset, "%s has A-labels (xn--...) and is never %q", f.name, text)
 		return "", false
 	}
+	if sign := strings.LastIndexByte(text, '@'); f.form == "address" && text != "" && !strings.HasSuffix(text, "]") {
+		domain := text[sign+1:]
+		switch {
+		case text == "<>":
+			x.fault(at.offset, "%s of the null reverse-path is empty: write \"\"", f.name)
+		case strings.HasPrefix(text, "<") && strings.HasSuffix(text, ">"):
+			x.fault(at.offset, "%s has no angle brackets and is never %q: write %q", f.name, text, text[1:len(text)-1])
+		case sign >= 0 && domain != strings.ToLower(domain):
+			x.fault(at.offset, "%s has its domain in lower case and is never %q: write %q", f.name, text, text[:sign+1]+strings.ToLower(domain))
+		case sign >= 0 && strings.ContainsFunc(domain, func(r rune) bool { return r > 0x7e }):
+			x.fault(at.offset, "%s has A-labels (xn--...) and is never %q", f.name, text)
+		default:
+			return text, true
+		}
+		return "", false
+	}
 	if f.result && text == string(TempError) {
 		x.temperror = true
 	}
@@ -866,7 +883,11 @@ func (x *expression) quantifier(n ast.Node, name string, args []ast.Node) *value
 	x.loops = true
 	list := x.compile(args[0])
 	x.inner++
+	if list != nil {
+		x.item = list.fact
+	}
 	condition := x.compile(args[1])
+	x.item = nil
 	x.inner--
 	if list == nil || condition == nil {
 		return nil

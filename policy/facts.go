@@ -118,7 +118,7 @@ type HeloName struct {
 
 // MailFrom is the MAIL command.
 type MailFrom struct {
-	From       string `json:"from" expr:"from"`                   // empty for the null reverse-path
+	From       string `json:"from" expr:"from" form:"address"`    // empty for the null reverse-path
 	Domain     string `json:"domain" expr:"domain" form:"domain"` // empty for the null reverse-path
 	Size       int64  `json:"size" expr:"size"`                   // octets declared with SIZE=, 0 if not
 	SMTPUTF8   bool   `json:"smtputf8" expr:"smtputf8"`
@@ -127,7 +127,7 @@ type MailFrom struct {
 
 // Submitter is the SUBMITTER parameter (RFC 4405) and what became of it.
 type Submitter struct {
-	Address string `json:"address" expr:"address"` // decoded; empty if none was given
+	Address string `json:"address" expr:"address" form:"address"` // decoded; empty if none was given
 	Domain  string `json:"domain" expr:"domain" form:"domain"`
 	Result  Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped"`
 	Reason  string `json:"reason,omitempty" expr:"-"` // in words, for the record and for Received-SPF
@@ -173,7 +173,7 @@ type DNS struct {
 
 // RcptTo is the one recipient in question.
 type RcptTo struct {
-	Address string `json:"address" expr:"address"` // "postmaster" alone where the client left the domain out (RFC 5321 §4.5.1)
+	Address string `json:"address" expr:"address" form:"address"` // "postmaster" alone where the client left the domain out (RFC 5321 §4.5.1)
 	Domain  string `json:"domain" expr:"domain" form:"domain"`
 }
 
@@ -187,7 +187,7 @@ type HeaderSum struct {
 // (RFC 4406).
 type PRA struct {
 	Result           Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped"`
-	Address          string `json:"address" expr:"address"` // empty: no PRA could be determined
+	Address          string `json:"address" expr:"address" form:"address"` // empty: no PRA could be determined
 	Domain           string `json:"domain" expr:"domain" form:"domain"`
 	MatchesSubmitter bool   `json:"matches_submitter" expr:"matches_submitter"` // false also where either is missing
 	Reason           string `json:"reason,omitempty" expr:"-"`

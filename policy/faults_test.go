@@ -97,6 +97,12 @@ func TestWrongConditions(t *testing.T) {
 		{`client.ip != "192.0.2.999"`, `             ^`, `"192.0.2.999" is no IP address; client.ip is one`},
 		{`mail.domain == "Example.org"`, `               ^`, `mail.domain is in lower case and never "Example.org": write "example.org"`},
 		{`mail.domain == "example.org."`, `               ^`, `mail.domain ends without a dot and is never "example.org."`},
+		{`mail.from == "<>"`, `             ^`, `mail.from of the null reverse-path is empty: write ""`},
+		{`rcpt.address in ["a@b.example", "<c@d.example>"]`, `                                ^`, `rcpt.address has no angle brackets and is never "<c@d.example>": write "c@d.example"`},
+		{`pra.address != "Ann@B.Example"`, `               ^`, `pra.address has its domain in lower case and is never "Ann@B.Example": write "Ann@b.example"`},
+		{`submitter.address == "ann@bücher.example"`, `                     ^`, `submitter.address has A-labels (xn--...) and is never "ann@bücher.example"`},
+		{`any(dkim.domains, # == "A.example")`, `                       ^`, `dkim.domains is in lower case and never "A.example": write "a.example"`},
+		{`none(tls.peer.names, # in ["a.example", "b.example."])`, `                                        ^`, `tls.peer.names ends without a dot and is never "b.example."`},
 		{`mail.domain == "bücher.example"`, `               ^`, `mail.domain has A-labels (xn--...) and is never "bücher.example"`},
 		{`"mx.Partner.example" in tls.peer.names`, `^`, `tls.peer.names is in lower case and never "mx.Partner.example": write "mx.partner.example"`},
 		// Functions and lists.
