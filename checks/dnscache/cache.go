@@ -3,6 +3,8 @@ package dnscache
 import (
 	"hash/maphash"
 	"net"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,6 +73,31 @@ func (e *entry) size(q question) int64 {
 		n += int64(unsafe.Sizeof(*e.err)) + int64(len(e.err.Err))
 	}
 	return n
+}
+
+// same says whether two answers that were found hold the same records, in
+// whatever order.
+func (e *entry) same(other *entry) bool {
+	return sameSet(e.text, other.text, func(s string) string { return s }) &&
+		sameSet(e.mx, other.mx, func(m *net.MX) string { return strconv.Itoa(int(m.Pref)) + " " + m.Host }) &&
+		sameSet(e.ips, other.ips, func(a net.IPAddr) string { return a.String() })
+}
+
+func sameSet[T any](a, b []T, key func(T) string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	keys := make([]string, 0, 2*len(a))
+	for _, x := range a {
+		keys = append(keys, key(x))
+	}
+	n := len(keys)
+	for _, x := range b {
+		keys = append(keys, key(x))
+	}
+	slices.Sort(keys[:n])
+	slices.Sort(keys[n:])
+	return slices.Equal(keys[:n], keys[n:])
 }
 
 // cache holds the answers. Found ones and the others are kept apart, so that a
@@ -167,7 +194,12 @@ func (s *shard) put(q question, e *entry) {
 		s.remove(s.negative, q)
 		s.remove(s.negative, question{name: q.name})
 		// A TTL of 0 is for this one use (RFC 1035 §3.2.1); what was stored before
-		// is outdated by it nevertheless.
+		// is outdated by it nevertheless, unless it is the same: a resolver counts
+		// its TTL down to 0, and in that last second says that what may stand in
+		// later is still right.
+		if before, ok := s.found.Peek(q); e.ttl == 0 && ok && before.same(e) {
+			return
+		}
 		s.set(s.found, s.maxFound, q, e)
 	case kindNoData:
 		s.remove(s.found, q)

@@ -20,17 +20,31 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // or stream message each. network is "udp" or "tcp".
 type answerer func(network string, query []byte) [][]byte
 
+// listenBoth stands on one port, with TCP and UDP. One that is free for the
+// first may be taken for the second.
+func listenBoth(t testing.TB) (net.Listener, net.PacketConn) {
+	t.Helper()
+	var err error
+	for range 16 {
+		ln, e := net.Listen("tcp", "127.0.0.1:0")
+		if e != nil {
+			t.Fatal(e)
+		}
+		pc, e := net.ListenPacket("udp", ln.Addr().String())
+		if e == nil {
+			return ln, pc
+		}
+		err = e
+		_ = ln.Close()
+	}
+	t.Fatal(err)
+	return nil, nil
+}
+
 // serve runs a name server on loopback, until the test ends.
 func serve(t testing.TB, answer answerer) (address string) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	pc, err := net.ListenPacket("udp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln, pc := listenBoth(t)
 	var running sync.WaitGroup
 	running.Go(func() {
 		buf := make([]byte, 4096)

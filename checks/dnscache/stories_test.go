@@ -170,6 +170,37 @@ func TestAnAnswerReplacesAStaleOne(t *testing.T) {
 	})
 }
 
+// A resolver between us and the domain counts its TTL down to 0, and busy names
+// are asked for in that last second as well. When the domain's own servers are
+// gone by then, what was known is still there.
+func TestAResolversLastSecondKeepsWhatMayStandIn(t *testing.T) {
+	story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
+		s.set(always(response{records: []record{txt(60, "one"), txt(60, "two")}}))
+		ask := func() ([]string, error) { return r.LookupTXT(t.Context(), "a.example") }
+		_, _ = ask()
+		time.Sleep(time.Minute)
+		s.set(always(response{records: []record{txt(0, "two"), txt(0, "one")}}))
+		_, _ = ask()
+		s.set(always(response{rcode: 2}))
+		if got, err := ask(); len(got) != 2 {
+			t.Errorf("%q, %v", got, err)
+		}
+
+		// Another answer is one: what was known before is not right any more.
+		time.Sleep(10 * time.Second)
+		s.set(always(response{records: []record{txt(0, "two"), txt(0, "three")}}))
+		for range 2 { // the first is answered at once, what is found comes with the second
+			_, _ = ask()
+			synctest.Wait()
+		}
+		time.Sleep(10 * time.Second)
+		s.set(always(response{rcode: 2}))
+		if got, err := ask(); class(err) != "temporary" {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+}
+
 func TestServeStaleOff(t *testing.T) {
 	c := configs.Default().DNS.Cache
 	c.ServeStale = 0

@@ -29,6 +29,7 @@ type nameServers struct {
 	dir     string
 	port    int
 	unbound *exec.Cmd
+	nsd     *exec.Cmd
 }
 
 // The root zone, as NSD serves it. What is known expires soon, so that it is
@@ -92,6 +93,7 @@ stub-zone:
 	stub-addr: 127.0.0.1@%[3]d
 `, s.port, s.dir, authority))
 	nsd := exec.Command("nsd", "-d", "-c", s.dir+"/nsd.conf")
+	s.nsd = nsd
 	nsd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := nsd.Start(); err != nil {
 		t.Fatal(err)
@@ -353,6 +355,17 @@ func TestE2EOutageOfTheDNS(t *testing.T) {
 		{"silent", func(s *nameServers) func() {
 			s.unbound.Process.Signal(syscall.SIGSTOP)
 			return func() { s.unbound.Process.Signal(syscall.SIGCONT) }
+		}},
+		{"authority", func(s *nameServers) func() {
+			all := processTree(s.t, s.nsd.Process.Pid)
+			for _, pid := range all {
+				syscall.Kill(pid, syscall.SIGSTOP)
+			}
+			return func() {
+				for _, pid := range all {
+					syscall.Kill(pid, syscall.SIGCONT)
+				}
+			}
 		}},
 		{"SERVFAIL", func(s *nameServers) func() {
 			s.kill()
