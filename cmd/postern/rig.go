@@ -112,13 +112,18 @@ func (r *rig) session(ctx context.Context, from caller, m mail) (*tested, error)
 	c.quit()
 	session.Wait()
 
-	if len(r.records) == 0 {
-		if err == nil {
-			err = fmt.Errorf("%d %s", reply.Code, strings.ReplaceAll(reply.Text, "\n", " / "))
-		}
-		return nil, fmt.Errorf("the session came to no verdict: %w", err)
+	if err == nil {
+		err = fmt.Errorf("%d %s", reply.Code, strings.ReplaceAll(reply.Text, "\n", " / "))
 	}
-	return &tested{record: r.records[len(r.records)-1], chain: r.parts.rules.chain, said: c.said}, nil
+	err = fmt.Errorf("the session came to no verdict: %w", err)
+	if len(r.records) == 0 {
+		return nil, err
+	}
+	t := &tested{record: r.records[len(r.records)-1], chain: r.parts.rules.chain, said: c.said}
+	if t.record.Undecided {
+		t.noVerdict = err
+	}
+	return t, nil
 }
 
 // tested is what came of a session.
@@ -126,6 +131,8 @@ type tested struct {
 	record *journal.Record
 	chain  *policy.Chain
 	said   []string
+	// noVerdict says why there is none: what was said was refused for what it is.
+	noVerdict error
 }
 
 // waitUp waits, for so long, until a backend is up and has told what it offers.

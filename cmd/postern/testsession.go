@@ -60,6 +60,9 @@ The exit code is 0 whenever a verdict was reached, whatever it is.`,
 				return err
 			}
 			r, err := testSession(cmd.Context(), opt, addr, m, cmd.ErrOrStderr())
+			if err == nil {
+				err = r.noVerdict
+			}
 			if err != nil {
 				return err
 			}
@@ -167,6 +170,9 @@ func (t *tested) verdict() verdict {
 	v := verdict{
 		Disposition: r.Disposition, Rule: r.Rule, Stage: r.Stage,
 		Reply: strings.TrimSuffix(r.Reply, " ("+r.ID+")"), Tags: r.Tags,
+	}
+	if r.Undecided {
+		v.Disposition = "" // a test that wants pass must not get it
 	}
 	if v.Tags == nil {
 		v.Tags = []string{}
