@@ -16,6 +16,9 @@ const (
 	// settle is how long a folder must be quiet before its files are read: whoever
 	// renews a certificate writes two files, and not in one moment.
 	settle = 300 * time.Millisecond
+	// unsettled is where files are read although the folder is not quiet: somebody
+	// may write a log beside them all day.
+	unsettled = 2 * time.Second
 	// recheck finds changes that no event told of: network file systems, and folders
 	// that were replaced as a whole.
 	recheck = time.Minute
@@ -48,6 +51,13 @@ func Watch(ctx context.Context, files []string, changed func()) error {
 		defer func() { _ = w.Close() }()
 		quiet := time.NewTimer(recheck)
 		defer quiet.Stop()
+		var since time.Time // of the first event not looked at yet
+		event := func() {
+			if since.IsZero() {
+				since = time.Now()
+			}
+			quiet.Reset(max(0, min(settle, time.Until(since.Add(unsettled)))))
+		}
 		for {
 			select {
 			case <-ctx.Done():
@@ -56,15 +66,16 @@ func Watch(ctx context.Context, files []string, changed func()) error {
 				if !ok {
 					return
 				}
-				quiet.Reset(settle)
+				event()
 				continue
 			case _, ok := <-w.Errors: // events were lost: a look at the files makes up for them
 				if !ok {
 					return
 				}
-				quiet.Reset(settle)
+				event()
 				continue
 			case <-quiet.C:
+				since = time.Time{}
 				quiet.Reset(recheck)
 			}
 			if now := fingerprint(files); now != before {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 )
@@ -69,6 +70,37 @@ func TestWatchSeesEveryWayOfChangingAFile(t *testing.T) {
 
 	if len(changes) != 0 {
 		t.Error("a change was told twice")
+	}
+}
+
+// A log that grows in the same folder all the time hides nothing.
+func TestWatchSeesAChangeInABusyFolder(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "cert.pem")
+	if err := os.WriteFile(file, []byte("1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	changes := make(chan struct{}, 10)
+	if err := Watch(ctx, []string{file}, func() { changes <- struct{}{} }); err != nil {
+		t.Fatal(err)
+	}
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	defer cancel()
+	busy.Go(func() {
+		for ctx.Err() == nil {
+			_ = os.WriteFile(filepath.Join(dir, "log"), []byte(time.Now().String()), 0o600)
+			time.Sleep(settle / 10)
+		}
+	})
+	if err := os.WriteFile(file, []byte("2"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-changes:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the change was not seen")
 	}
 }
 
