@@ -10,16 +10,30 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
 // tidy compresses the files that are closed and removes those that are older
-// than keep. It ends early with ctx.
+// than keep. It ends early with ctx, and at once where another process is at it:
+// two that compress one file would spoil it.
 func tidy(ctx context.Context, dir string, keep time.Duration, now time.Time, closed func(file) bool) error {
-	files, err := listFiles(dir)
+	folder, err := os.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // nothing was written yet
 	}
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	defer func() { _ = folder.Close() }() // which ends the lock
+	err = syscall.Flock(int(folder.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("journal: lock %s: %w", dir, err)
+	}
+	files, err := listFiles(dir)
 	if err != nil {
 		return err
 	}

@@ -62,6 +62,7 @@ type Writer struct {
 	octets atomic.Int64 // that wait, about
 
 	reopen chan struct{}
+	shared atomic.Bool
 	untidy chan struct{}
 	wg     sync.WaitGroup
 	cancel context.CancelFunc // ends the tidying
@@ -161,6 +162,15 @@ func (w *Writer) Reopen() {
 	}
 }
 
+// Share says whether another process writes to the same journal, as while one
+// takes the other's place. Lines of the two cannot mix, since each batch is
+// one append; but the other may set the file aside and compress it at any time, so
+// this one then opens it for each batch, and leaves that work to the other.
+func (w *Writer) Share(yes bool) {
+	w.shared.Store(yes)
+	w.Reopen()
+}
+
 // Close writes what waits and ends. Where that takes longer than ctx, because the
 // disk hangs, it returns ctx's error and the rest is lost.
 func (w *Writer) Close(ctx context.Context) error {
@@ -213,7 +223,7 @@ func (w *Writer) add(r *Record) {
 		w.closeFile()
 		w.tidySoon()
 	}
-	if full := w.size + int64(len(w.pending)); w.file != nil && full > 0 && full+int64(len(line)) > int64(w.config.RotateSize) && !w.now().Before(w.full) {
+	if full := w.size + int64(len(w.pending)); w.file != nil && !w.shared.Load() && full > 0 && full+int64(len(line)) > int64(w.config.RotateSize) && !w.now().Before(w.full) {
 		w.flush()
 		w.closeFile()
 		if err := setAside(w.config.Path, w.day); err != nil {
@@ -275,6 +285,9 @@ func (w *Writer) flush() {
 	}
 	for range w.records {
 		w.metrics.JournalRecord("written")
+	}
+	if w.shared.Load() {
+		w.closeFile()
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -696,4 +697,37 @@ func marshal(t testing.TB, r *Record) string {
 		t.Fatalf("not JSON: %s", line)
 	}
 	return string(line)
+}
+
+// While one process takes another's place both write to one journal. The new one
+// sets full files aside and compresses them under the old one's hands; no record of
+// either is lost or torn.
+func TestTwoWritersShareAJournal(t *testing.T) {
+	const each = 400
+	dir := t.TempDir()
+	c := configs.Journal{Path: dir, Keep: 24 * time.Hour, RotateSize: 64 << 10}
+	older := start(t, c, Options{})
+	older.Write(sample("older-0"))
+	older.Share(true)
+	newer := start(t, c, Options{})
+	var both sync.WaitGroup
+	for name, w := range map[string]*Writer{"older": older, "newer": newer} {
+		both.Go(func() {
+			for i := 1; i <= each; i++ {
+				w.Write(sample(fmt.Sprintf("%s-%d", name, i)))
+				for i%20 == 0 && len(w.queue) > 0 { // or all would be one batch
+					runtime.Gosched()
+				}
+			}
+			if err := w.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	both.Wait()
+	ids, s := read(t, dir, Query{})
+	slices.Sort(ids)
+	if n := len(slices.Compact(ids)); n != 2*each+1 || len(ids) != n || s.Bad != 0 || len(s.Unreadable) != 0 {
+		t.Errorf("%d records, %d of them different, want %d; %+v in %v", len(ids), n, 2*each+1, s, names(t, dir))
+	}
 }
