@@ -257,5 +257,5 @@ func (p *pace) arm(s *session, octets int64) {
 	if ran := now.Sub(p.began); ran > p.block && float64(octets) < minRate*(ran-p.block).Seconds() {
 		deadline = now
 	}
-	_ = s.conn.SetReadDeadline(deadline)
+	s.readBy(deadline)
 }

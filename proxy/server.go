@@ -68,6 +68,7 @@ type Server struct {
 	now      func() time.Time
 	settings atomic.Pointer[Settings]
 	draining atomic.Bool
+	leaving  atomic.Bool // nobody new is accepted, but sessions go on
 
 	// ctx ends when sessions must end, whatever they are doing.
 	ctx    context.Context
@@ -78,6 +79,7 @@ type Server struct {
 	sessions  map[*session]struct{}
 	perClient map[netip.Addr]int
 	wg        sync.WaitGroup
+	serving   sync.WaitGroup // calls of Serve
 
 	rates rates
 }
@@ -112,12 +114,14 @@ var ErrServerClosed = errors.New("proxy: server closed")
 // Serve accepts connections on ln until Shutdown, or until ln fails for good.
 func (srv *Server) Serve(ln net.Listener, l Listener) error {
 	srv.mu.Lock()
-	if srv.draining.Load() {
+	if srv.draining.Load() || srv.leaving.Load() {
 		srv.mu.Unlock()
 		_ = ln.Close()
 		return ErrServerClosed
 	}
 	srv.listeners[ln] = struct{}{}
+	srv.serving.Add(1)
+	defer srv.serving.Done()
 	srv.mu.Unlock()
 	defer func() {
 		srv.mu.Lock()
@@ -129,7 +133,7 @@ func (srv *Server) Serve(ln net.Listener, l Listener) error {
 	for {
 		conn, err := ln.Accept()
 		if err != nil {
-			if srv.draining.Load() {
+			if srv.draining.Load() || srv.leaving.Load() {
 				return ErrServerClosed
 			}
 			// Out of descriptors, or a connection that was gone before we came:
@@ -232,9 +236,37 @@ func clientKey(a netip.Addr) netip.Addr {
 // Draining says whether Shutdown was called.
 func (srv *Server) Draining() bool { return srv.draining.Load() }
 
+// Leave stops accepting and waits until every session has come to its end by
+// itself, or until ctx ends, whose error it then returns: for a server whose
+// place another has taken. Nobody is told to go; for those who stay, call Shutdown.
+func (srv *Server) Leave(ctx context.Context) error {
+	srv.mu.Lock()
+	srv.leaving.Store(true)
+	for ln := range srv.listeners {
+		_ = ln.Close()
+	}
+	srv.mu.Unlock()
+
+	done := make(chan struct{})
+	go func() {
+		srv.serving.Wait() // from here on nobody is added to those below
+		srv.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// lastWords is how long sessions that must end now have for saying so.
+const lastWords = time.Second
+
 // Shutdown stops accepting, tells idle clients 421 4.3.2, and lets messages on
-// their way be finished until ctx ends. Then it closes what is left and returns
-// ctx's error.
+// their way be finished until ctx ends. Then it ends what is left, with a 421
+// for those who listen, and returns ctx's error.
 func (srv *Server) Shutdown(ctx context.Context) error {
 	srv.draining.Store(true)
 	srv.mu.Lock()
@@ -261,6 +293,16 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 	srv.mu.Lock()
 	for s := range srv.sessions {
 		s.abort()
+	}
+	srv.mu.Unlock()
+	select {
+	case <-done:
+		return context.Cause(ctx)
+	case <-time.After(lastWords):
+	}
+	srv.mu.Lock()
+	for s := range srv.sessions {
+		_ = s.conn.Close()
 	}
 	srv.mu.Unlock()
 	<-done

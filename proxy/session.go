@@ -120,15 +120,27 @@ func (s *session) setWaiting(waiting bool) {
 	s.wakeMu.Unlock()
 }
 
-// abort ends the session whatever it is doing.
+// abort makes the session end whatever it is doing: both its conversations fail
+// from now on, and it has the time to tell the client so. The server's context
+// must have ended before.
 func (s *session) abort() {
 	s.wakeMu.Lock()
 	s.gone = true
 	bc := s.bc
 	s.wakeMu.Unlock()
-	_ = s.conn.Close()
+	_ = s.conn.SetReadDeadline(time.Unix(1, 0))
 	if bc != nil {
 		bc.Abort()
+	}
+}
+
+// readBy sets the deadline for what is read of the client. Once the server's
+// context has ended it is over: whoever sets it meanwhile must not undo what
+// abort did.
+func (s *session) readBy(t time.Time) {
+	_ = s.conn.SetReadDeadline(t)
+	if s.srv.ctx.Err() != nil {
+		_ = s.conn.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
@@ -242,7 +254,7 @@ func (s *session) pregreet() bool {
 	if s.listener.Pregreet <= 0 {
 		return true
 	}
-	_ = s.conn.SetReadDeadline(time.Now().Add(s.listener.Pregreet))
+	s.readBy(time.Now().Add(s.listener.Pregreet))
 	switch err := s.in.wait(); {
 	case err == nil:
 		s.facts.Client.Pregreet = true
@@ -269,7 +281,7 @@ func (s *session) nextLine() ([]byte, error) {
 		if s.commands == 0 && s.transactions == 0 {
 			limit = s.set.Timeouts.Greeting
 		}
-		_ = s.conn.SetReadDeadline(time.Now().Add(limit))
+		s.readBy(time.Now().Add(limit))
 	}
 	// Between two chunks of a message the client is in the message.
 	s.setWaiting(s.tx == nil || s.tx.relay == nil)
@@ -296,13 +308,13 @@ func (s *session) waitForCommand() error {
 	}
 	limit := time.Now().Add(s.set.Timeouts.Command)
 	if idle := time.Now().Add(idleBackend); idle.Before(limit) {
-		_ = s.conn.SetReadDeadline(idle)
+		s.readBy(idle)
 		err := s.in.wait()
 		if !errors.Is(err, os.ErrDeadlineExceeded) || s.srv.draining.Load() {
 			return err
 		}
 		s.releaseBackend()
-		_ = s.conn.SetReadDeadline(limit)
+		s.readBy(limit)
 		if s.srv.draining.Load() {
 			s.wake()
 		}

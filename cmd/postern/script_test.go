@@ -305,8 +305,7 @@ func scriptData(ts *testscript.TestScript, _ bool, args []string) {
 	processes.Store(processKey(ts.Name()+"/"+args[1]), c)
 }
 
-// finish NAME REPLY: end the message; the reply begins with REPLY. "gone" means that the
-// connection has ended.
+// finish NAME REPLY: end the message; the reply begins with REPLY.
 func scriptFinish(ts *testscript.TestScript, _ bool, args []string) {
 	v, ok := processes.Load(processKey(ts.Name() + "/" + args[0]))
 	if !ok {
@@ -315,15 +314,6 @@ func scriptFinish(ts *testscript.TestScript, _ bool, args []string) {
 	c := v.(*client)
 	defer c.conn.Close()
 	_, err := io.WriteString(c.conn, "\r\n.\r\n")
-	if args[1] == "gone" {
-		if err == nil {
-			var r any
-			if r, err = c.read(); err == nil {
-				ts.Fatalf("the reply is %v", r)
-			}
-		}
-		return
-	}
 	must(ts, err)
 	r, err := c.read()
 	must(ts, err)
