@@ -274,11 +274,12 @@ func running(pid int) bool {
 // ---- Postern
 
 type postern struct {
-	binary, config, ca string
-	port, admin        int
-	cmd                *exec.Cmd
-	log                string // file
-	exited             chan error
+	binary, config, dir string
+	ca, key             string // files
+	port, admin         int
+	cmd                 *exec.Cmd
+	log                 string // file
+	exited              chan error
 }
 
 // build is the binary under test, made once for all tests. It is built without
@@ -311,6 +312,21 @@ func startPostern(t *testing.T, backendPort int) *postern {
 // end of the configuration.
 func startPosternOn(t *testing.T, port, backendPort int, sections ...string) *postern {
 	t.Helper()
+	return startPosternAs(t, setup{port: port, backends: fmt.Sprintf(
+		`[{name: mta, addresses: ["127.0.0.1:%d"], tls: off, identity: xclient}]`, backendPort), extra: strings.Join(sections, "")})
+}
+
+// setup is what is particular to one Postern.
+type setup struct {
+	port      int    // of the listener mx; 0: a free one
+	backends  string // YAML; empty: none, so that mail goes into a Maildir
+	listeners string // YAML of further ones: "  - {...}" lines
+	extra     string // further keys of the top level
+}
+
+// startPosternAs is startPostern for those who need another configuration.
+func startPosternAs(t *testing.T, own setup) *postern {
+	t.Helper()
 	needs(t)
 	binary, err := build()
 	if err != nil {
@@ -323,22 +339,27 @@ func startPosternOn(t *testing.T, port, backendPort int, sections ...string) *po
 	dns, closeDNS := zone.Serve()
 	t.Cleanup(closeDNS)
 	dir := t.TempDir()
-	p := &postern{
-		binary: binary, config: dir + "/postern.yaml", ca: dir + "/cert.pem", log: dir + "/log",
-		port: port, admin: freePort(t), exited: make(chan error, 1),
+	if own.port == 0 {
+		own.port = freePort(t)
 	}
-	writeCertificate(t, p.ca, dir+"/key.pem")
+	if own.backends == "" {
+		own.backends = "[]"
+	}
+	p := &postern{
+		binary: binary, config: dir + "/postern.yaml", ca: dir + "/cert.pem", key: dir + "/key.pem", log: dir + "/log", dir: dir,
+		port: own.port, admin: freePort(t), exited: make(chan error, 1),
+	}
+	writeCertificate(t, p.ca, p.key)
 	writeFile(t, p.config, fmt.Sprintf(`hostname: mx.example.org
 listeners:
   - {name: mx, address: "127.0.0.1:%d", tls: starttls}
-tls:
+%stls:
   certificates: [{certificate: %q, key: %q}]
-backends:
-  - {name: mta, addresses: ["127.0.0.1:%d"], tls: off, identity: xclient}
+backends: %s
 dns: {servers: [%q], timeout: 1s}
 admin: {address: "127.0.0.1:%d"}
 log: {level: info, format: json}
-`, p.port, p.ca, dir+"/key.pem", backendPort, dns, p.admin)+strings.Join(sections, ""))
+%s`, p.port, own.listeners, p.ca, p.key, own.backends, dns, p.admin, own.extra))
 
 	p.serve(t)
 	return p

@@ -33,7 +33,9 @@ func newServe() *cobra.Command {
 		Use: "serve", Short: "Run the proxy", Args: noArguments,
 		Long: `Run the proxy until SIGTERM, which lets messages under way end (timeouts.drain);
 a second one ends it at once. SIGHUP reads the configuration again; a file with
-a fault changes nothing, and the log says where the fault is.
+a fault changes nothing, and the log says where the fault is. SIGUSR2 starts the
+binary anew on the same sockets, waits until it serves, and ends this process
+when its sessions have come to their end: an upgrade that refuses nobody.
 
 With neither a file nor --backend, mail goes into a Maildir below the working
 folder, on port 2525: something to try.`,
@@ -78,11 +80,14 @@ type service struct {
 
 	parts     atomic.Pointer[parts]
 	listening atomic.Bool
+	before    *estate              // nil: nobody served before us
 	mailIn    string               // folder of the embedded backend
 	running   map[string]*standing // by name
 	adminAt   net.Addr             // nil: none
 
 	endWatch, endBackends context.CancelFunc // of the current parts
+
+	adminSocket *socket // nil: none
 
 	included chan struct{} // a file that the configuration includes has changed
 	failed   chan error    // a listener, or the admin side, gave up
@@ -98,10 +103,13 @@ func serve(ctx context.Context, opt configs.Options, errout io.Writer) error {
 	}
 	// Before anything else, so that a signal that comes early is not lost.
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(signals)
 
 	s := newService(opt, newLogger(cfg.Log, errout))
+	if s.before, err = takeEstate(); err != nil {
+		return err
+	}
 	inherited, err := inheritedSockets()
 	if err != nil {
 		return err
@@ -113,9 +121,17 @@ func serve(ctx context.Context, opt configs.Options, errout io.Writer) error {
 		s.log.Warn("a socket from systemd fits no listener", "socket", name, "address", ln.Addr().String())
 		_ = ln.Close()
 	}
+	if err := s.before.served(); err != nil {
+		s.log.Error("the process before us was not told that we serve", "error", err.Error())
+	}
 	tell("READY=1")
 	err = s.loop(ctx, signals)
-	tell("STOPPING=1")
+	if errors.Is(err, errHandedOver) {
+		s.leave(signals)
+		err = nil
+	} else {
+		tell("STOPPING=1")
+	}
 	s.stop(signals)
 	return err
 }
@@ -150,7 +166,7 @@ func (s *service) start(cfg *configs.Config, inherited map[string]net.Listener, 
 		return err
 	}
 	undo = append(undo, func() { p.close(nil) })
-	running, err := openListeners(cfg, nil, inherited)
+	running, err := openListeners(cfg, s.before.listeners(), inherited)
 	if err != nil {
 		return err
 	}
@@ -161,13 +177,16 @@ func (s *service) start(cfg *configs.Config, inherited map[string]net.Listener, 
 	})
 	var adminLn net.Listener
 	if cfg.Admin.Address != "" {
-		adminLn = takeInherited(inherited, "admin", false)
+		if adminLn = s.before.takeAdmin(cfg.Admin.Address); adminLn == nil {
+			adminLn = takeInherited(inherited, "admin", false)
+		}
 		if adminLn == nil {
 			if adminLn, err = net.Listen("tcp", cfg.Admin.Address); err != nil {
 				return &configs.Fault{Position: cfg.At("admin.address"), Text: "admin: " + listenError(cfg.Admin.Address, err)}
 			}
 		}
 		s.adminAt = adminLn.Addr()
+		s.adminSocket = &socket{Name: "admin", Address: cfg.Admin.Address, Admin: true, ln: adminLn}
 		undo = append(undo, func() { _ = adminLn.Close() })
 	}
 	if cfg.Journal.Path != "" {
@@ -182,6 +201,10 @@ func (s *service) start(cfg *configs.Config, inherited map[string]net.Listener, 
 
 	s.smtp = proxy.New(proxy.Options{Log: s.log, Metrics: s.metrics, Record: record}, p.settings)
 	s.use(p)
+	if s.before != nil {
+		// The first client comes at once, and shall not find us offering little.
+		_ = waitUp(context.Background(), p, 2*time.Second)
+	}
 	s.standOn(running)
 	s.listening.Store(true)
 	if adminLn != nil {
@@ -358,6 +381,12 @@ func (s *service) loop(ctx context.Context, signals <-chan os.Signal) error {
 					s.journal.Reopen()
 				}
 				s.log.Info("files reopened")
+			case syscall.SIGUSR2:
+				if err := s.handOver(); err != nil {
+					s.log.Error("not handed over, this process goes on", "error", oneLine(err))
+					continue
+				}
+				return errHandedOver
 			default:
 				s.log.Info("stopping", "signal", sig.String())
 				return nil
