@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -226,11 +227,13 @@ func (c *Chain) steps(f *Facts) []step {
 //	  ...
 func (e Explanation) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s", e.Disposition)
-	if e.Rule != "" {
-		fmt.Fprintf(&b, " by rule %q (%s) at %s", e.Rule, e.Position, e.Stage)
-	} else {
-		b.WriteString(": no rule matched")
+	switch {
+	case e.Undetermined != nil:
+		fmt.Fprintf(&b, "undetermined, for want of %s", strings.Join(e.Undetermined, ", "))
+	case e.Rule == "":
+		fmt.Fprintf(&b, "%s: no rule matched", e.Disposition)
+	default:
+		fmt.Fprintf(&b, "%s by rule %q (%s) at %s", e.Disposition, e.Rule, e.Position, e.Stage)
 	}
 	if e.Reply != "" {
 		fmt.Fprintf(&b, ": %s", e.Reply)
@@ -239,7 +242,11 @@ func (e Explanation) String() string {
 	for _, r := range e.Rules {
 		fmt.Fprintf(&b, "  %-11s  %s (%s, %s)\n", r.Outcome, r.Rule, r.Do, r.Position)
 		for _, p := range r.Parts {
-			fmt.Fprintf(&b, "                 %-5t  %s", p.Value, p.Text)
+			value := strconv.FormatBool(p.Value)
+			if p.Unknown {
+				value = "?"
+			}
+			fmt.Fprintf(&b, "                 %-5s  %s", value, p.Text)
 			for i, o := range p.Operands {
 				separator := ", "
 				if i == 0 {

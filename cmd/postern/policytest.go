@@ -161,7 +161,11 @@ func (b *bench) run(ctx context.Context, c *testCase) caseResult {
 		r.verdict += " by " + v.Rule
 	}
 	if diff := c.Expect.differs(t); diff != "" {
-		r.failure = diff + "why:\n" + indent("  ", b.why(c, t))
+		why := b.why(c, t)
+		if t.noVerdict != nil {
+			why = t.noVerdict.Error() + "\n" + why
+		}
+		r.failure = diff + "why:\n" + indent("  ", why)
 	}
 	return r
 }
