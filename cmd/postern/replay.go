@@ -57,7 +57,11 @@ refused) it is undetermined, and counted apart.`,
 			if err := r.write(cmd.OutOrStdout(), asJSON); err != nil {
 				return err
 			}
-			if cmd.Flags().Changed("fail-if-new-rejects") && r.NewRejects > allowed {
+			switch limited := cmd.Flags().Changed("fail-if-new-rejects"); {
+			case limited && r.Verdicts == r.Undetermined+r.Unjudged:
+				// A wrong folder must not look like a policy that refuses nobody.
+				return fmt.Errorf("%s: no verdict could be compared, so nothing is known of new rejects", dir)
+			case limited && r.NewRejects > allowed:
 				return fmt.Errorf("new rejects: %d, and %d are allowed", r.NewRejects, allowed)
 			}
 			return nil
@@ -67,7 +71,7 @@ refused) it is undetermined, and counted apart.`,
 	f := cmd.Flags()
 	f.StringVar(&since, "since", "", "how far to look back, a `duration` such as 24h or 7d; without it the whole journal")
 	f.StringVar(&file, "policy", "", "the `file` with the other rules: a configuration, of which policy, lists and overrides count")
-	f.Int64Var(&allowed, "fail-if-new-rejects", 0, "exit 1 where more than `N` verdicts are newly rejects")
+	f.Int64Var(&allowed, "fail-if-new-rejects", 0, "exit 1 where more than `N` verdicts are newly rejects, or none could be compared")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object and nothing else")
 	return cmd
 }
