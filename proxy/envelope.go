@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -476,7 +477,21 @@ func (s *session) backendReply(detail string) (smtp.Reply, bool) {
 		s.dropBackend()
 		return smtp.Reply{}, false
 	}
-	return supplyEnhanced(r, detail), ok
+	return s.asToClient(r, detail), ok
+}
+
+// asToClient is what of a reply of the backend's the client hears: all of it,
+// unless it is about how we speak. That the backend wants another command
+// first, or TLS, or does not know this one, is between it and us, and no reason
+// for the sender to give the message up.
+func (s *session) asToClient(r smtp.Reply, detail string) smtp.Reply {
+	switch r.Code {
+	case 502, 503, 530, 538:
+		s.srv.log.LogAttrs(s.srv.ctx, slog.LevelError, "the backend does not take our commands",
+			slog.String("id", s.tx.facts.ID), slog.String("backend", s.tx.backend), slog.String("backend_reply", r.String()))
+		return withID(errMisfit, s.tx.facts.ID)
+	}
+	return supplyEnhanced(r, detail)
 }
 
 // backendAnswer is backendReply to DATA, where 354 means something.

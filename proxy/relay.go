@@ -292,7 +292,7 @@ func (r *relay) data() bool {
 		s.dropBackend()
 		r.discard(withID(errBackend, tx.facts.ID), journal.OutcomeFailed)
 	default:
-		r.discard(supplyEnhanced(reply, "0.0"), journal.OutcomeBackendRefused)
+		r.discard(s.asToClient(reply, "0.0"), journal.OutcomeBackendRefused)
 	}
 	return false
 }

@@ -312,4 +312,5 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 // reply texts that more than one place gives.
 var (
 	errBackend = smtp.Reply{Code: 451, Enhanced: "4.1", Text: "The mail server behind us does not answer, try again later"}
+	errMisfit  = smtp.Reply{Code: 451, Enhanced: "3.0", Text: "The mail server behind us does not take mail from us, try again later"}
 )
