@@ -84,3 +84,21 @@ func (c *Chain) Needs(name string) bool {
 	}
 	return false
 }
+
+// Reader returns the first rule whose condition reads a fact, and where it stands;
+// an override before others, since those read it for the override's sake.
+func (c *Chain) Reader(fact string) (name string, at configs.Position, ok bool) {
+	for _, r := range c.rules {
+		if _, reads := r.facts[vocabulary[fact]]; !reads {
+			continue
+		}
+		override := strings.HasPrefix(r.Name, configs.OverrideMark)
+		if !ok || override {
+			name, at, ok = r.Name, r.Position, true
+		}
+		if override {
+			break
+		}
+	}
+	return name, at, ok
+}
