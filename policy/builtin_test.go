@@ -101,7 +101,7 @@ func TestBuiltIn(t *testing.T) {
 			facts: with(submitted(), func(f *Facts) {
 				f.SPF.Result, f.Submitter.Result = Fail, TempError
 			}),
-			stage: Rcpt, want: DispositionDefer, rule: "dns-trouble", reply: "451 4.4.3 Temporary failure of the DNS, please try again later.",
+			stage: Rcpt, want: DispositionDefer, rule: "submitter-dns-trouble", reply: "451 4.4.3 Temporary failure of the DNS, please try again later.",
 		},
 		{
 			name: "the submitter fails while SPF could not be looked up: refused for sure",
@@ -116,7 +116,7 @@ func TestBuiltIn(t *testing.T) {
 		},
 		{
 			name: "the DNS is down for SUBMITTER", facts: with(submitted(), func(f *Facts) { f.Submitter.Result = TempError }),
-			stage: Rcpt, want: DispositionDefer, rule: "dns-trouble", reply: "451 4.4.3 Temporary failure of the DNS, please try again later.",
+			stage: Rcpt, want: DispositionDefer, rule: "submitter-dns-trouble", reply: "451 4.4.3 Temporary failure of the DNS, please try again later.",
 		},
 		{
 			name: "SPF softfail is tagged", facts: with(ordinary(), func(f *Facts) { f.SPF.Result = SoftFail }),

@@ -353,3 +353,28 @@ func TestAnOverrideThatDelaysARuleAboutRecipients(t *testing.T) {
 		t.Errorf("%v, want %s", err, want)
 	}
 }
+
+// The built-in rules are about one check each where an override could excuse it:
+// what it says of SPF says nothing of SUBMITTER.
+func TestTheBuiltInPolicyExcusesOneCheckAtATime(t *testing.T) {
+	p := BuiltIn()
+	p.Overrides = site(configs.Override{Name: "o", Proof: configs.Proof{Address: []string{"192.0.2.0/24"}}, Excuse: []string{"spf"}}).Overrides
+	chain := mustCompile(t, p, listsOn("2027-01-01"))
+	f := Facts{}.Transaction("id")
+	f.Client.IP, f.Rcpt.Address, f.PRA.Address = "192.0.2.7", "you@example.org", "a@b.example"
+	f.Submitter.Address, f.PRA.MatchesSubmitter = "a@b.example", true
+	for _, tc := range []struct {
+		spf, submitter Result
+		rule           string
+	}{
+		{TempError, Pass, "override:o"},
+		{Fail, Pass, "override:o"},
+		{Fail, TempError, "submitter-dns-trouble"},
+		{TempError, Fail, "submitter-fail"},
+	} {
+		f.SPF.Result, f.Submitter.Result = tc.spf, tc.submitter
+		if v := chain.Decide(Message, &f); v.Rule != tc.rule {
+			t.Errorf("spf %s, submitter %s: %s by %q, want %q", tc.spf, tc.submitter, v.Disposition, v.Rule, tc.rule)
+		}
+	}
+}

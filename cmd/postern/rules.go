@@ -91,6 +91,10 @@ func (r *rules) reload() error {
 const maxList = 256 << 20
 
 func readList(file string) ([]byte, error) {
+	// A pipe that nobody writes to would hold up the reload, and with it SIGTERM.
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no file", file)
+	}
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
