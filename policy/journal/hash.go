@@ -139,14 +139,22 @@ func (h *hasher) locals(r *Record) []string {
 	return locals
 }
 
-// answer takes local parts out of a name that was looked up. A label that
-// happens to be the same word is lost with them.
+// answer takes local parts out of a name that was looked up: as they are (%{l}),
+// before an @ (%{s}), and with their labels reversed (%{lr}). A label that happens
+// to be the same word is lost with them.
 func (h *hasher) answer(a *dnscache.Answer, locals []string) {
+	before := "." + strings.ToLower(a.Name) + "."
+	name := before
 	for _, local := range locals {
-		name := "." + strings.ToLower(a.Name) + "."
-		if !strings.Contains(name, "."+local+".") {
-			continue
+		labels := strings.Split(local, ".")
+		slices.Reverse(labels)
+		for _, written := range []string{local, strings.Join(labels, ".")} {
+			for _, end := range []string{".", "@", `\@`} {
+				name = strings.ReplaceAll(name, "."+written+end, "."+h.local(local)+end)
+			}
 		}
-		a.Name = strings.Trim(strings.ReplaceAll(name, "."+local+".", "."+h.local(local)+"."), ".")
+	}
+	if name != before {
+		a.Name = strings.Trim(name, ".")
 	}
 }

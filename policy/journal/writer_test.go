@@ -731,3 +731,22 @@ func TestTwoWritersShareAJournal(t *testing.T) {
 		t.Errorf("%d records, %d of them different, want %d; %+v in %v", len(ids), n, 2*each+1, s, names(t, dir))
 	}
 }
+
+// A domain may ask for the sender's local part in the names that its SPF record
+// makes (RFC 7208 §7.3), in more than one spelling.
+func TestNamesThatWereLookedUpTellNoLocalPart(t *testing.T) {
+	h := &hasher{key: []byte("0123456789abcdef")}
+	r := &Record{}
+	r.Facts.Mail.From = "Ann.Smith@x.example"
+	same := "_spf.y.example"
+	for _, name := range []string{
+		"ann.smith._spf.y.example", "Ann.Smith@x.example._spf.y.example", `ann.smith\@x.example._spf.y.example`, "smith.ann._spf.y.example",
+		"1.2.0.192.ann.smith._spf.y.example", same,
+	} {
+		r.DNS = []dnscache.Answer{{Name: name}}
+		got := h.record(r).DNS[0].Name
+		if strings.Contains(strings.ToLower(got), "smith") || !strings.HasSuffix(got, same) || (name == same) == strings.Contains(got, hashMark) {
+			t.Errorf("%s is kept as %s", name, got)
+		}
+	}
+}
