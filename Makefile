@@ -39,10 +39,15 @@ test: ## vet, and every test with the race detector, in random order
 	$(GO) vet ./...
 	$(GO) test -race -shuffle=on ./...
 
-e2e: ## the built binary with a real Postfix, DNS and clients, and SPF against pyspf (Debian: see .ci/run for the packages)
+e2e: $(BIN)/mtas ## the built binary with a real Postfix, DNS and clients, and SPF against pyspf (Debian: see .ci/run for the packages)
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/postern ./cmd/postern
-	$(GO) test -tags e2e -race -count=1 -timeout 10m $(if $(AS_ROOT),-exec "$(AS_ROOT)") ./cmd/postern -run E2E -v -e2e.postern $(BIN)/postern
+	$(GO) test -tags e2e -race -count=1 -timeout 20m $(if $(AS_ROOT),-exec "$(AS_ROOT)") ./cmd/postern -run E2E -v -e2e.postern $(BIN)/postern -e2e.mtas $(BIN)/mtas
 	$(GO) test -tags e2e -count=1 ./checks -run E2E -v
+
+# Exim and OpenSMTPD for the e2e tests, unpacked and not installed.
+$(BIN)/mtas: .ci/mtas
+	.ci/mtas $@
+	@touch $@
 
 bench: ## the Go benchmarks, with allocations
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
