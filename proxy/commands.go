@@ -251,11 +251,9 @@ func (s *session) hello(arg string, esmtp bool) smtp.Reply {
 		}
 	}
 	f := facts.Transaction(newID())
-	if v := s.set.Chain.Decide(policy.Helo, &f); v.Refuses() {
+	if v := s.set.Chain.Decide(policy.Helo, &f); v.Refuses() && !s.set.Observe {
 		s.recordRefusal(&f, v)
-		if !s.set.Observe {
-			return withID(v.Reply, f.ID)
-		}
+		return withID(v.Reply, f.ID)
 	}
 	s.abandon() // RFC 5321 §4.1.4: as if by RSET
 	s.facts = facts

@@ -224,7 +224,9 @@ func (s *session) open() bool {
 		return false
 	}
 	f := s.facts.Transaction(newID())
-	if v := s.set.Chain.Decide(policy.Connect, &f); v.Refuses() {
+	// A policy that only observes says here what it will say of each transaction,
+	// whose record has it: nothing is refused yet, so nothing is recorded.
+	if v := s.set.Chain.Decide(policy.Connect, &f); v.Refuses() && !s.set.Observe {
 		// RFC 5321 §3.1 knows two refusals in place of the greeting: 421, and
 		// 554, after which only QUIT is served, so that the client does not take
 		// us for broken.
@@ -233,15 +235,13 @@ func (s *session) open() bool {
 			v.Reply.Code = 421
 		}
 		s.recordRefusal(&f, v)
-		if !s.set.Observe {
-			s.say(withID(v.Reply, f.ID))
-			s.barred = true
-			if s.result = "refused"; v.Disposition == policy.DispositionDefer {
-				s.result = "deferred"
-				s.closing = true
-			}
-			return true
+		s.say(withID(v.Reply, f.ID))
+		s.barred = true
+		if s.result = "refused"; v.Disposition == policy.DispositionDefer {
+			s.result = "deferred"
+			s.closing = true
 		}
+		return true
 	}
 	s.say(smtp.Reply{Code: 220, Text: s.set.Hostname + " ESMTP"})
 	return true

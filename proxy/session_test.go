@@ -117,3 +117,26 @@ func TestBackendIsToldAnew(t *testing.T) {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
 }
+
+// TestObserveRecordsOnce: a rule on the connection, in a policy that only
+// observes, stands in the record of the transaction and nowhere else.
+func TestObserveRecordsOnce(t *testing.T) {
+	p := configs.Policy{Mode: "observe", Rules: []configs.Rule{
+		{Name: "there", When: `client.ip == "192.0.2.1"`, Do: "reject"},
+		{Name: "name", When: `helo.name == "client.example"`, Do: "reject"},
+	}}
+	r := newRig(t, rigOptions{policy: &p})
+	c := r.connect("192.0.2.1")
+	c.ehlo()
+	if got := c.message("MAIL FROM:<alice@good.example>", rigMessage); !strings.HasPrefix(got, "250 ") {
+		t.Fatal(got)
+	}
+	c.cmd("QUIT", "221 ")
+	c.closed()
+	if n := r.count(); n != 1 {
+		t.Errorf("%d records", n)
+	}
+	if rec := r.last(); rec.Rule != "there" || rec.Disposition != "reject" || !rec.Observed || rec.Outcome != journal.OutcomeDelivered {
+		t.Errorf("%+v", rec)
+	}
+}
