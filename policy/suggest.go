@@ -3,6 +3,8 @@ package policy
 import (
 	"slices"
 	"strings"
+
+	"postern/configs"
 )
 
 // didYouMean returns " (did you mean X?)" for the candidate nearest to word, or
@@ -36,38 +38,11 @@ func nearest(word string, candidates []string) string {
 		if c == "" {
 			continue
 		}
-		if d := editDistance(strings.ToLower(word), strings.ToLower(c), least); d <= least && (best == "" || d < least) {
+		if d := configs.Slips(strings.ToLower(word), strings.ToLower(c)); d <= least && (best == "" || d < least) {
 			best, least = c, d
 		}
 	}
 	return best
-}
-
-// editDistance counts the insertions, deletions, replacements and swaps of
-// neighbours that turn a into b; limit+1 where they are more than limit.
-func editDistance(a, b string, limit int) int {
-	if d := len(a) - len(b); d > limit || -d > limit {
-		return limit + 1
-	}
-	before, above, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range above {
-		above[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			row[j] = min(above[j]+1, row[j-1]+1, above[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-		before, above, row = above, row, before
-	}
-	return min(above[len(b)], limit+1)
 }
 
 // alternatives renders a list for people: "a, b or c". The empty text, which a
