@@ -43,6 +43,7 @@ e2e: $(BIN)/mtas ## the built binary with a real Postfix, DNS and clients, and S
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/postern ./cmd/postern
 	$(GO) test -tags e2e -race -count=1 -timeout 20m $(if $(AS_ROOT),-exec "$(AS_ROOT)") ./cmd/postern -run E2E -v -e2e.postern $(BIN)/postern -e2e.mtas $(BIN)/mtas
 	$(GO) test -tags e2e -count=1 ./checks -run E2E -v
+	$(GO) test -tags e2e -race -count=1 $(if $(AS_ROOT),-exec "$(AS_ROOT)") ./proxy/backend -run TestPostfix -v
 
 # Exim and OpenSMTPD for the e2e tests, unpacked and not installed.
 $(BIN)/mtas: .ci/mtas
