@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -87,7 +88,7 @@ func openFile(dir, day string) (f *os.File, size int64, err error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, 0, err
 	}
-	f, err = os.OpenFile(filepath.Join(dir, day+".jsonl"), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o640)
+	f, err = openShared(filepath.Join(dir, day+".jsonl"))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -114,6 +115,29 @@ func openFile(dir, day string) (f *os.File, size int64, err error) {
 		size++
 	}
 	return f, size, nil
+}
+
+// openShared opens a file to append to, and locks it against being compressed:
+// another process may set it aside between our open and our write. The lock ends
+// with the file.
+func openShared(path string) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o640)
+		if err != nil {
+			return nil, err
+		}
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err == nil {
+			there, err1 := os.Stat(path)
+			ours, err2 := f.Stat()
+			if err1 == nil && err2 == nil && os.SameFile(there, ours) {
+				return f, nil
+			}
+		} else if !errors.Is(err, syscall.EWOULDBLOCK) {
+			_ = f.Close()
+			return nil, err
+		}
+		_ = f.Close() // it was set aside meanwhile: the name is another file's now
+	}
 }
 
 // setAside gives the day's file its number, as it is full.

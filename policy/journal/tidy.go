@@ -75,7 +75,13 @@ func compress(ctx context.Context, path string) (err error) {
 		return err
 	}
 	defer func() { _ = in.Close() }() // nothing was written
-	temporary := path + ".gz.tmp"     // a name that readers pass by
+	if err := syscall.Flock(int(in.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil // another process is still writing to it: next time
+		}
+		return err
+	}
+	temporary := path + ".gz.tmp" // a name that readers pass by
 	out, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
 	if err != nil {
 		return err
