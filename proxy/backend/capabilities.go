@@ -18,7 +18,6 @@ type Capabilities struct {
 	EnhancedStatusCodes bool  // RFC 2034
 	Submitter           bool  // RFC 4405
 	RequireTLS          bool  // RFC 8689
-	ETRN                bool  // RFC 1985
 	StartTLS            bool  // RFC 3207; offered, not: in use
 	HasSize             bool  // RFC 1870
 	Size                int64 // octets; 0 with HasSize: no fixed limit
@@ -72,8 +71,6 @@ func parseCapabilities(text string) Capabilities {
 			c.Submitter = true
 		case "REQUIRETLS":
 			c.RequireTLS = true
-		case "ETRN":
-			c.ETRN = true
 		case "STARTTLS":
 			c.StartTLS = true
 		case "SIZE":
@@ -152,7 +149,6 @@ func (c Capabilities) intersect(d Capabilities) Capabilities {
 		EnhancedStatusCodes: c.EnhancedStatusCodes && d.EnhancedStatusCodes,
 		Submitter:           c.Submitter && d.Submitter,
 		RequireTLS:          c.RequireTLS && d.RequireTLS,
-		ETRN:                c.ETRN && d.ETRN,
 		StartTLS:            c.StartTLS && d.StartTLS,
 		TLS:                 c.TLS && d.TLS,
 		Verified:            c.Verified && d.Verified,
@@ -190,7 +186,7 @@ func (c Capabilities) equal(d Capabilities) bool {
 	return c.Pipelining == d.Pipelining && c.EightBitMIME == d.EightBitMIME && c.SMTPUTF8 == d.SMTPUTF8 &&
 		c.DSN == d.DSN && c.Chunking == d.Chunking && c.BinaryMIME == d.BinaryMIME &&
 		c.EnhancedStatusCodes == d.EnhancedStatusCodes && c.Submitter == d.Submitter &&
-		c.RequireTLS == d.RequireTLS && c.ETRN == d.ETRN && c.StartTLS == d.StartTLS &&
+		c.RequireTLS == d.RequireTLS && c.StartTLS == d.StartTLS &&
 		c.HasSize == d.HasSize && c.Size == d.Size && c.Limits == d.Limits && c.TLS == d.TLS && c.Verified == d.Verified
 }
 

@@ -25,7 +25,7 @@ func TestParseCapabilities(t *testing.T) {
 			text: "mx.test\nPIPELINING\nSIZE 10240000\nETRN\nSTARTTLS\nXCLIENT NAME ADDR PROTO HELO REVERSE_NAME PORT LOGIN DESTADDR DESTPORT\n" +
 				"XFORWARD NAME ADDR PROTO HELO SOURCE PORT IDENT\nENHANCEDSTATUSCODES\n8BITMIME\nDSN\nSMTPUTF8\nCHUNKING",
 			want: Capabilities{
-				Pipelining: true, HasSize: true, Size: 10240000, ETRN: true, StartTLS: true,
+				Pipelining: true, HasSize: true, Size: 10240000, StartTLS: true,
 				EnhancedStatusCodes: true, EightBitMIME: true, DSN: true, SMTPUTF8: true, Chunking: true,
 			},
 			x: []string{"NAME", "ADDR", "PROTO", "HELO", "REVERSE_NAME", "PORT", "LOGIN", "DESTADDR", "DESTPORT"},
