@@ -2,7 +2,6 @@ package configs
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -11,11 +10,8 @@ import (
 	"github.com/go-viper/mapstructure/v2"
 )
 
-// The bounds of what a pattern may bring in.
-const (
-	maxIncluded     = 1000     // files
-	maxIncludedSize = 16 << 20 // octets of each
-)
+// maxIncluded bounds how many files a pattern may bring in.
+const maxIncluded = 1000
 
 // included is what a file that policy.include names may hold. It cannot include
 // others, so that no loop can be.
@@ -58,7 +54,7 @@ func (l *loader) includes(cfg *Config, folder string) {
 
 // include appends one file.
 func (l *loader) include(cfg *Config, path, file string) {
-	src, err := readIncluded(file)
+	src, err := ReadFile(file, maxFile)
 	if err != nil {
 		l.fault(path, "policy.include: %v", err)
 		return
@@ -99,20 +95,6 @@ func (l *loader) include(cfg *Config, path, file string) {
 	}
 	cfg.Lists = append(cfg.Lists, inc.Lists...)
 	cfg.Overrides = append(cfg.Overrides, inc.Overrides...)
-}
-
-// readIncluded reads a file of rules. A pattern may catch what is none: a pipe
-// that nobody writes to, or a log.
-func readIncluded(file string) ([]byte, error) {
-	switch info, err := os.Stat(file); {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no file", file)
-	case info.Size() > maxIncludedSize:
-		return nil, fmt.Errorf("%s is larger than %d MiB", file, maxIncludedSize>>20)
-	}
-	return os.ReadFile(file)
 }
 
 // Included returns the patterns of policy.include as Watch wants them.

@@ -34,9 +34,9 @@ func Load(opt Options) (*Config, error) {
 	l := newLoader()
 	var file map[string]any
 	if opt.File != "" {
-		src, err := os.ReadFile(opt.File)
+		src, err := ReadFile(opt.File, maxFile)
 		if err != nil {
-			return nil, fmt.Errorf("configs: %w", err)
+			return nil, fmt.Errorf("the configuration cannot be read: %w", err)
 		}
 		file = l.document(opt.File, src)
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -265,8 +266,35 @@ func TestFilesAreTakenFromTheFolderOfTheConfiguration(t *testing.T) {
 
 func TestMissingFile(t *testing.T) {
 	_, err := Load(Options{File: "testdata/none.yaml"})
-	if err == nil || err.Error() != "configs: open testdata/none.yaml: no such file or directory" {
+	if err == nil || err.Error() != "the configuration cannot be read: open testdata/none.yaml: no such file or directory" {
 		t.Error(err)
+	}
+}
+
+// What is no file is said to be none, at once: a pipe that nobody writes to would
+// hold up a start or a reload for good.
+func TestWhatIsNoFile(t *testing.T) {
+	dir := t.TempDir()
+	pipe, log := filepath.Join(dir, "pipe"), filepath.Join(dir, "mail.log")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(log, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(log, maxFile+1); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{
+		dir:         dir + " is no file, but a folder",
+		pipe:        pipe + " is no file, but a pipe",
+		"/dev/zero": "/dev/zero is no file, but a device",
+		log:         log + " is larger than 16 MiB",
+	} {
+		_, err := Load(Options{File: file, NoEnvironment: true})
+		if err == nil || err.Error() != "the configuration cannot be read: "+want {
+			t.Errorf("%s: %v", file, err)
+		}
 	}
 }
 

@@ -3,8 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"time"
 
 	"postern/configs"
@@ -90,22 +88,7 @@ func (r *rules) reload() error {
 // the memory away.
 const maxList = 256 << 20
 
-func readList(file string) ([]byte, error) {
-	// A pipe that nobody writes to would hold up the reload, and with it SIGTERM.
-	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no file", file)
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // nothing was written
-	content, err := io.ReadAll(io.LimitReader(f, maxList+1))
-	if len(content) > maxList {
-		return nil, fmt.Errorf("%s is larger than %d MiB", file, maxList>>20)
-	}
-	return content, err
-}
+func readList(file string) ([]byte, error) { return configs.ReadFile(file, maxList) }
 
 // namesOnly has the lists without their entries.
 func namesOnly(defs []configs.List) *policy.Lists {
