@@ -44,7 +44,10 @@ has changed since, those of its former content are left out; replay judges old m
 			if err != nil {
 				return err
 			}
-			return r.write(cmd.OutOrStdout(), asJSON)
+			if err := r.write(cmd.OutOrStdout(), asJSON); err != nil {
+				return err
+			}
+			return wholeJournal(r.Read)
 		},
 	}
 	src.flags(report)

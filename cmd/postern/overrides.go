@@ -45,6 +45,9 @@ The exit code is 1 if one has expired: take it out, or give it another day.`,
 			} else {
 				err = l.writeText(cmd.OutOrStdout())
 			}
+			if err == nil {
+				err = wholeJournal(l.read)
+			}
 			if err == nil && l.Expired > 0 {
 				err = errReported
 			}

@@ -57,6 +57,9 @@ refused) it is undetermined, and counted apart.`,
 			if err := r.write(cmd.OutOrStdout(), asJSON); err != nil {
 				return err
 			}
+			if err := wholeJournal(r.Read); err != nil {
+				return err // who gates on new rejects must not take a part for the whole
+			}
 			switch limited := cmd.Flags().Changed("fail-if-new-rejects"); {
 			case limited && r.Verdicts == r.Undetermined+r.Unjudged:
 				// A wrong folder must not look like a policy that refuses nobody.
@@ -247,6 +250,19 @@ func readTrouble(s journal.Stats) string {
 		fmt.Fprintf(&b, "\nnot read to its end: %s\n", f)
 	}
 	return b.String()
+}
+
+// wholeJournal is the error of a command that has printed what it could read, where
+// that was not all.
+func wholeJournal(s journal.Stats) error {
+	switch n := len(s.Unreadable); n {
+	case 0:
+		return nil
+	case 1:
+		return fmt.Errorf("the journal was not read whole: %s", s.Unreadable[0])
+	default:
+		return fmt.Errorf("the journal was not read whole: %s, and %d more files", s.Unreadable[0], n-1)
+	}
 }
 
 // errNoRecords is for reports about nothing.

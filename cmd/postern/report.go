@@ -56,7 +56,10 @@ added up in one row.`,
 				return err
 			}
 			r.cut(top)
-			return write(cmd.OutOrStdout(), r)
+			if err := write(cmd.OutOrStdout(), r); err != nil {
+				return err
+			}
+			return wholeJournal(r.Read)
 		},
 	}
 	src.flags(cmd)
