@@ -133,28 +133,96 @@ func unknownNames(expression string, families map[string]family) []string {
 	return faults
 }
 
-func alertExpressions(t *testing.T) []string {
+type alert struct {
+	Alert, Expr, For    string
+	Labels, Annotations map[string]string
+}
+
+// alerts are the rules, by name.
+func alerts(t *testing.T) map[string]alert {
 	t.Helper()
 	var rules struct {
 		Groups []struct {
 			Name  string
-			Rules []struct {
-				Alert, Expr, For    string
-				Labels, Annotations map[string]string
-			}
+			Rules []alert
 		}
 	}
 	decodeYAML(t, "prometheus/alerts.yml", &rules)
-	var expressions []string
+	all := map[string]alert{}
 	for _, g := range rules.Groups {
 		for _, r := range g.Rules {
-			if s := r.Labels["severity"]; s != "page" && s != "ticket" || r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
-				t.Errorf("%s: severity is page or ticket, and whoever is woken needs a summary and a description", r.Alert)
+			if _, ok := all[r.Alert]; ok {
+				t.Errorf("%s is there twice", r.Alert)
 			}
-			expressions = append(expressions, r.Expr)
+			all[r.Alert] = r
 		}
 	}
+	return all
+}
+
+func alertExpressions(t *testing.T) []string {
+	t.Helper()
+	var expressions []string
+	for _, r := range alerts(t) {
+		if s := r.Labels["severity"]; s != "page" && s != "ticket" || r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
+			t.Errorf("%s: severity is page or ticket, and whoever is woken needs a summary and a description", r.Alert)
+		}
+		expressions = append(expressions, r.Expr)
+	}
 	return expressions
+}
+
+// promtool is not everywhere, and what it would find at once can be found here: a test of
+// an alert that is gone, or whose words were changed on one side only.
+func TestAlertTestsFitTheAlerts(t *testing.T) {
+	var tests struct {
+		RuleFiles          []string `yaml:"rule_files"`
+		EvaluationInterval string   `yaml:"evaluation_interval"`
+		Tests              []struct {
+			Name, Interval string
+			Series         []struct{ Series, Values string } `yaml:"input_series"`
+			Alerts         []struct {
+				At       string `yaml:"eval_time"`
+				Name     string `yaml:"alertname"`
+				Expected []struct {
+					Labels      map[string]string `yaml:"exp_labels"`
+					Annotations map[string]string `yaml:"exp_annotations"`
+				} `yaml:"exp_alerts"`
+			} `yaml:"alert_rule_test"`
+		}
+	}
+	decodeYAML(t, "prometheus/alerts_test.yml", &tests)
+	families, rules := goldenMetrics(t), alerts(t)
+	template := regexp.MustCompile(`\\{\\{.*?\\}\\}`)
+	fired := 0
+	for _, test := range tests.Tests {
+		for _, s := range test.Series {
+			for _, fault := range unknownNames(s.Series, families) {
+				t.Errorf("%s: %s in %s", test.Name, fault, s.Series)
+			}
+		}
+		for _, a := range test.Alerts {
+			rule, ok := rules[a.Name]
+			if !ok {
+				t.Errorf("%s: there is no alert %s", test.Name, a.Name)
+			}
+			for _, e := range a.Expected {
+				fired++
+				if e.Labels["severity"] != rule.Labels["severity"] {
+					t.Errorf("%s: %s is %s, not %s", test.Name, a.Name, rule.Labels["severity"], e.Labels["severity"])
+				}
+				for key, text := range rule.Annotations {
+					form := "^" + template.ReplaceAllString(regexp.QuoteMeta(text), ".+") + "$"
+					if !regexp.MustCompile(form).MatchString(e.Annotations[key]) {
+						t.Errorf("%s: the %s of %s is %q, and %q is expected", test.Name, key, a.Name, text, e.Annotations[key])
+					}
+				}
+			}
+		}
+	}
+	if fired < 8 {
+		t.Errorf("only %d alerts fire in the tests", fired)
+	}
 }
 
 func dashboardExpressions(t *testing.T) []string {
