@@ -53,12 +53,13 @@ type loader struct {
 	faults Faults
 	places map[string]Position // of the value, by key path
 	texts  map[string]Position // of the first octet of a text, behind a quote or block mark
+	said   map[string]bool     // single values, by key path: a zero that was said is no default
 	bad    map[string]bool     // key paths that have a fault already
 	nodes  int                 // visited so far
 }
 
 func newLoader() *loader {
-	return &loader{places: map[string]Position{}, texts: map[string]Position{}, bad: map[string]bool{}}
+	return &loader{places: map[string]Position{}, texts: map[string]Position{}, said: map[string]bool{}, bad: map[string]bool{}}
 }
 
 // fault notes what is wrong at a key path. What follows from an earlier fault at
@@ -140,13 +141,15 @@ func (l *loader) strict(dc *mapstructure.DecoderConfig) {
 	dc.DecodeHook = mapstructure.DecodeHookFuncType(l.fromText)
 }
 
-// forget drops the places below a key whose value was replaced as a whole.
+// forget drops what is known below a key whose value was replaced as a whole.
 func (l *loader) forget(key string) {
-	for _, m := range []map[string]Position{l.places, l.texts} {
-		maps.DeleteFunc(m, func(p string, _ Position) bool {
-			return p == key || strings.HasPrefix(p, key+".") || strings.HasPrefix(p, key+"[")
-		})
+	below := func(p string) bool {
+		return p == key || strings.HasPrefix(p, key+".") || strings.HasPrefix(p, key+"[")
 	}
+	for _, m := range []map[string]Position{l.places, l.texts} {
+		maps.DeleteFunc(m, func(p string, _ Position) bool { return below(p) })
+	}
+	maps.DeleteFunc(l.said, func(p string, _ bool) bool { return below(p) })
 }
 
 // environment binds those POSTERN_ variables that are set and good. A variable
@@ -216,7 +219,7 @@ func (l *loader) finish(v reflect.Value, path, folder string, element bool) {
 				}
 				continue
 			}
-			if def := sf.Tag.Get("default"); element && def != "" && f.IsZero() && !l.bad[join(path, key)] {
+			if def := sf.Tag.Get("default"); element && def != "" && f.IsZero() && !l.said[join(path, key)] && !l.bad[join(path, key)] {
 				if d, err := parseScalar(def, sf.Type); err == nil {
 					f.Set(reflect.ValueOf(d))
 				}

@@ -103,6 +103,26 @@ policy: {mode: observe, rules: []}
 	roundTrip(t, c)
 }
 
+// A zero is not "nothing said": a list of weight 0 only looks on, and one that
+// got the weight of those that say none would refuse mail.
+func TestAZeroThatIsSaidStays(t *testing.T) {
+	const text = "[{zone: look.example, weight: 0}, {zone: block.example}, {zone: null.example, weight: ~}]"
+	fromFile := mustLoad(t, "checks: {dnsbl: {zones: "+text+"}}")
+	t.Setenv("POSTERN_CHECKS_DNSBL_ZONES", text)
+	fromEnvironment, err := Load(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]*Config{"file": fromFile, "environment": fromEnvironment} {
+		for i, want := range []int{0, 1, 1} {
+			if got := c.Checks.DNSBL.Zones[i].Weight; got != want {
+				t.Errorf("%s: the weight of %s is %d, not %d", name, c.Checks.DNSBL.Zones[i].Zone, got, want)
+			}
+		}
+	}
+	roundTrip(t, fromFile)
+}
+
 // A section that says only the mode must not switch the rules off.
 func TestBuiltInRulesStayUntilRulesAreGiven(t *testing.T) {
 	for text, builtIn := range map[string]bool{

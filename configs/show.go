@@ -90,7 +90,11 @@ func sectionNode(v, def reflect.Value, element bool) *yaml.Node {
 		if _, ok := v.Interface().(Policy); ok && key == "include" {
 			continue
 		}
-		if element && (f.IsZero() || f.Kind() == reflect.Slice && f.Len() == 0) {
+		unsaid := f.IsZero() || f.Kind() == reflect.Slice && f.Len() == 0
+		if f.Kind() == reflect.Int && sf.Tag.Get("default") != "" {
+			unsaid = false // a zero is another number than the default
+		}
+		if element && unsaid {
 			continue
 		}
 		if e := toNode(f, fdef, element); e != nil && (e.Kind != yaml.MappingNode || len(e.Content) > 0) {

@@ -191,6 +191,7 @@ func (l *loader) convert(s *source, n *yaml.Node, t reflect.Type, path string) a
 		l.fault(path, "%s: %s", label(path), err)
 		return nil
 	}
+	l.said[path] = true
 	if t.Kind() == reflect.String {
 		l.texts[path] = s.text(n)
 	}
