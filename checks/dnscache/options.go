@@ -72,13 +72,7 @@ func New(o Options) (*Resolver, error) {
 		o.Total = d.Total
 	}
 	if o.Cache.Entries == 0 {
-		o.Cache = d.Cache
-	}
-	if o.Cache.MaxTTL == 0 {
-		o.Cache.MaxTTL = d.Cache.MaxTTL
-	}
-	if o.Cache.NegativeMaxTTL == 0 {
-		o.Cache.NegativeMaxTTL = d.Cache.NegativeMaxTTL
+		o.Cache = d.Cache // as a whole: a TTL of 0 says that nothing is kept
 	}
 	if o.Timeout < 0 || o.Total < 0 || o.Cache.Entries < 0 || o.Cache.MaxTTL < 0 || o.Cache.NegativeMaxTTL < 0 || o.Cache.ServeStale < 0 || o.CacheBytes < 0 || o.MaxInFlight < 0 {
 		return nil, errors.New("dns: a negative time or size; write for example timeout: 2s, total: 20s, entries: 100000")

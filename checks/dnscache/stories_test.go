@@ -213,6 +213,28 @@ func TestServeStaleOff(t *testing.T) {
 	})
 }
 
+// TestNothingIsKept: a site may want each answer fresh, and says so with 0s. It
+// must not get the default instead.
+func TestNothingIsKept(t *testing.T) {
+	c := configs.Default().DNS.Cache
+	c.MaxTTL, c.NegativeMaxTTL = 0, 0
+	story(t, Options{Cache: c}, func(t *testing.T, r *Resolver, s *site) {
+		s.set(func(_ string, q question) *response {
+			if q.name == "gone.example" {
+				return &response{rcode: 3, soa: soa(600, 600)}
+			}
+			return &response{records: []record{txt(600, "x")}}
+		})
+		for range 3 {
+			wantTXT(t, r, "a.example", "x")
+			wantError(t, r, "gone.example", "NXDOMAIN")
+		}
+		if n := len(s.asked()); n != 6 {
+			t.Errorf("%d queries for 6 look-ups", n)
+		}
+	})
+}
+
 func TestPrefetchesBusyNames(t *testing.T) {
 	story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
 		s.set(always(response{records: []record{txt(100, "x")}}))
