@@ -184,7 +184,7 @@ func (r *relay) judgeHeader() {
 		r.discard(refusal, journal.OutcomeRefused)
 		return
 	}
-	if s.set.Chain.HoldsMessage() && !s.set.Chain.Settled(policy.Header, tx.verdict) {
+	if s.set.Chain.HoldsMessage() && !s.set.Chain.Settled(policy.Header, tx.verdict) || s.candidateWaits() {
 		if checks.Signed(h) || s.set.Chain.Needs("message.size") {
 			r.state = holding
 			r.hold = new(spool)
@@ -215,6 +215,28 @@ func (r *relay) judgeHeader() {
 	r.send(fields)
 	r.send(kept)
 	r.send(rest)
+}
+
+// candidateWaits says whether the candidate policy has still to learn, for one of
+// the recipients, what only the whole message tells. It is measured for it as if
+// it were in force, or the two could not be compared.
+func (s *session) candidateWaits() bool {
+	c, tx := s.set.Candidate, s.tx
+	if c == nil || !c.HoldsMessage() {
+		return false
+	}
+	f := tx.facts
+	for i := range tx.rcpts {
+		r := &tx.rcpts[i]
+		if !r.taken {
+			continue
+		}
+		f.Rcpt = policy.RcptTo{Address: r.address, Domain: r.domain}
+		if !c.Settled(policy.Header, c.Decide(policy.Header, &f)) {
+			return true
+		}
+	}
+	return false
 }
 
 func countReceived(h smtp.Header) (n int) {

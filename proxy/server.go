@@ -33,7 +33,8 @@ type Settings struct {
 	Checks   *checks.Set
 	Chain    *policy.Chain
 	// Candidate is judged beside Chain when a transaction has ended, for the
-	// record and the metrics alone; nil: none.
+	// record and the metrics alone, and nothing but a message that it wants to
+	// see whole is held for it; nil: none.
 	Candidate *policy.Chain
 	Observe   bool // judge, log and count, but refuse nothing
 	Backends  *backend.Set
