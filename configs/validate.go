@@ -213,7 +213,7 @@ func (l *loader) backends(c *Config) {
 		}
 		for j, rcpt := range r.Recipients {
 			if rcpt == "" || strings.ContainsAny(rcpt, " \t<>") {
-				l.fault(fmt.Sprintf("%s.recipients[%d]", p, j), "%s.recipients: %q is no domain, *.domain or address", p, rcpt)
+				l.fault(fmt.Sprintf("%s.recipients[%d]", p, j), "%s.recipients: %q is no domain, *.domain, address or *", p, rcpt)
 			}
 		}
 		if _, ok := names[r.Backend]; !ok {

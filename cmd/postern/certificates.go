@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math/big"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -92,10 +93,17 @@ func (c *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	return pairs[0], nil
 }
 
-// warnings tells of certificates that have ended, or soon will.
-func (c *certificates) warnings(now time.Time) (warnings []configs.Fault) {
+// warnings tells of certificates that have ended, or soon will, and of a hostname
+// that none of them is for; an empty one is not looked for.
+func (c *certificates) warnings(now time.Time, hostname string) (warnings []configs.Fault) {
 	const soon = 7 * 24 * time.Hour
-	for i, pair := range *c.current.Load() {
+	pairs := *c.current.Load()
+	fits := func(pair *tls.Certificate) bool { return pair.Leaf.VerifyHostname(hostname) == nil }
+	if len(c.files) > 0 && hostname != "" && !slices.ContainsFunc(pairs, fits) {
+		warnings = append(warnings, configs.Fault{Position: c.files[0].Position, Text: fmt.Sprintf(
+			"no certificate is for %s, which is our hostname: senders that check the name (MTA-STS) will not deliver", hostname)})
+	}
+	for i, pair := range pairs {
 		if i >= len(c.files) {
 			break
 		}

@@ -8,14 +8,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"time"
 
 	"postern/checks"
 	"postern/checks/dnscache"
 	"postern/configs"
 	"postern/metrics"
-	"postern/policy"
 	"postern/policy/journal"
 	"postern/proxy"
 	"postern/proxy/backend"
@@ -163,43 +161,6 @@ func (p *parts) wants(everything bool) func(name string) bool {
 		}
 		return false
 	}
-}
-
-// warnings are what is legal and hardly meant.
-func (p *parts) warnings(now time.Time) []configs.Fault {
-	warnings := p.rules.warnings()
-	warnings = append(warnings, p.neverThere(p.rules.chain)...)
-	if p.candidate.chain != nil {
-		warnings = append(warnings, p.candidate.warnings()...)
-		warnings = append(warnings, p.neverThere(p.candidate.chain)...)
-	}
-	return append(warnings, p.certificates.warnings(now)...)
-}
-
-// neverThere tells of rules that wait for a fact which the rest of the configuration
-// never makes.
-func (p *parts) neverThere(chain *policy.Chain) (warnings []configs.Fault) {
-	cfg := p.config
-	certificates := cfg.TLS.ClientCertificates
-	noPregreet := !slices.ContainsFunc(cfg.Listeners, func(l configs.Listener) bool { return l.Pregreet > 0 })
-	for _, x := range []struct {
-		absent bool
-		why    string
-		facts  []string
-	}{
-		{certificates.Mode == "none", "no client is asked for a certificate: tls.client_certificates.mode", []string{"tls.peer.verified", "tls.peer.names", "tls.peer.fingerprint"}},
-		{certificates.Mode != "none" && certificates.CA == "", "there are no roots to verify a client by: tls.client_certificates.ca", []string{"tls.peer.verified"}},
-		{len(cfg.Checks.DNSBL.Zones) == 0, "there are no lists to ask: checks.dnsbl.zones", []string{"dnsbl.listed", "dnsbl.score", "dnsbl.zones", "dnsbl.result"}},
-		{noPregreet, "no listener waits before its greeting: listeners[].pregreet", []string{"client.pregreet"}},
-	} {
-		for _, fact := range x.facts {
-			if name, at, reads := chain.Reader(fact); x.absent && reads {
-				warnings = append(warnings, configs.Fault{Position: at, Text: fmt.Sprintf("rule %q reads %s, and %s", name, fact, x.why)})
-				break
-			}
-		}
-	}
-	return warnings
 }
 
 // certificateFiles are read again when they change.

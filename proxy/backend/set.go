@@ -179,7 +179,7 @@ func parseRoute(pattern string) (route, error) {
 	}
 	ascii, err := smtp.ASCIIDomain(d)
 	if err != nil || ascii == "" || strings.ContainsAny(ascii, "* /:") {
-		return r, fmt.Errorf("%q: want a domain, *.domain or an address", pattern)
+		return r, fmt.Errorf("%q: want a domain, *.domain, an address or *", pattern)
 	}
 	r.domain = ascii
 	return r, nil
