@@ -62,7 +62,26 @@ type Operand struct {
 // Change is a change of one fact or two, and what the verdict would be.
 type Change struct {
 	Facts   []FactChange `json:"facts"`
-	Becomes Disposition  `json:"becomes"`
+	Becomes Disposition  `json:"becomes"` // nothing where Undetermined has names
+	// Undetermined are the facts that were never measured and that the verdict
+	// would hang on: what was refused at RCPT has no header. Of ExplainMeasured only.
+	Undetermined []string `json:"undetermined,omitempty"`
+}
+
+// Outcome is what the change makes of the verdict, in a word.
+func (c Change) Outcome() string {
+	if c.Undetermined != nil {
+		return "undetermined"
+	}
+	return c.Becomes.String()
+}
+
+// Wanting ends a sentence about the change; empty where all is known.
+func (c Change) Wanting() string {
+	if c.Undetermined == nil {
+		return ""
+	}
+	return ", for want of " + strings.Join(c.Undetermined, ", ")
 }
 
 // FactChange is a change of one fact, or of the value of a condition.
@@ -80,6 +99,13 @@ const (
 
 // Explain says how the chain judges f when everything is known.
 func (c *Chain) Explain(f *Facts) Explanation {
+	e := c.explain(f)
+	e.Changes = c.changes(f, c.Decide(Message, f), knownBy[Message])
+	return e
+}
+
+// explain is Explain without changes.
+func (c *Chain) explain(f *Facts) Explanation {
 	s := scope{facts: reflect.ValueOf(f).Elem()}
 	v := c.decide(Message, s)
 	e := Explanation{Disposition: v.Disposition, Rule: v.Rule, Stage: v.Stage, Reply: v.Reply.String()}
@@ -106,7 +132,6 @@ func (c *Chain) Explain(f *Facts) Explanation {
 		}
 		e.Rules = append(e.Rules, x)
 	}
-	e.Changes = c.changes(f, v)
 	return e
 }
 
@@ -132,16 +157,22 @@ type step struct {
 	value    int
 }
 
-// changes searches for what would have turned the verdict.
-func (c *Chain) changes(f *Facts, v Verdict) []Change {
+// changes searches for what would have turned the verdict v, where the facts in known were
+// measured.
+func (c *Chain) changes(f *Facts, v Verdict, known FactSet) []Change {
 	steps := c.steps(f)
-	outcome := func(tried ...step) (Disposition, bool) {
+	outcome := func(tried ...step) (becomes Change, turned bool) {
 		s := imagine(*f)
 		for _, t := range tried {
 			t.variable.set(s, t.value)
 		}
-		w := c.decide(Message, s)
-		return w.Disposition, w.Refuses() != v.Refuses()
+		j := c.judge(s, known)
+		if !j.Determined() {
+			// What was refused would have gone on. NOT: for what was accepted, which
+			// this says nothing against.
+			return Change{Undetermined: j.Missing.Names()}, v.Refuses()
+		}
+		return Change{Becomes: j.Disposition}, j.Refuses() != v.Refuses()
 	}
 	var found []Change
 	for _, one := range steps {
@@ -151,12 +182,13 @@ func (c *Chain) changes(f *Facts, v Verdict) []Change {
 		}
 		to := one.variable.show(one.value)
 		i := slices.IndexFunc(found, func(c Change) bool {
-			return c.Becomes == becomes && c.Facts[0].Fact == one.variable.name
+			return c.Becomes == becomes.Becomes && slices.Equal(c.Undetermined, becomes.Undetermined) && c.Facts[0].Fact == one.variable.name
 		})
 		if i >= 0 {
 			found[i].Facts[0].To = append(found[i].Facts[0].To, to)
 		} else if len(found) < maxChanges {
-			found = append(found, Change{Becomes: becomes, Facts: []FactChange{{one.variable.name, one.from, []string{to}}}})
+			becomes.Facts = []FactChange{{one.variable.name, one.from, []string{to}}}
+			found = append(found, becomes)
 		}
 	}
 	if found != nil {
@@ -171,10 +203,11 @@ func (c *Chain) changes(f *Facts, v Verdict) []Change {
 			}
 			if becomes, turned := outcome(one, two); turned {
 				shown[pair] = true
-				found = append(found, Change{Becomes: becomes, Facts: []FactChange{
+				becomes.Facts = []FactChange{
 					{one.variable.name, one.from, []string{one.variable.show(one.value)}},
 					{two.variable.name, two.from, []string{two.variable.show(two.value)}},
-				}})
+				}
+				found = append(found, becomes)
 				if len(found) == maxChanges {
 					return found
 				}
@@ -266,13 +299,14 @@ func (e Explanation) String() string {
 		if i == 0 {
 			b.WriteString("It would have been otherwise with any of these:\n")
 		}
-		fmt.Fprintf(&b, "  %s if", c.Becomes)
+		fmt.Fprintf(&b, "  %s if", c.Outcome())
 		for j, f := range c.Facts {
 			if j > 0 {
 				b.WriteString(" and")
 			}
 			fmt.Fprintf(&b, " %s had been %s, not %s", f.Fact, alternatives(f.To), f.From)
 		}
+		b.WriteString(c.Wanting())
 		b.WriteString("\n")
 	}
 	return b.String()

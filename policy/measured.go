@@ -132,13 +132,16 @@ func (j Judgement) Determined() bool { return j.Missing == FactSet{} }
 // measured. Nothing is guessed: where the disposition hangs on another fact,
 // there is no verdict, and Missing says on which. For known facts, and with
 // nothing unknown, it is Decide at the message stage.
-func (c *Chain) Judge(f *Facts, known FactSet) (j Judgement) {
+func (c *Chain) Judge(f *Facts, known FactSet) Judgement {
+	return c.judge(scope{facts: reflect.ValueOf(f).Elem()}, known)
+}
+
+func (c *Chain) judge(s scope, known FactSet) (j Judgement) {
 	defer func() {
 		if recover() != nil { // as in decide, which says what becomes of it
-			j = Judgement{Verdict: c.Decide(Message, f)}
+			j = Judgement{Verdict: c.decide(Message, s)}
 		}
 	}()
-	s := scope{facts: reflect.ValueOf(f).Elem()}
 	var open FactSet // on which rules hang that might have passed the message
 	for _, r := range c.rules {
 		t := r.when.ternary(s, known)
@@ -232,15 +235,17 @@ func (v *value) ternary(s scope, known FactSet) ternary {
 // ExplainMeasured is Explain where only the facts in known were measured. A
 // rule or a part whose value hangs on others says so; where they stand in the
 // way of the verdict there is none, Undetermined names them, and no changes
-// are proposed.
+// are proposed. Where they stand in the way of what a change would make of it,
+// the change says so in the same manner.
 func (c *Chain) ExplainMeasured(f *Facts, known FactSet) Explanation {
-	e := c.Explain(f)
+	e := c.explain(f)
 	s := scope{facts: reflect.ValueOf(f).Elem()}
-	j := c.Judge(f, known)
+	j := c.judge(s, known)
 	e.Disposition, e.Rule, e.Stage, e.Reply, e.Position = j.Disposition, j.Rule, j.Stage, j.Reply.String(), ""
-	if !j.Determined() {
+	if j.Determined() {
+		e.Changes = c.changes(f, j.Verdict, known)
+	} else {
 		e.Undetermined = j.Missing.Names()
-		e.Changes = nil
 	}
 	over := false
 	for i, r := range c.rules {

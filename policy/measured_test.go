@@ -127,6 +127,39 @@ func TestJudgeKnowsWhatIsAcceptedAnyhow(t *testing.T) {
 	}
 }
 
+// TestChangesGuessNothing: what was refused at RCPT has no header, so nobody says that
+// it would have been accepted.
+func TestChangesGuessNothing(t *testing.T) {
+	c := compile(t,
+		`postmaster: rcpt.address == "postmaster@example.org" -> pass`,
+		`trouble: spf.result == "temperror" -> defer`,
+		`dmarc: dmarc.result == "fail" -> reject`,
+		`nobody: pra.address == "" -> tag X-Postern-Tag: no-pra`,
+	)
+	f := known(func(f *Facts) { f.SPF.Result, f.PRA, f.DMARC = TempError, PRA{}, DMARC{} })
+	f.Rcpt.Address = "ann@example.org"
+	want := []Change{
+		{Facts: []FactChange{{"rcpt.address", `"ann@example.org"`, []string{`"postmaster@example.org"`}}}, Becomes: DispositionPass},
+		{
+			Facts:        []FactChange{{"spf.result", `"temperror"`, []string{`"none"`, `"neutral"`, `"pass"`, `"fail"`, `"softfail"`, `"permerror"`}}},
+			Undetermined: []string{"dmarc.result"},
+		},
+	}
+	e := c.ExplainMeasured(f, Measured(f, Rcpt))
+	if !reflect.DeepEqual(e.Changes, want) {
+		t.Errorf("got %+v", e.Changes)
+	}
+	if line := `  undetermined if spf.result had been "none", "neutral"`; !strings.Contains(e.String(), line) || !strings.Contains(e.String(), `, not "temperror", for want of dmarc.result`+"\n") {
+		t.Errorf("in words:\n%s", e)
+	}
+
+	// What is accepted whatever the others are is not called in question by them.
+	f.Rcpt.Address = "postmaster@example.org"
+	if got := c.ExplainMeasured(f, Measured(f, Rcpt)).Changes; len(got) != 1 || got[0].Becomes != DispositionDefer || got[0].Undetermined != nil {
+		t.Errorf("accepted: got %+v", got)
+	}
+}
+
 func TestFingerprint(t *testing.T) {
 	of := func(p configs.Policy) string {
 		chain, err := Compile(p, nil)

@@ -82,6 +82,9 @@ func identities(r *journal.Record) []identity {
 		add("certificate", strings.Join(append(f.TLS.Peer.Names, "sha256:"+f.TLS.Peer.Fingerprint), " "), how)
 	}
 	if reached < policy.Mail {
+		if r.Undecided { // a limit refused MAIL itself: nobody looked any further
+			add("MAIL FROM", f.Mail.From, "the client's word")
+		}
 		return all
 	}
 	from := f.Mail.From
@@ -217,10 +220,13 @@ func outcomeWords(r *journal.Record) string {
 	case journal.OutcomeDelivered:
 		return "delivered to " + r.Backend
 	case journal.OutcomeRefused:
-		if r.Disposition == "reject" || r.Disposition == "defer" {
+		switch r.Disposition {
+		case "reject":
 			return "refused by policy"
+		case "defer":
+			return "deferred by policy"
 		}
-		return "refused for what it is"
+		return "refused by a limit, or for its syntax"
 	case journal.OutcomeBackendRefused:
 		return "refused by the backend"
 	case journal.OutcomeFailed:
@@ -341,7 +347,7 @@ func writeChanges(b *strings.Builder, e policy.Explanation) {
 	}
 	b.WriteString("\nIt would have been otherwise with any of these\n")
 	for _, c := range e.Changes {
-		fmt.Fprintf(b, "  %s", c.Becomes)
+		fmt.Fprintf(b, "  %s", c.Outcome())
 		for i, f := range c.Facts {
 			word := "if"
 			if i > 0 {
@@ -349,7 +355,7 @@ func writeChanges(b *strings.Builder, e policy.Explanation) {
 			}
 			fmt.Fprintf(b, " %s %s had been %s, not %s", word, f.Fact, strings.Join(f.To, " or "), f.From)
 		}
-		b.WriteString("\n")
+		b.WriteString(c.Wanting() + "\n")
 	}
 }
 

@@ -65,6 +65,21 @@ func TestViewTellsHowItIsKnown(t *testing.T) {
 			},
 			not: []string{"MAIL FROM  ", "It would have been otherwise"},
 		},
+		"deferred at RCPT": {
+			change: func(r *journal.Record) {
+				r.Facts.SPF.Result, r.Reached, r.Stage, r.Disposition, r.Rule, r.Outcome = policy.TempError, "rcpt", "rcpt", "defer", "trouble", journal.OutcomeRefused
+			},
+			want: []string{": deferred by policy\n"},
+			not:  []string{"refused by"},
+		},
+		"MAIL refused for its SIZE": {
+			change: func(r *journal.Record) {
+				r.Reached, r.Disposition, r.Undecided, r.Recipients, r.Checks = "helo", "pass", true, nil, nil
+				r.Facts.SPF, r.Facts.PRA, r.Outcome, r.Reply = policy.SPF{}, policy.PRA{}, journal.OutcomeRefused, "552 5.3.4 Message too large"
+			},
+			want: []string{": refused by a limit, or for its syntax\n", "  MAIL FROM  ann@a.example         the client's word\n"},
+			not:  []string{"RCPT TO", "responsible"},
+		},
 		"observed, with a candidate": {
 			change: func(r *journal.Record) {
 				r.Facts.SPF.Result, r.Disposition, r.Rule, r.Observed = policy.Fail, "reject", "fail", true
