@@ -125,9 +125,9 @@ func (h *health) set(trouble bool, total, failed int) {
 		return
 	}
 	if trouble {
-		h.r.log.Warn("dns: our name servers are in trouble, different domains fail together", "domains", total, "failed", failed, "canaries", len(h.canaries))
+		h.r.log.Warn("dns: our name servers are in trouble, different domains fail together", "domains", total, "failed", failed, "canaries", len(h.canaries), "servers", h.r.serverNames())
 	} else {
-		h.r.log.Warn("dns: our name servers answer again", "domains", total, "failed", failed, "canaries", len(h.canaries))
+		h.r.log.Warn("dns: our name servers answer again", "domains", total, "failed", failed, "canaries", len(h.canaries), "servers", h.r.serverNames())
 	}
 }
 

@@ -34,6 +34,15 @@ type server struct {
 	rtt      atomic.Int64 // smoothed, nanoseconds
 }
 
+// serverNames lists the name servers for a line of the log.
+func (r *Resolver) serverNames() string {
+	var all []string
+	for _, s := range *r.servers.Load() {
+		all = append(all, s.address)
+	}
+	return strings.Join(all, " ")
+}
+
 // parseServer reads a server as the configuration writes it.
 func parseServer(text string, base *tls.Config) (*server, error) {
 	fail := func(what string) (*server, error) {

@@ -47,7 +47,7 @@ func (a *address) markDown(err error) {
 	p.mu.Unlock()
 	if first {
 		p.o.Metrics.BackendUp(p.name, a.name, false)
-		p.o.Log.Error("backend is down", "backend", p.name, "address", a.name, "error", err, "retry", wait)
+		p.o.Log.Error("backend is down", "backend", p.name, "address", a.name, "error", err, "retry", wait.Seconds())
 		select {
 		case a.wake <- struct{}{}:
 		default:

@@ -127,7 +127,12 @@ func (l *link) ehlo(name string, d time.Duration) error {
 		return err
 	}
 	if r.Code != 250 {
-		return l.refuse(KindRefused, r, "EHLO")
+		during := "EHLO"
+		if l.at.pool.identity == identityProxyV2 {
+			// Whoever expects none takes the header for a command.
+			during += ", behind a PROXY header (does this port expect one?)"
+		}
+		return l.refuse(KindRefused, r, during)
 	}
 	secure, verified := l.caps.TLS, l.caps.Verified
 	l.caps = parseCapabilities(r.Text)
