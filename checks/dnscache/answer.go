@@ -24,7 +24,7 @@ type answer struct {
 	kind  kind
 	rcode rcode  // where the kind is kindFailure
 	ttl   uint32 // seconds: the least of the records used; of a negative answer min(SOA TTL, minimum)
-	soa   bool   // a negative answer came with a SOA; without, it is not to be cached
+	soa   bool   // a negative answer came with a SOA; without, it is kept for noSOATTL
 	alias string // the end of a CNAME chain; empty if there was none
 	links int
 
@@ -104,10 +104,17 @@ func parse(msg []byte, q question) (*answer, error) {
 		a.kind = kindNoData
 	}
 	if !a.soa && (a.kind == kindNoData || a.kind == kindNXDomain) {
-		a.ttl = 0
+		a.ttl = min(a.ttl, noSOATTL)
 	}
 	return a, nil
 }
+
+// noSOATTL is how long, in seconds, "there is none" is kept from a server that
+// leaves out the SOA, as forwarders in front of a resolver like to do. RFC 2308
+// §5 would have it asked for each time, lest two servers hand it to each other
+// for ever. We hand it to nobody, and for a busy sender without a DMARC record
+// that would be a query for each message.
+const noSOATTL = 1
 
 // answers walks over the answer section once, and takes the records of owner.
 // It returns the target if owner is an alias.

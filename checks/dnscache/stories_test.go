@@ -469,6 +469,19 @@ func TestNegativeAnswers(t *testing.T) {
 		if q := s.asked(); len(q) != 1 {
 			t.Errorf("asked %v, want one question", q)
 		}
+		// Without a SOA: for a second, and no longer.
+		s.set(always(response{}))
+		wantError(t, r, "forwarder.example", "NODATA")
+		time.Sleep(time.Second - time.Nanosecond)
+		wantError(t, r, "forwarder.example", "NODATA")
+		if q := s.asked(); len(q) != 1 {
+			t.Errorf("asked %v within a second, want one question", q)
+		}
+		time.Sleep(time.Nanosecond)
+		wantError(t, r, "forwarder.example", "NODATA")
+		if q := s.asked(); len(q) != 1 {
+			t.Errorf("asked %v after a second, want one question", q)
+		}
 	})
 }
 
