@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"postern/configs"
@@ -18,6 +19,9 @@ type Chain struct {
 	lists *Lists
 
 	fingerprint string
+	tagNames    []string
+	oneDomain   bool
+	readsSize   bool
 	notes       []configs.Fault // warnings about overrides
 	lets        []configs.Let
 }
@@ -86,7 +90,19 @@ func Compile(p configs.Policy, lists *Lists) (*Chain, error) {
 	if c.faults != nil {
 		return nil, errors.Join(c.faults...)
 	}
+	chain.sum()
 	return chain, nil
+}
+
+// sum works out what is asked of the chain for each message.
+func (c *Chain) sum() {
+	for _, r := range c.rules {
+		if name := r.header.name; name != "" && !slices.Contains(c.tagNames, name) {
+			c.tagNames = append(c.tagNames, name)
+		}
+		c.oneDomain = c.oneDomain || r.oneDomain()
+		c.readsSize = c.readsSize || r.reads("message.size")
+	}
 }
 
 // lets compiles the named expressions. Each sees those above it, so that no two
@@ -365,6 +381,10 @@ func (c *Chain) Last() Stage { return c.last }
 // that the message must be held until then.
 func (c *Chain) HoldsMessage() bool { return c.last == Message }
 
+// HoldsUnsigned says whether such a rule wants more of the message than its
+// signatures: its size, which is known at the end.
+func (c *Chain) HoldsUnsigned() bool { return c.readsSize }
+
 // Settled says whether v, a verdict of Decide, is final in all it says: nothing
 // that is still to be learned can change the disposition, or add a tag of a
 // rule above the deciding one.
@@ -383,15 +403,14 @@ func (c *Chain) Settled(st Stage, v Verdict) bool {
 	return true
 }
 
+// TagNames returns the names of the header fields that tag rules write, each
+// once. Incoming fields of these names were written by somebody else and are
+// removed from every message, whichever rules match it. The caller must not
+// change them.
+func (c *Chain) TagNames() []string { return c.tagNames }
+
 // OneDomain says whether a rule reads rcpt.domain after the recipients were
 // answered, so that a transaction must hold recipients of one domain only.
-func (c *Chain) OneDomain() bool {
-	for _, r := range c.rules {
-		if r.oneDomain() {
-			return true
-		}
-	}
-	return false
-}
+func (c *Chain) OneDomain() bool { return c.oneDomain }
 
 func (r *rule) oneDomain() bool { return r.stage > Rcpt && r.reads("rcpt.domain") }

@@ -162,6 +162,19 @@ func TestOneDomain(t *testing.T) {
 	}
 }
 
+// TestHoldsUnsigned: a message that nobody signed is held for its size alone.
+func TestHoldsUnsigned(t *testing.T) {
+	for line, want := range map[string]bool{
+		`a: message.size > 1000 -> tag X-Postern-Tag: big`:                       true,
+		`a: dkim.result == "fail" -> reject 550 5.7.20 At ${message.size}`:       true,
+		`a: dkim.result == "fail" and mail.size > 0 -> reject 550 5.7.20 Signed`: false,
+	} {
+		if got := compile(t, line).HoldsUnsigned(); got != want {
+			t.Errorf("%q: got %t", line, got)
+		}
+	}
+}
+
 // TestNeeds: no check runs for nothing, and none is forgotten.
 func TestNeeds(t *testing.T) {
 	chain := compile(t,

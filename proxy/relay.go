@@ -185,7 +185,7 @@ func (r *relay) judgeHeader() {
 		return
 	}
 	if s.set.Chain.HoldsMessage() && !s.set.Chain.Settled(policy.Header, tx.verdict) || s.candidateWaits() {
-		if checks.Signed(h) || s.set.Chain.Needs("message.size") {
+		if checks.Signed(h) || s.set.Chain.HoldsUnsigned() {
 			r.state = holding
 			r.hold = new(spool)
 			r.spool(head)
