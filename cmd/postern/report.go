@@ -97,6 +97,7 @@ type traffic struct {
 	Deferred  int64 `json:"deferred"`
 	Rejected  int64 `json:"rejected"`
 	Delivered int64 `json:"delivered"`
+	Observed  int64 `json:"observed"` // of the deferred and rejected, those that were not refused: the policy only observed
 
 	SPF       results `json:"spf"`
 	DKIM      results `json:"dkim"`
@@ -156,6 +157,9 @@ func (t *traffic) add(r *journal.Record) {
 	if r.Outcome == journal.OutcomeDelivered {
 		t.Delivered++
 	}
+	if r.Observed && (r.Disposition == "defer" || r.Disposition == "reject") {
+		t.Observed++
+	}
 	f := &r.Facts
 	t.SPF.add(f.SPF.Result)
 	t.DKIM.add(f.DKIM.Result)
@@ -174,6 +178,7 @@ func (t *traffic) merge(u *traffic) {
 	t.Deferred += u.Deferred
 	t.Rejected += u.Rejected
 	t.Delivered += u.Delivered
+	t.Observed += u.Observed
 	t.SPF.merge(u.SPF)
 	t.DKIM.merge(u.DKIM)
 	t.DMARC.merge(u.DMARC)

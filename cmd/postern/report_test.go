@@ -174,6 +174,32 @@ func TestTheTermThatBreaksIsNamed(t *testing.T) {
 	}
 }
 
+// What was only observed is counted among the refusals, and told apart.
+func TestTheReportTellsWhatWasOnlyObserved(t *testing.T) {
+	var mail []*journal.Record
+	for _, disposition := range []string{"pass", "tag", "defer", "reject", "reject"} {
+		r := mailFrom("192.0.2.1", "a.example", policy.Fail)
+		r.Disposition, r.Observed, r.Outcome = disposition, true, journal.OutcomeDelivered
+		mail = append(mail, r)
+	}
+	mail[4].Observed, mail[4].Outcome = false, journal.OutcomeRefused
+	r, err := senders(t.Context(), keep(t, mail...), journal.Query{}, false, reportDay)
+	if err != nil || r.Total.Observed != 2 || r.Total.Refused() != 3 || r.Domains[0].Observed != 2 {
+		t.Fatalf("%v %+v", err, r.Total)
+	}
+	for format, want := range map[string]string{
+		"text": "The policy only observed: 2 of the 3 deferred and rejected were not refused.\n",
+		"html": "The policy only observed: 2 of the 3 deferred and rejected were not refused.\n",
+		"csv":  "total,,,5,0,1,1,1,2,4,2,",
+		"json": `"observed": 2`,
+	} {
+		var b strings.Builder
+		if err := reportFormats[format](&b, r); err != nil || !strings.Contains(b.String(), want) {
+			t.Errorf("%s: %v\n%s", format, err, b.String())
+		}
+	}
+}
+
 // What senders choose to be called does nothing to who reads the report.
 func TestReportsAreInert(t *testing.T) {
 	evil := mailFrom("192.0.2.1", "<script>alert(1)</script>.example", policy.PermError)

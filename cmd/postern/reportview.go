@@ -47,6 +47,9 @@ func writeReportText(w io.Writer, r *senderReport) error {
 	t := &r.Total
 	fmt.Fprintf(&b, "%s\n%d messages: %d passed, %d tagged, %d deferred, %d rejected by the policy; %d delivered\n",
 		r.Period(), t.Messages, t.Passed, t.Tagged, t.Deferred, t.Rejected, t.Delivered)
+	if t.Observed > 0 {
+		fmt.Fprintf(&b, "The policy only observed: %d of the %d deferred and rejected were not refused.\n", t.Observed, t.Refused())
+	}
 	b.WriteString("The columns of a check count pass/fail/neither; - is not measured.\n")
 	tabled := func(title, name string, rows []*senderRow) {
 		fmt.Fprintf(&b, "\n%s\n", title)
@@ -91,7 +94,7 @@ func writeReportText(w io.Writer, r *senderReport) error {
 func writeReportCSV(w io.Writer, r *senderReport) error {
 	c := csv.NewWriter(w)
 	c.UseCRLF = true // RFC 4180 §2
-	head := []string{"kind", "name", "host", "messages", "bytes", "passed", "tagged", "deferred", "rejected", "delivered"}
+	head := []string{"kind", "name", "host", "messages", "bytes", "passed", "tagged", "deferred", "rejected", "delivered", "observed"}
 	for _, check := range []string{"spf", "dkim", "dmarc", "submitter", "pra"} {
 		for _, result := range []string{"pass", "fail", "other", "error", "none"} {
 			head = append(head, check+"_"+result)
@@ -101,7 +104,7 @@ func writeReportCSV(w io.Writer, r *senderReport) error {
 	number := func(n int64) string { return strconv.FormatInt(n, 10) }
 	add := func(kind, name, host, reason string, t *traffic) {
 		row := []string{kind, name, host}
-		for _, n := range []int64{t.Messages, t.Bytes, t.Passed, t.Tagged, t.Deferred, t.Rejected, t.Delivered} {
+		for _, n := range []int64{t.Messages, t.Bytes, t.Passed, t.Tagged, t.Deferred, t.Rejected, t.Delivered, t.Observed} {
 			row = append(row, number(n))
 		}
 		for _, x := range []results{t.SPF, t.DKIM, t.DMARC, t.Submitter, t.PRA} {
