@@ -92,7 +92,7 @@ client.example.   TXT "v=spf1 a -all"
 	run("spf/include+mx", "include.example", "spf")
 	run("spf/macro", "macro.example", "spf")
 	run("spf/eight-includes", "eight.example", "spf")
-	run("all-checks", "include.example", "iprev", "spf", "spf_helo", "submitter", "dnsbl")
+	run("all-checks", "include.example", "iprev", "mx", "spf", "spf_helo", "submitter", "dnsbl")
 }
 
 // The Purported Responsible Address out of a header section of 2 KiB.

@@ -41,7 +41,7 @@ type Check struct {
 
 // All is the table of checks. To add one, write it, give its result a field in
 // policy.Facts, and name it here.
-var All = []func(Deps) Check{Iprev, SPF, SPFHelo, Submitter, DNSBL, PRA, DKIM, DMARC}
+var All = []func(Deps) Check{Iprev, MX, SPF, SPFHelo, Submitter, DNSBL, PRA, DKIM, DMARC}
 
 // Message is what a check may read besides the facts: nothing before the
 // header stage, the header from there on, the whole at the message stage.

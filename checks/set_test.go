@@ -149,7 +149,7 @@ func TestEveryCheckSaysWhatItIs(t *testing.T) {
 			t.Errorf("%s: %+v, result before it ran %q", c.Name, c, *c.Result(f))
 		}
 	}
-	if got := strings.Join(names, " "); got != "iprev spf spf_helo submitter dnsbl pra dkim dmarc" {
+	if got := strings.Join(names, " "); got != "iprev mx spf spf_helo submitter dnsbl pra dkim dmarc" {
 		t.Error(got)
 	}
 }
@@ -170,7 +170,7 @@ func TestHealthIsAskedForAtMail(t *testing.T) {
 // A session without SUBMITTER, lists, and a domain to ask about costs no
 // look-up: the resolver is nil, and would panic.
 func TestWhatIsTriviallyNoneAsksNobody(t *testing.T) {
-	set := only(Deps{}, "spf", "spf_helo", "submitter", "dnsbl", "pra", "dkim")
+	set := only(Deps{}, "mx", "spf", "spf_helo", "submitter", "dnsbl", "pra", "dkim")
 	f := transaction("192.0.2.1", "[192.0.2.1]", "user@localhost")
 	var ran []Ran
 	for _, st := range []policy.Stage{policy.Mail, policy.Header, policy.Message} {
@@ -178,14 +178,14 @@ func TestWhatIsTriviallyNoneAsksNobody(t *testing.T) {
 	}
 	for _, r := range ran {
 		want := policy.None
-		if r.Name == "pra" {
+		if r.Name == "pra" || r.Name == "mx" { // which no message should be without
 			want = policy.PermError
 		}
 		if r.Result != want || r.Took != 0 {
 			t.Errorf("%+v, want %s", r, want)
 		}
 	}
-	if len(ran) != 6 {
+	if len(ran) != 7 {
 		t.Errorf("%d checks ran", len(ran))
 	}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // Excusable are the checks whose results an override may excuse.
-var Excusable = []string{"spf", "spf_helo", "submitter", "pra", "dkim", "dmarc", "iprev", "dnsbl"}
+var Excusable = []string{"spf", "spf_helo", "submitter", "pra", "dkim", "dmarc", "iprev", "mx", "dnsbl"}
 
 // maxOverride is how far ahead the last day of an override may lie: who made it
 // should look at it again while they remember.

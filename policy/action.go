@@ -79,6 +79,10 @@ func defaultReply(do Disposition, reads func(name string) bool, temperror bool) 
 		return smtp.Reply{Code: 550, Enhanced: "7.20", Text: "No passing DKIM signature found."}
 	case reads("iprev"):
 		return smtp.Reply{Code: 550, Enhanced: "7.25", Text: "Reverse DNS validation failed."}
+	case reads("mx"):
+		// RFC 3463 §3.2: the domain does not exist or accepts no mail. Which of the
+		// two, a rule may say itself (5.7.27 for a null MX alone, RFC 7505 §4.2).
+		return smtp.Reply{Code: 550, Enhanced: "1.8", Text: "Sender domain takes no mail."}
 	case reads("dnsbl"):
 		return smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Client address is listed."}
 	default:

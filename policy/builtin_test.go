@@ -136,6 +136,40 @@ func TestBuiltIn(t *testing.T) {
 		},
 		{name: "SPF none is let alone", facts: with(ordinary(), func(f *Facts) { f.SPF.Result = None }), stage: Message, want: DispositionPass},
 		{
+			name: "a sender whose domain takes no mail", facts: with(ordinary(), func(f *Facts) { f.MX.Result = Fail }),
+			stage: Rcpt, want: DispositionReject, rule: "null-mx", reply: "550 5.7.27 Sender address has null MX.",
+		},
+		{
+			name: "a sender whose domain takes no mail, and who writes to abuse", facts: with(ordinary(), func(f *Facts) {
+				f.MX.Result = Fail
+				f.Rcpt = RcptTo{Address: "abuse@example.org", Domain: "example.org"}
+			}),
+			stage: Rcpt, want: DispositionPass, rule: "postmaster",
+		},
+		{
+			name: "the same by way of a forwarder that we trust, who cannot help it", facts: with(ordinary(), func(f *Facts) {
+				f.Client.IP, f.MX.Result = "203.0.113.7", Fail
+			}),
+			stage: Message, want: DispositionTag, rule: "null-mx-excused", tags: []string{"X-Postern-Tag: null-mx"},
+		},
+		{
+			name: "the submitter is not allowed and the sender takes no mail: the words of RFC 4405 come first", facts: with(submitted(), func(f *Facts) {
+				f.Submitter.Result, f.MX.Result = Fail, Fail
+			}),
+			stage: Rcpt, want: DispositionReject, rule: "submitter-fail", reply: "550 5.7.1 Submitter not allowed.",
+		},
+		{
+			name: "the sender takes no mail, and SPF cannot be looked up: refused for sure", facts: with(ordinary(), func(f *Facts) {
+				f.SPF.Result, f.MX.Result = TempError, Fail
+			}),
+			stage: Rcpt, want: DispositionReject, rule: "null-mx", reply: "550 5.7.27 Sender address has null MX.",
+		},
+		{
+			name: "nobody knows whether the sender takes mail: nothing is deferred for that", facts: with(ordinary(), func(f *Facts) { f.MX.Result = TempError }),
+			stage: Message, want: DispositionPass,
+		},
+		{name: "an unknown sender domain is let alone", facts: with(ordinary(), func(f *Facts) { f.MX.Result = PermError }), stage: Message, want: DispositionPass},
+		{
 			name: "the header names another than SUBMITTER", facts: with(submitted(), func(f *Facts) {
 				f.PRA = PRA{Address: "mallory@example.net", Domain: "example.net", Result: Pass}
 			}),

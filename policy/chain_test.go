@@ -184,7 +184,7 @@ func TestNeeds(t *testing.T) {
 	)
 	for name, want := range map[string]bool{
 		"dmarc": true, "dmarc.result": true, "spf": true, "spf.result": true, "dkim": true, "iprev": true, "spf_helo": true,
-		"client.name": true, "submitter": false, "submitter.address": true, "pra": false, "dnsbl": false, "dmarc.policy": false,
+		"client.name": true, "submitter": false, "submitter.address": true, "pra": false, "dnsbl": false, "mx": false, "dmarc.policy": false,
 	} {
 		if got := chain.Needs(name); got != want {
 			t.Errorf("Needs(%q) = %t", name, got)
@@ -236,6 +236,8 @@ func TestReplies(t *testing.T) {
 		{`a: dmarc.result == "fail" -> reject`, "550 5.7.26 DMARC evaluation failed."},
 		{`a: dkim.result == "fail" -> reject`, "550 5.7.20 No passing DKIM signature found."},
 		{`a: iprev.result == "fail" -> reject`, "550 5.7.25 Reverse DNS validation failed."},
+		{`a: mx.result in ["fail", "permerror"] -> reject`, "550 5.1.8 Sender domain takes no mail."},
+		{`a: mx.result in ["fail", "temperror"] -> defer`, "451 4.4.3 Temporary failure of the DNS, please try again later."},
 		{`a: dnsbl.listed -> reject`, "550 5.7.1 Client address is listed."},
 		{`a: client.ip == "192.0.2.1" -> reject`, "550 5.7.1 Not accepted."},
 		{`a: spf.result in ["fail", "temperror"] -> defer`, "451 4.4.3 Temporary failure of the DNS, please try again later."},
@@ -252,7 +254,7 @@ func TestReplies(t *testing.T) {
 			f.SPF.Result, f.SPF.Explanation = Fail, strings.Repeat("x", 5000)
 			f.Client.Port, f.TLS.Peer.Names, f.Helo.Name = 25, []string{"a.example", "b.example"}, "mx\r\n250 2.0.0 OK\xff"
 			f.Client.IP, f.SPFHelo.Result, f.Submitter.Result, f.PRA.Result, f.DMARC.Result = "192.0.2.1", Fail, Fail, Fail, Fail
-			f.DKIM.Result, f.Iprev.Result, f.DNSBL.Listed = Fail, Fail, true
+			f.DKIM.Result, f.Iprev.Result, f.MX.Result, f.DNSBL.Listed = Fail, Fail, Fail, true
 		})
 		if strings.Contains(c.rule, "not dns.healthy") {
 			f.DNS.Healthy = false

@@ -64,6 +64,7 @@ type Facts struct {
 	SPF       SPF       `json:"spf" expr:"spf" stage:"mail"`
 	SPFHelo   SPFHelo   `json:"spf_helo" expr:"spf_helo" stage:"mail"`
 	Iprev     Iprev     `json:"iprev" expr:"iprev" stage:"mail"`
+	MX        MX        `json:"mx" expr:"mx" stage:"mail"`
 	DNSBL     DNSBL     `json:"dnsbl" expr:"dnsbl" stage:"mail"`
 	DNS       DNS       `json:"dns" expr:"dns" stage:"mail"`
 	Rcpt      RcptTo    `json:"rcpt" expr:"rcpt" stage:"rcpt"` // the one recipient in question
@@ -158,6 +159,15 @@ type Iprev struct {
 	Name   string `json:"name" expr:"name" form:"domain"`
 }
 
+// MX tells whether mail can be sent back to the domain of MAIL FROM: pass where it
+// has an MX, or an address in its place (RFC 5321 §5.1), fail where it says that it
+// takes none (a null MX, RFC 7505), permerror where it has nothing or is not there,
+// none where there is no domain to ask.
+type MX struct {
+	Result Result `json:"result" expr:"result" results:"none pass fail temperror permerror skipped"`
+	Reason string `json:"reason,omitempty" expr:"-"` // in words
+}
+
 // DNSBL is the sum of the DNS lists (RFC 5782).
 type DNSBL struct {
 	Listed bool     `json:"listed" expr:"listed"`
@@ -234,6 +244,7 @@ func (f Facts) Transaction(id string) Facts {
 		SPF:       SPF{Result: Skipped},
 		SPFHelo:   SPFHelo{Result: Skipped},
 		Iprev:     Iprev{Result: Skipped},
+		MX:        MX{Result: Skipped},
 		DNSBL:     DNSBL{Zones: []string{}, Result: Skipped},
 		DNS:       DNS{Healthy: true},
 		PRA:       PRA{Result: Skipped},

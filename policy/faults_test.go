@@ -66,6 +66,8 @@ func TestWrongConditions(t *testing.T) {
 		{`spf.result == "fial"`, `              ^`, `spf.result is never "fial" (did you mean fail?): it is ` + resultWords},
 		{`"Fail" == spf.result`, `^`, `spf.result is never "Fail" (did you mean fail?): it is ` + resultWords},
 		{`iprev.result == "softfail"`, `                ^`, `iprev.result is never "softfail": it is pass, fail, temperror, permerror or skipped`},
+		{`mx.result == "neutral"`, `             ^`, `mx.result is never "neutral": it is none, pass, fail, temperror, permerror or skipped`},
+		{`mx.reason == "null MX"`, `   ^`, "mx has no reason; there is mx.result"},
 		{`spf.result in ["fail", "softfial"]`, `                       ^`, `spf.result is never "softfial" (did you mean softfail?): it is ` + resultWords},
 		{`dmarc.policy == "rejct"`, `                ^`, `dmarc.policy is never "rejct" (did you mean reject?): it is none, quarantine, reject or ""`},
 		{`tls.version == "TLSv1.3"`, `               ^`, `tls.version is never "TLSv1.3": it is 1.2, 1.3 or ""`},

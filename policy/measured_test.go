@@ -22,7 +22,7 @@ func TestMeasured(t *testing.T) {
 	if got := names(Rcpt); !slices.Contains(got, "spf.reason") || !slices.Contains(got, "client.name") || !slices.Contains(got, "rcpt.address") || slices.Contains(got, "header.count") {
 		t.Errorf("at rcpt, with SPF and iprev: %q", got)
 	}
-	f.DKIM.Result, f.DMARC.Result, f.PRA.Result, f.Submitter.Result, f.DNSBL.Result, f.SPFHelo.Result = Pass, Pass, Pass, None, None, None
+	f.DKIM.Result, f.DMARC.Result, f.PRA.Result, f.Submitter.Result, f.DNSBL.Result, f.SPFHelo.Result, f.MX.Result = Pass, Pass, Pass, None, None, None, Pass
 	if got := names(Message); !slices.Equal(got, factNames) {
 		t.Errorf("everything was measured, and only %q is known", got)
 	}

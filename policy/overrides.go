@@ -32,6 +32,7 @@ var excusables = map[string]excusable{
 	"dkim":      {`dkim.result in ["fail", "neutral", "permerror", "temperror"]`, "header.from_domain"},
 	"dmarc":     {`dmarc.result in ["fail", "permerror", "temperror"]`, "header.from_domain"},
 	"iprev":     {`iprev.result in ["fail", "permerror", "temperror"]`, "mail.domain"},
+	"mx":        {`mx.result in ["fail", "permerror", "temperror"]`, "mail.domain"},
 	"dnsbl":     {`dnsbl.listed`, "mail.domain"},
 }
 

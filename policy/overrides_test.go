@@ -177,6 +177,37 @@ func TestAnOverridesDomainIsThatOfTheCheck(t *testing.T) {
 	}
 }
 
+// Whoever sends for a domain that takes no mail may be known, and excused; for SPF
+// they are not.
+func TestAnOverrideExcusesANullMX(t *testing.T) {
+	p := BuiltIn()
+	p.Overrides = site(configs.Override{
+		Name: "shop", Match: configs.Match{Domains: []string{"shop.example"}}, Proof: configs.Proof{Address: []string{"192.0.2.0/24"}}, Excuse: []string{"mx"},
+	}).Overrides
+	chain := mustCompile(t, p, listsOn("2026-11-21"))
+	for _, tc := range []struct {
+		ip, from string
+		spf, mx  Result
+		rule     string
+	}{
+		{"192.0.2.7", "shop.example", Pass, Fail, "override:shop"},
+		{"192.0.2.7", "shop.example", Fail, Fail, "spf-fail"},
+		{"192.0.2.7", "shop.example", Pass, Pass, ""},
+		{"198.51.100.7", "shop.example", Pass, Fail, "null-mx"},
+		{"192.0.2.7", "other.example", Pass, Fail, "null-mx"},
+	} {
+		f := Facts{}.Transaction("id")
+		f.Client.IP, f.Mail.From, f.Mail.Domain, f.SPF.Result, f.MX.Result = tc.ip, "a@"+tc.from, tc.from, tc.spf, tc.mx
+		f.PRA.Address = f.Mail.From
+		if v := chain.Decide(Message, &f); v.Rule != tc.rule {
+			t.Errorf("%+v: by %q", tc, v.Rule)
+		}
+	}
+	if w := chain.Warnings(); len(w) > 0 {
+		t.Error(w)
+	}
+}
+
 func TestOverridesThatAreWrong(t *testing.T) {
 	p := site(
 		configs.Override{Name: "a", Proof: configs.Proof{Address: []string{"mx.example", "192.0.2.0/33"}}, Do: "pass"},

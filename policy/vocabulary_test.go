@@ -15,7 +15,7 @@ func TestTheContractsNames(t *testing.T) {
 		Helo:    "helo.name helo.domain",
 		Mail: "client.name tls.version tls.cipher tls.peer.verified tls.peer.names tls.peer.fingerprint " +
 			"mail.from mail.domain mail.size mail.smtputf8 mail.requiretls submitter.address submitter.domain submitter.result " +
-			"spf.result spf.domain spf.identity spf.reason spf_helo.result iprev.result iprev.name " +
+			"spf.result spf.domain spf.identity spf.reason spf_helo.result iprev.result iprev.name mx.result " +
 			"dnsbl.listed dnsbl.score dnsbl.zones dns.healthy",
 		Rcpt:    "rcpt.address rcpt.domain",
 		Header:  "header.from_domain header.count pra.result pra.address pra.domain pra.matches_submitter",

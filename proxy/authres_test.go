@@ -415,6 +415,7 @@ func TestFieldsOfHostileFacts(t *testing.T) {
 		f.SPF.Result, f.SPF.Reason = result.Draw(t, "spf"), draw()
 		f.SPFHelo.Result, f.SPFHelo.Reason = result.Draw(t, "spf_helo"), draw()
 		f.Iprev.Result, f.Iprev.Name = result.Draw(t, "iprev"), draw()
+		f.MX.Result, f.MX.Reason = result.Draw(t, "mx"), draw() // no method of RFC 8601: it stands in no field
 		f.Submitter.Address, f.Submitter.Result, f.Submitter.Reason = draw(), result.Draw(t, "submitter"), draw()
 		f.PRA.Address, f.PRA.Result, f.PRA.Reason = draw(), result.Draw(t, "pra"), draw()
 		f.DKIM.Result, f.DMARC.Result, f.Header.FromDomain = result.Draw(t, "dkim"), result.Draw(t, "dmarc"), draw()

@@ -27,6 +27,8 @@ const (
 const replayZone = rigZone + `
 list.example.    TXT "v=spf1 include:good.example ip4:198.51.100.0/24 ?all"
 broken.example.  TXT "v=spf1 ip4:300.0.0.0 -all"
+soft.example.    MX  0 .
+list.example.    A   198.51.100.9
 2.2.0.192.in-addr.arpa. PTR other.example.
 `
 
@@ -35,7 +37,7 @@ var conditions = []string{
 	`client.ip == "192.0.2.66"`, `client.ip in ["198.51.100.0/24", "192.0.2.7"]`, `listener == "mx"`,
 	`helo.name contains "bad"`, `helo.domain == ""`,
 	`spf.result == "fail"`, `spf.result in ["softfail", "neutral"]`, `spf.result == "temperror"`, `spf.result == "pass" and mail.domain == "good.example"`,
-	`spf_helo.result == "fail"`, `iprev.result != "pass"`, `client.name endsWith ".good.example"`, `mail.from == ""`, `mail.size > 500`,
+	`spf_helo.result == "fail"`, `iprev.result != "pass"`, `mx.result == "fail"`, `client.name endsWith ".good.example"`, `mail.from == ""`, `mail.size > 500`,
 	`submitter.address != ""`, `submitter.result == "fail"`, `in_list("friends", client.ip)`, `in_list("friends", mail.domain)`,
 	`rcpt.address matches "(?i)^postmaster"`, `rcpt.domain == "second.example"`, `rcpt.address startsWith "bob" and spf.result == "fail"`,
 	`header.from_domain == "bad.example"`, `header.count > 3`, `pra.result == "fail"`, `pra.address == ""`,
@@ -48,7 +50,7 @@ func generatePolicy(rnd *rand.Rand, lists *policy.Lists) (configs.Policy, *polic
 	for {
 		p := configs.Policy{Mode: "enforce"}
 		// Most policies have nothing that comes late, or all is decided late.
-		from := conditions[:[]int{5, 21, 27, len(conditions)}[rnd.IntN(4)]]
+		from := conditions[:[]int{5, 22, 28, len(conditions)}[rnd.IntN(4)]]
 		for i := range 1 + rnd.IntN(7) {
 			r := configs.Rule{Name: fmt.Sprint("r", i), When: from[rnd.IntN(len(from))], Do: []string{"reject", "defer", "pass", "tag", "tag"}[rnd.IntN(5)]}
 			if rnd.IntN(4) == 0 {

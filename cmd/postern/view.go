@@ -276,6 +276,8 @@ func checkReason(f *policy.Facts, check string) string {
 		return f.PRA.Reason
 	case "iprev":
 		return f.Iprev.Name
+	case "mx":
+		return f.MX.Reason
 	case "dnsbl":
 		return strings.Join(f.DNSBL.Zones, " ")
 	case "dkim":

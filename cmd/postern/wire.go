@@ -156,7 +156,7 @@ func (p *parts) wants(everything bool) func(name string) bool {
 			return everything || cfg.Headers.ReceivedSPF
 		case "iprev":
 			return everything || cfg.Headers.AuthenticationResults || cfg.Headers.Received || identity
-		case "dnsbl":
+		case "mx", "dnsbl":
 			return everything
 		}
 		return false

@@ -70,16 +70,18 @@ func TestChecksRunForSomebody(t *testing.T) {
 	for text, want := range map[string]string{
 		"policy: {rules: []}\n":        "iprev spf spf_helo submitter pra",
 		none + "policy: {rules: []}\n": "",
-		none + "policy: {rules: [{name: a, when: spf.result == \"fail\", do: reject}]}\n":                       "spf",
+		none + "policy: {rules: [{name: a, when: spf.result == \"fail\", do: reject}]}\n": "spf",
+		none + "policy: {rules: [{name: a, when: mx.result == \"fail\", do: reject}]}\n":  "mx",
+		none: "mx spf submitter pra dkim dmarc", // the built-in policy
 		none + "policy: {rules: [{name: a, when: client.name == \"\", do: reject}]}\n":                          "iprev",
 		none + "policy: {rules: [{name: a, when: '\"x.example\" in dkim.domains', do: pass}]}\n":                "dkim",
 		none + "policy: {rules: []}\nbackends: [{name: m, addresses: [\"a.example:25\"], identity: xclient}]\n": "iprev",
-		none + "policy: {rules: []}\njournal: {path: /nowhere}\n":                                               "iprev spf spf_helo submitter dnsbl pra",
+		none + "policy: {rules: []}\njournal: {path: /nowhere}\n":                                               "iprev mx spf spf_helo submitter dnsbl pra",
 		"headers: {received: false, received_spf: true, authentication_results: false}\npolicy: {rules: []}\n":  "spf spf_helo submitter pra",
 	} {
 		p := built(t, text, nil)
 		var got []string
-		for _, name := range []string{"iprev", "spf", "spf_helo", "submitter", "dnsbl", "pra", "dkim", "dmarc"} {
+		for _, name := range []string{"iprev", "mx", "spf", "spf_helo", "submitter", "dnsbl", "pra", "dkim", "dmarc"} {
 			if p.settings.Checks.Wants(name) {
 				got = append(got, name)
 			}

@@ -1,6 +1,9 @@
 package journal
 
 import (
+	"encoding/json"
+	"slices"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -125,6 +128,36 @@ func TestJudgeCandidate(t *testing.T) {
 	}
 	if (&Record{}).CandidateOpinion(0).Known() {
 		t.Error("a record without a candidate has its opinion")
+	}
+}
+
+// TestRecordsOfBeforeACheck: a record that was written before there was a check
+// says nothing about it, and is judged by the rest alone.
+func TestRecordsOfBeforeACheck(t *testing.T) {
+	line := marshal(t, sample("x"))
+	old := strings.Replace(line, `"mx":{"result":"pass"},`, "", 1)
+	if old == line {
+		t.Fatalf("no mx in %s", line)
+	}
+	var r Record
+	if err := json.Unmarshal([]byte(old), &r); err != nil {
+		t.Fatal(err)
+	}
+	known := r.Measured()
+	if slices.Contains(known.Names(), "mx.result") || !slices.Contains(known.Names(), "spf.result") {
+		t.Errorf("known: %q", known.Names())
+	}
+	nullMX := configs.Rule{Name: "null-mx", When: `mx.result == "fail"`, Do: "reject"}
+	if got := r.Judge(compile(t, nullMX), 0, known); got.Disposition != Undetermined || !slices.Equal(got.Missing, []string{"mx.result"}) {
+		t.Errorf("%+v", got)
+	}
+	// NOT: taken for an unknown sender's, or for one that was looked at.
+	if got := r.Judge(compile(t, configs.Rule{Name: "seen", When: `mx.result != "pass"`, Do: "reject"}), 0, known); got.Disposition != Undetermined {
+		t.Errorf("%+v", got)
+	}
+	above := configs.Rule{Name: "known", When: `client.ip != ""`, Do: "reject"}
+	if got := r.Judge(compile(t, above, nullMX), 0, known); got.Disposition != "reject" || got.Rule != "known" {
+		t.Errorf("%+v", got)
 	}
 }
 

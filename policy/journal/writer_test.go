@@ -38,6 +38,7 @@ func sample(id string) *Record {
 	f.Submitter.Result = policy.None
 	f.SPF = policy.SPF{Result: policy.Pass, Domain: "good.example", Identity: "mailfrom", Reason: "matched ip4:192.0.2.1"}
 	f.SPFHelo = policy.SPFHelo{Result: policy.None, Domain: "mail.good.example"}
+	f.MX.Result = policy.Pass
 	f.Iprev = policy.Iprev{Result: policy.Pass, Name: "mail.good.example"}
 	f.DNSBL.Result = policy.None
 	f.Rcpt = policy.RcptTo{Address: "bob@local.example", Domain: "local.example"}
