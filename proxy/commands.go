@@ -176,7 +176,7 @@ func (s *session) ehlo(arg string) smtp.Reply {
 	o.requireTLS = s.tls != nil && caps.RequireTLS && caps.TLS && caps.Verified
 	s.offered = o
 	var b strings.Builder
-	b.WriteString(s.set.Hostname + " greets " + s.facts.Helo.Name)
+	b.WriteString(s.set.Hostname + " greets " + s.heloName.Name)
 	b.WriteString("\nPIPELINING")
 	fmt.Fprintf(&b, "\nSIZE %d", s.sizeLimit(caps))
 	if s.canStartTLS() {
@@ -243,21 +243,19 @@ func (s *session) hello(arg string, esmtp bool) smtp.Reply {
 	if !validHelo(name) {
 		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "A domain or an address literal is needed"}
 	}
-	facts := s.facts
-	facts.Helo = policy.HeloName{Name: name}
+	helo := policy.HeloName{Name: name}
 	if smtp.IsDomain(name) {
 		if d, err := smtp.ASCIIDomain(name); err == nil {
-			facts.Helo.Domain = d
+			helo.Domain = d
 		}
 	}
-	f := facts.Transaction(newID())
+	f := s.newFacts(helo)
 	if v := s.set.Chain.Decide(policy.Helo, &f); v.Refuses() && !s.set.Observe {
 		s.recordRefusal(&f, v)
 		return withID(v.Reply, f.ID)
 	}
 	s.abandon() // RFC 5321 §4.1.4: as if by RSET
-	s.facts = facts
-	s.greeted, s.esmtp = true, esmtp
+	s.heloName, s.greeted, s.esmtp = helo, true, esmtp
 	return smtp.Reply{}
 }
 
@@ -306,8 +304,7 @@ func (s *session) startTLS(arg string) smtp.Reply {
 	}
 	// RFC 3207 §4.2: all that the client said before is forgotten.
 	s.abandon()
-	s.facts.Helo = policy.HeloName{}
-	s.greeted, s.esmtp, s.offered = false, false, offer{}
+	s.heloName, s.greeted, s.esmtp, s.offered = policy.HeloName{}, false, false, offer{}
 	return smtp.Reply{}
 }
 
@@ -330,11 +327,11 @@ func (s *session) handshake() bool {
 	}
 	_ = s.conn.SetDeadline(time.Time{})
 	state := tc.ConnectionState()
-	s.tls = &state
+	facts := tlsFacts(&state, s.set.TLS.ClientCAs, s.srv.now())
+	s.tls = &facts
 	s.w = tc
 	s.in.reset(tc)
-	s.facts.TLS = tlsFacts(&state, s.set.TLS.ClientCAs, s.srv.now())
-	s.srv.metrics.TLSHandshake(s.facts.TLS.Version, "ok")
+	s.srv.metrics.TLSHandshake(facts.Version, "ok")
 	return true
 }
 

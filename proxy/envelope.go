@@ -71,7 +71,7 @@ func (s *session) mail(arg string) smtp.Reply {
 		s.set = set
 	}
 	tx := &transaction{began: s.srv.now(), from: from, params: params}
-	tx.facts = s.facts.Transaction(newID())
+	tx.facts = s.newFacts(s.heloName)
 	tx.facts.Mail = policy.MailFrom{From: smtp.Address(from), Domain: factDomain(from)}
 	r := s.mailParams(tx)
 	if !r.IsZero() && clientFault(r) {
@@ -317,21 +317,19 @@ func (s *session) forward(r *recipient, params []smtp.Param) smtp.Reply {
 	if tx.broken != "" {
 		return withID(errBackend, tx.facts.ID)
 	}
-	if s.bc != nil && (s.pool != tx.pool || !s.stillTrue()) {
+	if s.bc != nil && (s.bc.Pool() != tx.pool || !s.stillTrue()) {
 		// From a transaction before, or from recipients that were all refused.
 		s.releaseBackend()
 	}
 	if s.bc == nil {
 		start := time.Now()
-		s.told = s.asClient()
-		bc, err := tx.pool.Open(s.context(), s.told)
+		bc, err := tx.pool.Open(s.context(), s.asClient())
 		tx.time("backend", start)
 		if err != nil {
 			tx.fail(err)
 			return withID(errBackend, tx.facts.ID)
 		}
 		s.setBackend(bc)
-		s.pool = tx.pool
 	}
 	tx.backend = s.bc.Backend() + " " + s.bc.Address()
 	caps := s.bc.Capabilities()
@@ -355,12 +353,12 @@ func (s *session) forward(r *recipient, params []smtp.Param) smtp.Reply {
 // asClient is what the backend shall learn about the client.
 func (s *session) asClient() backend.Client {
 	c := backend.Client{
-		Addr: s.addr, Name: s.tx.facts.Client.Name, Helo: s.facts.Helo.Name, ESMTP: s.esmtp, TLS: s.tls != nil,
+		Addr: s.addr, Name: s.tx.facts.Client.Name, Helo: s.heloName.Name, ESMTP: s.esmtp, TLS: s.tls != nil,
 		NameTemporary: s.tx.facts.Iprev.Result == policy.TempError,
 	}
 	c.Local = addrPort(s.conn.LocalAddr())
 	if s.tls != nil {
-		c.TLSVersion, c.TLSCipher = "TLSv"+s.facts.TLS.Version, s.facts.TLS.Cipher
+		c.TLSVersion, c.TLSCipher = "TLSv"+s.tls.Version, s.tls.Cipher
 	}
 	return c
 }
@@ -368,9 +366,9 @@ func (s *session) asClient() backend.Client {
 // stillTrue says whether what the backend was told about the client, perhaps
 // some messages ago, is still so.
 func (s *session) stillTrue() bool {
-	f := &s.tx.facts
-	return s.told.Helo == f.Helo.Name && s.told.ESMTP == s.esmtp && s.told.TLS == (s.tls != nil) &&
-		s.told.Name == f.Client.Name && s.told.NameTemporary == (f.Iprev.Result == policy.TempError)
+	f, told := &s.tx.facts, s.bc.Client()
+	return told.Helo == f.Helo.Name && told.ESMTP == s.esmtp && told.TLS == (s.tls != nil) &&
+		told.Name == f.Client.Name && told.NameTemporary == (f.Iprev.Result == policy.TempError)
 }
 
 // forwardParams is what of MAIL's parameters goes on to a backend with those

@@ -41,7 +41,7 @@ func (s *session) readProxyHeader() bool {
 		s.logProxyHeader(errors.New("not a TCP address"))
 		return false
 	}
-	s.facts.Client.Proxy = s.addr.Addr().String()
+	s.client.Proxy = s.addr.Addr().String()
 	ap := a.AddrPort()
 	s.addr = netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 	return true

@@ -156,13 +156,15 @@ func (srv *Server) Serve(ln net.Listener, l Listener) error {
 		srv.wg.Add(1)
 		go func() {
 			defer srv.wg.Done()
-			srv.Handle(conn, l)
+			srv.handle(conn, &l)
 		}()
 	}
 }
 
 // Handle runs one session on conn, from the greeting to the close.
-func (srv *Server) Handle(conn net.Conn, l Listener) {
+func (srv *Server) Handle(conn net.Conn, l Listener) { srv.handle(conn, &l) }
+
+func (srv *Server) handle(conn net.Conn, l *Listener) {
 	s := newSession(srv, conn, l)
 	if !srv.enter(s) {
 		s.turnAway(421, "3.2", "Service shutting down")

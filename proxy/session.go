@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"crypto/rand"
-	"crypto/tls"
 	"encoding/base32"
 	"errors"
 	"io"
@@ -42,7 +41,7 @@ const (
 type session struct {
 	srv      *Server
 	set      *Settings
-	listener Listener
+	listener *Listener
 	conn     net.Conn // as accepted
 	in       *input
 	w        net.Conn // conn, or the TLS session on it
@@ -50,7 +49,7 @@ type session struct {
 
 	id       string
 	began    time.Time
-	facts    policy.Facts // of the connection
+	client   policy.Client // what facts say of it at connect
 	addr     netip.AddrPort
 	admitted netip.Addr // the key under which it was counted
 	// unrationed: it counts against the number of all connections and no other
@@ -59,9 +58,10 @@ type session struct {
 
 	greeted   bool // EHLO or HELO was accepted
 	esmtp     bool // by EHLO
-	tls       *tls.ConnectionState
-	offered   offer // what the last EHLO reply announced
-	barred    bool  // refused at connect: only QUIT is served (RFC 5321 §3.1)
+	heloName  policy.HeloName
+	tls       *policy.TLS // nil: in the clear
+	offered   offer       // what the last EHLO reply announced
+	barred    bool        // refused at connect: only QUIT is served (RFC 5321 §3.1)
 	closing   bool
 	result    string     // how the connection ended, for its log line
 	errors    int        // faults of the client
@@ -69,10 +69,8 @@ type session struct {
 	commands  int        // since the last message
 
 	tx           *transaction
-	bc           *backend.Conn  // the backend connection, kept from one transaction to the next
-	pool         *backend.Pool  // that it is of
-	told         backend.Client // what it was told about the client
-	mailRefused  bool           // the last command was a MAIL that started none
+	bc           *backend.Conn // the backend connection, kept from one transaction to the next
+	mailRefused  bool          // the last command was a MAIL that started none
 	transactions int
 	messages     int
 
@@ -81,7 +79,7 @@ type session struct {
 	gone    bool // abort was called
 }
 
-func newSession(srv *Server, conn net.Conn, l Listener) *session {
+func newSession(srv *Server, conn net.Conn, l *Listener) *session {
 	s := &session{
 		srv: srv, set: srv.settings.Load(), listener: l,
 		conn: conn, w: conn, id: newID(), began: srv.now(), result: "lost",
@@ -209,8 +207,7 @@ func (s *session) open() bool {
 	if !s.readProxyHeader() {
 		return false
 	}
-	s.facts.Client.IP, s.facts.Client.Port = s.addr.Addr().String(), int(s.addr.Port())
-	s.facts.Listener = s.listener.Name
+	s.client.IP, s.client.Port = s.addr.Addr().String(), int(s.addr.Port())
 	if why := s.srv.admit(s, s.addr.Addr(), s.set.Limits); why != "" {
 		s.result = why
 		s.say(s.refuse(421, "7.0", "Too many connections, try again later"))
@@ -223,7 +220,7 @@ func (s *session) open() bool {
 	if !s.pregreet() {
 		return false
 	}
-	f := s.facts.Transaction(newID())
+	f := s.newFacts(policy.HeloName{})
 	// A policy that only observes says here what it will say of each transaction,
 	// whose record has it: nothing is refused yet, so nothing is recorded.
 	if v := s.set.Chain.Decide(policy.Connect, &f); v.Refuses() && !s.set.Observe {
@@ -257,12 +254,22 @@ func (s *session) pregreet() bool {
 	s.readBy(time.Now().Add(s.listener.Pregreet))
 	switch err := s.in.wait(); {
 	case err == nil:
-		s.facts.Client.Pregreet = true
+		s.client.Pregreet = true
 	case errors.Is(err, os.ErrDeadlineExceeded):
 	default:
 		return false
 	}
 	return true
+}
+
+// newFacts returns the facts of a new transaction of a client that said helo.
+// They are made where they are needed: an idle session holds none.
+func (s *session) newFacts(helo policy.HeloName) policy.Facts {
+	f := policy.Facts{Client: s.client, Listener: s.listener.Name, Helo: helo}
+	if s.tls != nil {
+		f.TLS = *s.tls
+	}
+	return f.Transaction(newID())
 }
 
 // nextLine returns the next command line without its CRLF. Everything said so
@@ -410,6 +417,10 @@ func withID(r smtp.Reply, id string) smtp.Reply {
 
 // end closes the session and writes its log line.
 func (s *session) end() {
+	version := ""
+	if s.tls != nil {
+		version = s.tls.Version
+	}
 	s.abandon()
 	s.releaseBackend()
 	if s.in != nil {
@@ -422,8 +433,8 @@ func (s *session) end() {
 		slog.String("session", s.id),
 		slog.String("client", s.addr.String()),
 		slog.String("listener", s.listener.Name),
-		slog.String("helo", s.facts.Helo.Name),
-		slog.String("tls", s.facts.TLS.Version),
+		slog.String("helo", s.heloName.Name),
+		slog.String("tls", version),
 		slog.String("result", s.result),
 		slog.Int("transactions", s.transactions),
 		slog.Int("messages", s.messages),

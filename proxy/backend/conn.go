@@ -105,6 +105,12 @@ func newConn(p *Pool, client Client, l *link, reused bool) *Conn {
 // Capabilities returns what the backend offers on this connection.
 func (c *Conn) Capabilities() Capabilities { return c.l.caps }
 
+// Pool returns the pool that the connection was opened from.
+func (c *Conn) Pool() *Pool { return c.pool }
+
+// Client returns what the backend was told about the client.
+func (c *Conn) Client() *Client { return &c.client }
+
 // Backend returns the backend's name in the configuration.
 func (c *Conn) Backend() string { return c.pool.name }
 
