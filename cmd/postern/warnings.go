@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -21,7 +22,25 @@ func (p *parts) warnings(now time.Time) []configs.Fault {
 		warnings = append(warnings, p.neverThere(p.candidate.chain)...)
 	}
 	warnings = append(warnings, p.certificates.warnings(now, p.config.Hostname)...)
-	return append(warnings, backendWarnings(p.config)...)
+	warnings = append(warnings, backendWarnings(p.config)...)
+	return append(warnings, p.holdWarnings()...)
+}
+
+// holdWarnings tries the folder for messages that are held until their end, where a rule
+// has them held: what does not stay in memory would be deferred, today and tomorrow.
+func (p *parts) holdWarnings() []configs.Fault {
+	if !p.rules.chain.HoldsMessage() && (p.candidate.chain == nil || !p.candidate.chain.HoldsMessage()) {
+		return nil
+	}
+	f, err := os.CreateTemp("", "postern-")
+	if err == nil {
+		_ = f.Close() // nothing was written
+		err = os.Remove(f.Name())
+	}
+	if err != nil {
+		return []configs.Fault{{Text: fmt.Sprintf("large messages cannot be held until their end and are deferred: %v (the folder is $TMPDIR, or /tmp)", err)}}
+	}
+	return nil
 }
 
 // neverThere tells of rules that wait for a fact which the rest of the configuration
