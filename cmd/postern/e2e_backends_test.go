@@ -309,7 +309,6 @@ func TestE2EExtensionsByBackend(t *testing.T) {
 					t.Logf("%s's log:\n%s", b.name, b.log())
 				}
 			})
-			eventually(t, "the backend to be known", func() bool { status, _ := p.get("/readyz"); return status == http200 })
 			for _, u := range usages {
 				announced, became := p.use(t, b, u)
 				offers := "?"

@@ -71,16 +71,29 @@ type dialogue struct {
 	w io.Writer
 }
 
+// patientConn waits for each read and each write, and not for all of them together.
+type patientConn struct{ net.Conn }
+
+func (c patientConn) Read(p []byte) (int, error) {
+	_ = c.SetReadDeadline(time.Now().Add(2 * patience))
+	return c.Conn.Read(p)
+}
+
+func (c patientConn) Write(p []byte) (int, error) {
+	_ = c.SetWriteDeadline(time.Now().Add(2 * patience))
+	return c.Conn.Write(p)
+}
+
 // dial connects from a loopback address of the test's choice and reads the greeting.
 func dial(t *testing.T, addr, source string) (*dialogue, net.Conn) {
 	t.Helper()
 	d := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
-	conn, err := d.Dial("tcp", addr)
+	tcp, err := d.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(2 * patience))
+	t.Cleanup(func() { tcp.Close() })
+	conn := patientConn{tcp}
 	s := &dialogue{t: t, r: bufio.NewReader(conn), w: conn}
 	s.expect("220 ")
 	return s, conn

@@ -20,10 +20,10 @@ func TestE2EListeners(t *testing.T) {
 	implicit, early, balanced := freePort(t), freePort(t), freePort(t)
 	p := startPosternAs(t, setup{
 		listeners: fmt.Sprintf(`  - {name: implicit, address: "127.0.0.1:%d", tls: implicit}
-  - {name: early, address: "127.0.0.1:%d", tls: "off", pregreet: 200ms}
+  - {name: early, address: "127.0.0.1:%d", tls: "off", pregreet: 3s}
   - {name: balanced, address: "127.0.0.1:%d", tls: starttls, proxy_protocol: ["127.0.0.11"]}
 `, implicit, early, balanced),
-		extra: "limits: {connection_rate: 20, tarpit: 300ms, errors: 6}\npolicy: {rules: [{name: talker, when: client.pregreet, do: reject}, {name: forged, when: 'spf.result == \"fail\"', do: reject}]}\n",
+		extra: "limits: {connection_rate: 6, tarpit: 300ms, errors: 6}\npolicy: {rules: [{name: talker, when: client.pregreet, do: reject}, {name: forged, when: 'spf.result == \"fail\"', do: reject}]}\n",
 	})
 	at := func(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
@@ -92,23 +92,30 @@ func TestE2EListeners(t *testing.T) {
 		}
 	})
 	t.Run("tarpit and errors", func(t *testing.T) {
-		s, _ := dial(t, p.addr(), "127.0.0.14")
-		began := time.Now()
-		for range 3 {
-			s.say("500 5.5.2 ", "NONSENSE")
+		// The first three cost nothing. A busy machine may take its time for them all the
+		// same, but hardly in each of five sessions.
+		free := time.Hour
+		for i := 0; i < 5 && free >= 900*time.Millisecond; i++ {
+			s, _ := dial(t, p.addr(), fmt.Sprintf("127.0.0.%d", 20+i))
+			three := func() time.Duration {
+				began := time.Now()
+				for range 3 {
+					s.say("500 5.5.2 ", "NONSENSE")
+				}
+				return time.Since(began)
+			}
+			free = min(free, three())
+			if slow := three(); slow < 900*time.Millisecond {
+				t.Errorf("errors four to six took %v", slow)
+			}
+			s.expect("421 4.7.0 ")
 		}
-		free := time.Since(began)
-		began = time.Now()
-		for range 3 {
-			s.say("500 5.5.2 ", "NONSENSE")
+		if free >= 900*time.Millisecond {
+			t.Errorf("the first three errors took %v", free)
 		}
-		if slow := time.Since(began); slow < 900*time.Millisecond || free > slow {
-			t.Errorf("three errors took %v, the next three %v", free, slow)
-		}
-		s.expect("421 4.7.0 ")
 	})
 	t.Run("connection rate", func(t *testing.T) {
-		for i := range 21 {
+		for i := range 7 { // which have ten seconds for it: one is forgotten after that
 			conn, err := (&net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.0.0.15")}}).Dial("tcp", p.addr())
 			if err != nil {
 				t.Fatal(err)
@@ -116,7 +123,7 @@ func TestE2EListeners(t *testing.T) {
 			conn.SetDeadline(time.Now().Add(patience))
 			got, err := bufio.NewReader(conn).ReadString('\n')
 			conn.Close()
-			if want := map[bool]string{true: "220 ", false: "421 4.7.0 "}[i < 20]; err != nil || !strings.HasPrefix(got, want) {
+			if want := map[bool]string{true: "220 ", false: "421 4.7.0 "}[i < 6]; err != nil || !strings.HasPrefix(got, want) {
 				t.Errorf("connection %d hears %q, %v; want %s", i+1, got, err, want)
 			}
 		}

@@ -25,6 +25,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -67,15 +68,32 @@ func eventually(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// freePort returns a TCP port of 127.0.0.1 that nobody listens on.
+// lastPort is the last that freePort gave.
+var lastPort atomic.Int32
+
+// freePort returns a port of 127.0.0.1 that nobody has, by TCP or by UDP, and that
+// stays free until the program that it is for has started. NOT: one that the system
+// gives for port 0. It may give that to any client's connection the next moment; those
+// below 32768 it gives to nobody who does not ask for them.
 func freePort(t *testing.T) int {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, many = 20000, 12000
+	lastPort.CompareAndSwap(0, int32(os.Getpid()*37%many+1)) // others may test at the same time
+	for range many {
+		port := first + int(lastPort.Add(1))%many
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		ln.Close()
+		if conn, err := net.ListenPacket("udp", addr); err == nil {
+			conn.Close()
+			return port
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port is free")
+	return 0
 }
 
 func readFile(t *testing.T, path string) []byte {
@@ -277,6 +295,7 @@ type postern struct {
 	binary, config, dir string
 	ca, key             string // files
 	port, admin         int
+	backendDown         bool
 	cmd                 *exec.Cmd
 	log                 string // file
 	exited              chan error
@@ -322,6 +341,7 @@ type setup struct {
 	backends  string // YAML; empty: none, so that mail goes into a Maildir
 	listeners string // YAML of further ones: "  - {...}" lines
 	extra     string // further keys of the top level
+	down      bool   // the backend is not there yet
 }
 
 // startPosternAs is startPostern for those who need another configuration.
@@ -347,7 +367,7 @@ func startPosternAs(t *testing.T, own setup) *postern {
 	}
 	p := &postern{
 		binary: binary, config: dir + "/postern.yaml", ca: dir + "/cert.pem", key: dir + "/key.pem", log: dir + "/log", dir: dir,
-		port: own.port, admin: freePort(t), exited: make(chan error, 1),
+		port: own.port, admin: freePort(t), backendDown: own.down, exited: make(chan error, 1),
 	}
 	writeCertificate(t, p.ca, p.key)
 	writeFile(t, p.config, fmt.Sprintf(`hostname: mx.example.org
@@ -393,12 +413,17 @@ func (p *postern) serve(t *testing.T) {
 			t.Logf("Postern's log:\n%s", readFile(t, p.log))
 		}
 	})
-	eventually(t, "Postern to listen", func() bool {
+	eventually(t, "Postern to be ready", func() bool {
 		select {
 		case err := <-p.exited:
 			p.exited <- err
 			t.Fatalf("postern ended at once: %v", err)
 		default:
+		}
+		if !p.backendDown {
+			// Not before it knows what the backend offers, which it announces in its turn.
+			status, _ := p.get("/readyz")
+			return status == http200
 		}
 		c, err := net.DialTimeout("tcp", p.addr(), time.Second)
 		if err == nil {

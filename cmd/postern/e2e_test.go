@@ -148,7 +148,7 @@ func TestE2EOpenSSL(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	hung := time.AfterFunc(2*patience, func() { cmd.Process.Kill() })
+	hung := time.AfterFunc(10*patience, func() { cmd.Process.Kill() })
 	defer func() {
 		hung.Stop()
 		in.Close()
@@ -507,7 +507,7 @@ const http200, http503 = 200, 503
 // on /readyz, and recovers by itself.
 func TestE2EBackendDownAtStart(t *testing.T) {
 	mta := newPostfix(t)
-	p := startPostern(t, mta.port)
+	p := startPosternAs(t, setup{backends: mta.asBackend(), down: true})
 	try := attempt{source: honest, from: "alice@sender.example", to: "late@example.org", message: message("alice@sender.example", "late")}
 	got := try.run(t, p.addr())
 	if text, id := splitID(got); !strings.HasPrefix(text, "451 4.4.1 ") || id == "" {
