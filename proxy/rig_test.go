@@ -157,7 +157,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 }
 
 func (r *rig) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	_ = r.srv.Shutdown(ctx)
 	r.mu.Lock()

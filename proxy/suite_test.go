@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -91,11 +92,15 @@ func (c *codes) UnmarshalJSON(b []byte) error {
 
 // hear reads one reply; "close" if there is none to come.
 func (c *client) hear() string {
-	_ = c.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.t.Helper()
+	_ = c.conn.SetReadDeadline(time.Now().Add(time.Minute))
 	defer func() { _ = c.conn.SetReadDeadline(time.Time{}) }()
 	var lines []string
 	for {
 		line, err := c.br.ReadString('\n')
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			c.t.Fatalf("for a minute neither a reply nor a close, after %q", lines)
+		}
 		if err != nil {
 			if len(lines) == 0 {
 				return "close"
@@ -111,7 +116,7 @@ func (c *client) hear() string {
 
 // say sends octets and does not mind that nobody reads them.
 func (c *client) say(s string) {
-	_ = c.conn.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	_ = c.conn.SetWriteDeadline(time.Now().Add(time.Minute))
 	_, _ = io.WriteString(c.conn, s)
 	_ = c.conn.SetWriteDeadline(time.Time{})
 }

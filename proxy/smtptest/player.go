@@ -53,7 +53,7 @@ type Story struct {
 
 // patience is how long a step of a dialogue may take. Under testing/synctest
 // it takes no time.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // Run plays the stories in the files that match the pattern, each as a subtest. start brings up what the
 // story needs: client is connected to the server; backend is called when the
