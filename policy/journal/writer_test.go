@@ -93,7 +93,7 @@ func start(t *testing.T, c configs.Journal, o Options) *Writer {
 
 func closeWriter(t *testing.T, w *Writer) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := w.Close(ctx); err != nil {
 		t.Error(err)
@@ -125,7 +125,8 @@ func names(t *testing.T, dir string) []string {
 func TestWhatIsWrittenIsRead(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made", "journal")
 	m := metrics.New()
-	w := start(t, configs.Journal{Path: dir}, Options{Metrics: m})
+	c := &clock{t: day(21, 10)} // one day, one file
+	w := start(t, configs.Journal{Path: dir}, Options{Metrics: m, Now: c.now})
 	want := sample("one")
 	w.Write(want)
 	w.Write(sample("two"))
@@ -184,18 +185,26 @@ func day(d, hour int) time.Time { return time.Date(2026, 11, d, hour, 0, 0, 0, t
 // written waits until so many records are on the disk.
 func written(t *testing.T, m *metrics.Metrics, n float64) {
 	t.Helper()
-	eventually(t, func() bool { return counted(t, m)["written"] >= n })
+	eventually(t, func() string {
+		if c := counted(t, m); c["written"] < n {
+			return fmt.Sprintf("%v records of %v are written: %v", c["written"], n, c)
+		}
+		return ""
+	})
 }
 
-func eventually(t *testing.T, done func() bool) {
+// eventually asks until nothing is amiss, or for a minute; then it tells what it was.
+func eventually(t *testing.T, amiss func() string) {
 	t.Helper()
-	for range 10000 {
-		if done() {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) { // a poll: it ends as soon as it may
+		what := amiss()
+		if what == "" {
 			return
 		}
-		time.Sleep(time.Millisecond) // a poll: it ends as soon as it may
+		if time.Now().After(end) {
+			t.Fatalf("after a minute: %s", what)
+		}
 	}
-	t.Fatal("it did not come about")
 }
 
 func TestFilesByDayAndSize(t *testing.T) {
@@ -231,7 +240,7 @@ func TestFilesByDayAndSize(t *testing.T) {
 	want := []string{
 		"2026-11-18.jsonl.gz", "2026-11-20.0001.jsonl.gz", "2026-11-20.jsonl.gz", "2026-11-21.jsonl", "notes.txt",
 	}
-	eventually(t, func() bool { return slices.Equal(names(t, dir), want) }) // compressing goes on beside the writing
+	eventually(t, func() string { return cmp.Diff(want, names(t, dir)) }) // compressing goes on beside the writing
 	all := []string{"eighteenth", "first", "twentieth0", "twentieth1", "twentieth2", "twentieth3", "twentyfirst"}
 	if ids, s := read(t, dir, Query{}); !slices.Equal(ids, all) || s.Bad != 1 {
 		t.Errorf("read %q, %+v", ids, s)
@@ -268,7 +277,12 @@ func TestReopen(t *testing.T) {
 	}
 	w.Reopen()
 	w.Reopen()
-	eventually(t, func() bool { return len(w.reopen) == 0 })
+	eventually(t, func() string {
+		if n := len(w.reopen); n > 0 {
+			return fmt.Sprintf("%d requests to reopen are waiting", n)
+		}
+		return ""
+	})
 	w.Write(sample("two"))
 	written(t, m, 2)
 	if ids, _ := read(t, dir, Query{}); !slices.Equal(ids, []string{"two"}) {
@@ -451,7 +465,12 @@ func TestDevFull(t *testing.T) {
 	}
 	w := start(t, configs.Journal{Path: dir}, Options{Metrics: m, Now: c.now})
 	w.Write(sample("one"))
-	eventually(t, func() bool { return counted(t, m)["error"] == 1 })
+	eventually(t, func() string {
+		if c := counted(t, m); c["error"] != 1 {
+			return fmt.Sprintf("counted %v", c)
+		}
+		return ""
+	})
 }
 
 // A folder in the place of the file, for a disk that is really there.
@@ -464,7 +483,12 @@ func TestFileThatCannotBeOpened(t *testing.T) {
 	}
 	w := start(t, configs.Journal{Path: dir}, Options{Metrics: m, Now: c.now})
 	w.Write(sample("one"))
-	eventually(t, func() bool { return counted(t, m)["error"] == 1 })
+	eventually(t, func() string {
+		if c := counted(t, m); c["error"] != 1 {
+			return fmt.Sprintf("counted %v", c)
+		}
+		return ""
+	})
 }
 
 func TestRecordThatIsTooLong(t *testing.T) {
