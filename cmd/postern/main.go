@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -33,7 +34,19 @@ func run(ctx context.Context, args []string, out, errout io.Writer) error {
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(errout)
-	return root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
+	if exitCode(err) == 2 {
+		return usageError{fmt.Errorf("%w\nSee: %s", err, helpFor(cmd))}
+	}
+	return err
+}
+
+// helpFor is what prints how a command is used.
+func helpFor(cmd *cobra.Command) string {
+	if !cmd.HasParent() {
+		return cmd.Name() + " help"
+	}
+	return cmd.CommandPath() + " --help"
 }
 
 // usageError is a command line that makes no sense.
@@ -65,8 +78,6 @@ func report(w io.Writer, err error) {
 		writeFaults(w, faults)
 	case errors.As(err, &fault):
 		writeFaults(w, configs.Faults{fault})
-	case exitCode(err) == 2:
-		_, _ = fmt.Fprintf(w, "postern: %v\nSee: postern help\n", err)
 	default:
 		_, _ = fmt.Fprintf(w, "postern: %v\n", err)
 	}
@@ -111,7 +122,11 @@ func noArguments(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	if !cmd.HasSubCommands() {
-		return usageError{fmt.Errorf("%s takes no argument, such as %q", cmd.CommandPath(), args[0])}
+		err := fmt.Errorf("%s takes no argument, such as %q", cmd.CommandPath(), args[0])
+		if cmd.Flags().Lookup("config") != nil {
+			err = fmt.Errorf("%w: a configuration is named with -c", err)
+		}
+		return usageError{err}
 	}
 	err := fmt.Errorf("there is no command %q", cmd.CommandPath()+" "+args[0])
 	cmd.SuggestionsMinimumDistance = 2
@@ -126,7 +141,11 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	g := &cobra.Command{
 		Use: use, Short: short, Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usageError{fmt.Errorf("%s wants a command: %s", cmd.CommandPath(), cmd.Commands()[0].Name())}
+			var names []string
+			for _, c := range cmd.Commands() {
+				names = append(names, c.Name())
+			}
+			return usageError{fmt.Errorf("%s wants a command: %s", cmd.CommandPath(), strings.Join(names, " or "))}
 		},
 	}
 	g.AddCommand(commands...)
