@@ -3,12 +3,18 @@ package configs
 import (
 	"maps"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
+	"strings"
 	"testing"
 
 	"go.yaml.in/yaml/v3"
 )
+
+// referenceRow is a line of a table of the reference: key, default, example.
+var referenceRow = regexp.MustCompile("(?m)^\\| `([^`]+)` \\| ([^|]+) \\| `([^`]*)` \\| .+ \\|$")
 
 // The reference knows every key, its defaults are those of the code, and its
 // examples are of the right type.
@@ -17,12 +23,11 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	row := regexp.MustCompile("(?m)^\\| `([^`]+)` \\| ([^|]+) \\| `([^`]*)` \\| .+ \\|$")
 	documented := map[string]bool{}
 	want := map[string]string{}
 	types := map[string]reflect.Type{}
 	reference(reflect.ValueOf(Default()).Elem(), "", want, types)
-	for _, m := range row.FindAllStringSubmatch(string(src), -1) {
+	for _, m := range referenceRow.FindAllStringSubmatch(string(src), -1) {
 		key, def, example := m[1], m[2], m[3]
 		if documented[key] {
 			t.Errorf("%s is documented twice", key)
@@ -79,5 +84,91 @@ func reference(v reflect.Value, path string, defaults map[string]string, types m
 			def = "-"
 		}
 		defaults[p] = def
+	}
+}
+
+// elements are what an element of a list needs besides the key in question.
+var elements = map[string]map[string]string{
+	"listeners":           {"name": "mx", "address": `":25"`},
+	"tls.certificates":    {"certificate": "a.pem", "key": "a.key"},
+	"backends":            {"name": "mta", "addresses": `["192.0.2.1:25"]`, "tls": "verify"},
+	"routes":              {"recipients": "[example.net]", "backend": "mta"},
+	"checks.dnsbl.zones":  {"zone": "bl.example"},
+	"lists":               {"name": "some"},
+	"policy.let":          {"name": "some", "is": `"true"`},
+	"policy.rules":        {"name": "some", "when": `"true"`, "do": "pass"},
+	"overrides":           {"name": "some", "owner": "me", "reason": "why", "until": "2027-01-01"},
+	"overrides.excuse":    {"proof": "{address: [192.0.2.1]}"},
+	"overrides.do":        {"proof": "{address: [192.0.2.1]}"},
+	"overrides.match":     {"proof": "{address: [192.0.2.1]}", "excuse": "[spf]"},
+	"overrides.proof":     {"excuse": "[spf]"},
+	"overrides.unsafe":    {"excuse": "[spf]", "match": "{domains: [example.net]}"},
+	"overrides.otherwise": {"excuse": "[spf]", "proof": "{address: [192.0.2.1]}"},
+}
+
+// Each example of the reference is not only of the right type: a file that says it, and what
+// belongs to it, has no fault, and says something.
+func TestExamplesOfTheReferenceLoad(t *testing.T) {
+	src, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := referenceRow.FindAllStringSubmatch(string(src), -1)
+	if len(rows) < 70 {
+		t.Fatalf("only %d keys found", len(rows))
+	}
+	for _, m := range rows {
+		key, example := m[1], m[3]
+		text := example
+		list, sub, inList := strings.Cut(key, "[].")
+		if inList {
+			element := maps.Clone(elements[list])
+			first, rest, deep := strings.Cut(sub, ".")
+			if list == "overrides" {
+				more, ok := elements["overrides."+first]
+				if !ok {
+					more = elements["overrides.otherwise"]
+				}
+				maps.Copy(element, more)
+			}
+			if element[first] = example; deep {
+				element[first] = "{" + rest + ": " + example + "}"
+			}
+			var pairs []string
+			for _, k := range slices.Sorted(maps.Keys(element)) {
+				pairs = append(pairs, k+": "+element[k])
+			}
+			text = "[{" + strings.Join(pairs, ", ") + "}]"
+			key = list
+		}
+		steps := strings.Split(key, ".")
+		for _, step := range slices.Backward(steps[1:]) {
+			text = "{" + step + ": " + text + "}"
+		}
+		text = steps[0] + ": " + text + "\n"
+		switch m[1] {
+		case "routes[].recipients", "routes[].backend":
+			text += `backends: [{name: mta, addresses: ["192.0.2.1:25"]}]` + "\n"
+		case "journal.hash_local_parts":
+			text = "journal: {hash_local_parts: true, hash_key: a.key}\n"
+		}
+		dir := t.TempDir()
+		if err := os.Mkdir(filepath.Join(dir, "conf.d"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(dir, "postern.yaml")
+		for name, content := range map[string]string{file: text, filepath.Join(dir, "conf.d", "included.yaml"): "lists: [{name: included}]\n"} {
+			if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cfg, err := Load(Options{File: file, NoEnvironment: true})
+		if err != nil {
+			t.Errorf("example of %s: %v\n%s", m[1], err, text)
+			continue
+		}
+		if cfg.Equal(Default()) {
+			t.Errorf("example of %s is the default\n%s", m[1], text)
+		}
 	}
 }
