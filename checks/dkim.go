@@ -117,7 +117,7 @@ func verifyDKIM(ctx context.Context, r Resolver, msg Message) policy.DKIM {
 	if !hasBody(msg) {
 		reader = io.MultiReader(whole, strings.NewReader("\r\n")) // header alone: RFC 5322 §2.1 lets the empty line go
 	}
-	keys := &keyring{ctx: ctx, resolver: r, sigs: sigs, strict: map[string]bool{}}
+	keys := &keyring{ctx: ctx, resolver: r, sigs: sigs, records: map[string]string{}}
 	verifs, err := dkim.VerifyWithOptions(reader, &dkim.VerifyOptions{LookupTXT: keys.lookup, MaxVerifications: maxSignatures})
 	switch {
 	case errors.Is(whole.cut, errBlank):
@@ -129,7 +129,11 @@ func verifyDKIM(ctx context.Context, r Resolver, msg Message) policy.DKIM {
 	}
 	out := policy.DKIM{Result: policy.None, Domains: []string{}}
 	for i, s := range sigs {
-		result, reason := s.judge(verifs[i].Err, keys)
+		err := verifs[i].Err
+		if err != nil && strings.HasPrefix(err.Error(), notVerified) && verifyMisread(msg, i, s, keys.record(s)) {
+			err = nil
+		}
+		result, reason := s.judge(err, keys)
 		out.Signatures = append(out.Signatures, s.found(result, reason))
 		if better(result, out.Result) {
 			out.Result = result
@@ -205,8 +209,8 @@ type keyring struct {
 	resolver Resolver
 	sigs     []signature
 
-	mu     sync.Mutex
-	strict map[string]bool // by name of the key: t=s
+	mu      sync.Mutex
+	records map[string]string // the one of each key, by its name
 }
 
 const domainKey = "._domainkey."
@@ -239,7 +243,7 @@ func (k *keyring) lookup(name string) ([]string, error) {
 		}
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		k.strict[name] = slices.Contains(strings.Split(squeeze(keyTag(txts[0], "t")), ":"), "s")
+		k.records[name] = txts[0]
 	}
 	return txts, nil
 }
@@ -272,13 +276,19 @@ func (k *keyring) choose(name string, txts []string) []string {
 	return txts
 }
 
-func (k *keyring) isStrict(s signature) bool {
+// record is the key record of a signature; empty: none was found.
+func (k *keyring) record(s signature) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.strict[s.keyName()]
+	return k.records[s.keyName()]
 }
 
-// keyTag returns the value of a tag of a key record.
+// isStrict says whether the key of a signature is for d= itself alone (t=s).
+func (k *keyring) isStrict(s signature) bool {
+	return slices.Contains(strings.Split(squeeze(keyTag(k.record(s), "t")), ":"), "s")
+}
+
+// keyTag returns the value of a tag of a key record, or of a signature.
 func keyTag(txt, tag string) string {
 	for t := range strings.SplitSeq(txt, ";") {
 		if name, v, ok := strings.Cut(t, "="); ok && strings.TrimSpace(name) == tag {
