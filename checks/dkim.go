@@ -241,6 +241,8 @@ func (k *keyring) lookup(name string) ([]string, error) {
 		if len(txts[0]) > maxKeyRecord {
 			return nil, errNotFound
 		}
+		// The package passes over spaces in the key, but not over tabs.
+		txts[0] = strings.ReplaceAll(txts[0], "\t", " ")
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.records[name] = txts[0]

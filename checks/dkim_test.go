@@ -463,6 +463,23 @@ func TestTwoKeysAtOneSelector(t *testing.T) {
 	}
 }
 
+// White space of any kind may stand in a key (RFC 6376 §3.2, §3.6.1): zone files are
+// indented, and some are indented within the quotes.
+func TestAKeyMayBeFolded(t *testing.T) {
+	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example"}, 1)
+	txts, err := z.zone(t).LookupTXT(t.Context(), "sel._domainkey.d.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, key, _ := strings.Cut(txts[0], "p=")
+	for _, white := range []string{" ", "\t", "\r\n\t", "\n"} {
+		z.replace("sel._domainkey.d.example", "TXT", before+white+"p="+white+key[:20]+white+key[20:]+white)
+		if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.Pass {
+			t.Errorf("%q: %+v", white, got)
+		}
+	}
+}
+
 func TestAHugeKeyIsNone(t *testing.T) {
 	raw, z := signedMessage(t, strings.Repeat("n=long;", 300), dkim.SignOptions{Domain: "d.example"}, 1)
 	if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.PermError {
