@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"encoding/json"
 	"log/slog"
 	"strings"
 
@@ -133,27 +132,13 @@ func (s *session) log(rec *journal.Record) {
 		slog.Any("took", rec.Took),
 		slog.Any("recipients", rec.Recipients),
 		slog.Any("tags", rec.Tags),
-		slog.Any("facts", s.srv.loggable(&rec.Facts)),
+		slog.Any("facts", journal.Facts{Facts: &rec.Facts}),
 	}
 	if rec.Candidate != nil {
 		attrs = append(attrs, slog.Any("candidate", rec.Candidate))
 	}
 	s.srv.log.LogAttrs(s.srv.ctx, level, "transaction", attrs...)
 }
-
-// loggable is what a log line has of the facts: JSON nested as they are, and in
-// a text log one JSON word.
-func (srv *Server) loggable(f *policy.Facts) any {
-	if srv.textLog {
-		return factsText{f}
-	}
-	return f
-}
-
-type factsText struct{ *policy.Facts }
-
-// MarshalText is what slog's text handler asks for.
-func (t factsText) MarshalText() ([]byte, error) { return json.Marshal(t.Facts) }
 
 // abandonedOutcome is how a transaction ended that came to no message: refused,
 // if that was why, else abandoned.

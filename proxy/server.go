@@ -63,7 +63,6 @@ type Options struct {
 // Server accepts SMTP sessions. Make it with New.
 type Server struct {
 	log      *slog.Logger
-	textLog  bool
 	metrics  *metrics.Metrics
 	record   func(*journal.Record)
 	now      func() time.Time
@@ -96,7 +95,6 @@ func New(o Options, s *Settings) *Server {
 	if srv.log == nil {
 		srv.log = slog.New(slog.DiscardHandler)
 	}
-	_, srv.textLog = srv.log.Handler().(*slog.TextHandler)
 	if srv.now == nil {
 		srv.now = time.Now
 	}

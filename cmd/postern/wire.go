@@ -15,6 +15,7 @@ import (
 	"postern/configs"
 	"postern/metrics"
 	"postern/policy/journal"
+	"postern/policy/journal/jsonline"
 	"postern/proxy"
 	"postern/proxy/backend"
 )
@@ -216,9 +217,8 @@ func asFaults(at configs.Position, err error) (faults configs.Faults) {
 func newLogger(c configs.Log, w io.Writer) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.Level)) // the words were checked
-	opt := &slog.HandlerOptions{Level: level}
 	if c.Format == "text" {
-		return slog.New(slog.NewTextHandler(w, opt))
+		return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 	}
-	return slog.New(slog.NewJSONHandler(w, opt))
+	return slog.New(jsonline.NewHandler(w, level))
 }

@@ -44,7 +44,7 @@ type Record struct {
 	Reply       string   `json:"reply"`               // the last reply of the transaction, as the client heard it
 	Tags        []string `json:"tags,omitempty"`      // "Name: value"
 
-	Recipients []Recipient `json:"recipients,omitempty"`
+	Recipients Recipients `json:"recipients,omitempty"`
 	// Candidate is the verdict of the candidate policy, where there is one, on
 	// the same facts.
 	Candidate *Candidate `json:"candidate,omitempty"`
@@ -55,15 +55,22 @@ type Record struct {
 	Error        string  `json:"error,omitempty"`         // trouble of ours, in our own words
 	Bytes        int64   `json:"bytes"`                   // of the message, as received
 
-	Took   map[string]float64 `json:"took,omitempty"` // seconds by stage: mail, rcpt, header, message, data, backend
-	Checks []Check            `json:"checks,omitempty"`
-	DNS    []dnscache.Answer  `json:"dns,omitempty"`
+	Took   Took              `json:"took,omitempty"`
+	Checks []Check           `json:"checks,omitempty"`
+	DNS    []dnscache.Answer `json:"dns,omitempty"`
 
 	// Hashed says that local parts of addresses are keyed hashes; Truncated that
 	// the record was too long and lost its DNS answers or some recipients.
 	Hashed    bool `json:"hashed,omitempty"`
 	Truncated bool `json:"truncated,omitempty"`
 }
+
+// Took is seconds by stage: mail, rcpt, header, message, data, end_of_data,
+// backend.
+type Took map[string]float64
+
+// Recipients is what became of each RCPT.
+type Recipients []Recipient
 
 // Recipient is what became of one RCPT.
 type Recipient struct {

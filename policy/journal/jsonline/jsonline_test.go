@@ -1,0 +1,172 @@
+package jsonline
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"math"
+	"testing"
+	"time"
+)
+
+// reference is what encoding/json makes of v.
+func reference(t *testing.T, v any) string {
+	t.Helper()
+	var buf bytes.Buffer
+	e := json.NewEncoder(&buf)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		t.Fatal(err)
+	}
+	return string(bytes.TrimSuffix(buf.Bytes(), []byte("\n")))
+}
+
+// FuzzValues: every text and every number is written as encoding/json writes it.
+func FuzzValues(f *testing.F) {
+	f.Add("user@example.org", 0.25)
+	f.Add(`"quoted\" <a&b>`, 1e-7)
+	f.Add("\x00\t\n\x1b\x7f", 1e21)
+	f.Add("gr\u00fc\u00dfe \u2028 \U0001f4e7 \xff\xfe", -0.0)
+	f.Add("", math.MaxFloat64)
+	f.Fuzz(func(t *testing.T, s string, v float64) {
+		if got, want := string(AppendString([]byte("x"), s)), "x"+reference(t, s); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+		list := []string{s, "", s}
+		if got, want := string(AppendStrings(nil, list)), reference(t, list); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+		want := "null"
+		if !math.IsNaN(v) && !math.IsInf(v, 0) {
+			want = reference(t, v)
+		}
+		if got := string(AppendFloat(nil, v)); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	})
+}
+
+func TestObjects(t *testing.T) {
+	b := Open([]byte("line "))
+	b = String(b, "text", `a "b"`)
+	b = Close(Open(Key(b, "empty")))
+	b = Int(b, "int", -5)
+	b = Bool(b, "bool", true)
+	b = Strings(b, "none", nil)
+	b = Close(Strings(b, "list", []string{"a", "b"}))
+	if want := `line {"text":"a \"b\"","empty":{},"int":-5,"bool":true,"none":null,"list":["a","b"]}`; string(b) != want {
+		t.Errorf("%s, want %s", b, want)
+	}
+}
+
+// point is an Appender whose JSON reflection finds as well.
+type point struct {
+	X int `json:"x"`
+}
+
+func (p point) AppendJSON(b []byte) []byte { return Close(Int(Open(b), "x", int64(p.X))) }
+
+// TestHandler: whatever is logged, the line is that of slog.JSONHandler.
+func TestHandler(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 123456000, time.FixedZone("", 3600))
+	plain := []slog.Attr{
+		slog.String("text", "\"<&>\" \u2028 \xff"), slog.Int("int", -3), slog.Bool("bool", true), slog.Float64("float", 0.000123),
+		slog.Float64("tiny", 1e-9), slog.Any("list", []string{"a", "\n"}), slog.Any("nil list", []string(nil)), slog.Any("point", point{7}),
+		slog.String(`key "with" <marks>`, ""),
+	}
+	for name, attrs := range map[string][]slog.Attr{
+		"nothing":      nil,
+		"plain":        plain,
+		"duration":     {slog.Duration("d", time.Second)},
+		"time":         {slog.Time("t", now)},
+		"error":        {slog.Any("error", errors.New("no"))},
+		"nil":          {slog.Any("nil", nil)},
+		"zero attr":    {{}, slog.Int("a", 1)},
+		"group":        {slog.Group("g", slog.Int("a", 1)), slog.Group("empty")},
+		"unsigned":     {slog.Uint64("u", math.MaxUint64)},
+		"map":          {slog.Any("m", map[string]int{"b": 1, "a": 2})},
+		"not a number": {slog.String("a", "b"), slog.Any("f", math.NaN())},
+	} {
+		for _, with := range []func(*slog.Logger) *slog.Logger{
+			func(l *slog.Logger) *slog.Logger { return l },
+			func(l *slog.Logger) *slog.Logger { return l.With("a", 1).WithGroup("g").With("b", 2) },
+		} {
+			line := func(h slog.Handler, buf *bytes.Buffer) string {
+				r := slog.NewRecord(now, slog.LevelError, `message "quoted"`, 0)
+				r.AddAttrs(attrs...)
+				if err := with(slog.New(h)).Handler().Handle(t.Context(), r); err != nil {
+					t.Error(err)
+				}
+				return buf.String()
+			}
+			var got, want bytes.Buffer
+			if g, w := line(NewHandler(&got, slog.LevelInfo), &got), line(slog.NewJSONHandler(&want, nil), &want); g != w {
+				t.Errorf("%s:\n%s%s", name, g, w)
+			}
+		}
+	}
+}
+
+// TestHandlerLevels: what is below the level is not written.
+func TestHandlerLevels(t *testing.T) {
+	var buf bytes.Buffer
+	log := slog.New(NewHandler(&buf, slog.LevelWarn))
+	log.Info("no")
+	log.Warn("yes")
+	if !bytes.Contains(buf.Bytes(), []byte(`"yes"`)) || bytes.Contains(buf.Bytes(), []byte(`"no"`)) {
+		t.Error(buf.String())
+	}
+}
+
+// torn is a writer that is not made for two at a time.
+type torn struct{ lines [][]byte }
+
+func (w *torn) Write(p []byte) (int, error) {
+	w.lines = append(w.lines, bytes.Clone(p))
+	return len(p), nil
+}
+
+// TestHandlerLinesStayWhole: each record is one Write, and no two run at a time,
+// whichever way they take (the race detector watches).
+func TestHandlerLinesStayWhole(t *testing.T) {
+	var w torn
+	h := NewHandler(&w, slog.LevelInfo)
+	done := make(chan struct{})
+	for _, log := range []*slog.Logger{slog.New(h), slog.New(h).With("a", 1)} {
+		go func() {
+			for range 100 {
+				log.Info("plain", "a", 1)
+				log.Info("not plain", "d", time.Second)
+			}
+			done <- struct{}{}
+		}()
+	}
+	<-done
+	<-done
+	if len(w.lines) != 400 {
+		t.Fatalf("%d writes", len(w.lines))
+	}
+	for _, line := range w.lines {
+		if !json.Valid(line) || line[len(line)-1] != '\n' {
+			t.Errorf("%q", line)
+		}
+	}
+}
+
+func BenchmarkHandler(b *testing.B) {
+	for name, h := range map[string]slog.Handler{"jsonline": NewHandler(io.Discard, slog.LevelInfo), "slog": slog.NewJSONHandler(io.Discard, nil)} {
+		b.Run(name, func(b *testing.B) {
+			log := slog.New(h)
+			b.ReportAllocs()
+			for b.Loop() {
+				log.LogAttrs(context.Background(), slog.LevelInfo, "connection",
+					slog.String("session", "0123456789ab"), slog.String("client", "192.0.2.1:54321"), slog.String("listener", "mx"),
+					slog.String("helo", "client.example"), slog.String("tls", "1.3"), slog.String("result", "quit"),
+					slog.Int("messages", 1), slog.Int("errors", 0), slog.Float64("took", 0.012345))
+			}
+		})
+	}
+}
