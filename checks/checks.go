@@ -24,9 +24,10 @@ type Check struct {
 	Stage policy.Stage
 	// Result points at the check's result word in f.
 	Result func(f *policy.Facts) *policy.Result
-	// Run asks, and writes the check's own field of f and no other. It must come
-	// back soon after ctx ends; what it then leaves is its own business, the Set
-	// makes it temperror.
+	// Run asks, and writes the check's own field of f and no other. Whatever it
+	// waits for, it waits for ctx.Done() as well, which lets the other checks of
+	// its stage begin. It must come back soon after ctx ends; what it then leaves
+	// is its own business, the Set makes it temperror.
 	Run func(ctx context.Context, f *policy.Facts, msg Message)
 
 	// begin writes what can be told without asking anybody, and says whether that

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"runtime/debug"
-	"sync"
 	"time"
 
 	"postern/policy"
@@ -101,26 +100,15 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 
 // wave runs those checks that are in it and waits for them.
 func (s *Set) wave(ctx context.Context, checks []Check, ran []Ran, f *policy.Facts, msg Message, in func(*Check) bool) {
-	asking := make([]int, 0, len(checks))
+	w := wave{set: s, checks: checks, ran: ran, facts: f, msg: msg}
 	for i := range checks {
 		if c := &checks[i]; in(c) && !s.settled(c, f, msg) {
-			asking = append(asking, i)
+			w.asking = append(w.asking, i)
 		}
 	}
-	if len(asking) == 0 {
-		return
+	if len(w.asking) > 0 {
+		w.run(ctx)
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.deps.Timeout)
-	defer cancel()
-	last := len(asking) - 1
-	var wg sync.WaitGroup
-	for _, i := range asking[:last] {
-		wg.Go(func() { ran[i].Took = s.run(ctx, &checks[i], f, msg) })
-	}
-	// One of them in our own goroutine: most stages have only one that asks.
-	i := asking[last]
-	ran[i].Took = s.run(ctx, &checks[i], f, msg)
-	wg.Wait()
 }
 
 // settled begins c and says whether that was all.

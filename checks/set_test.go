@@ -34,9 +34,12 @@ func setOf(d Deps, cs ...Check) *Set {
 func TestChecksOfAStageRunSideBySide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := func(result func(*policy.Facts) *policy.Result) func(context.Context, *policy.Facts) {
-			return func(_ context.Context, f *policy.Facts) {
-				time.Sleep(time.Second)
-				*result(f) = policy.Pass
+			return func(ctx context.Context, f *policy.Facts) {
+				select {
+				case <-time.After(time.Second):
+					*result(f) = policy.Pass
+				case <-ctx.Done():
+				}
 			}
 		}
 		set := setOf(Deps{}, fake("iprev", iprevResult, slow(iprevResult)), fake("spf", spfResult, slow(spfResult)))
@@ -53,6 +56,57 @@ func TestChecksOfAStageRunSideBySide(t *testing.T) {
 		}
 		if len(ran) != 2 || ran[0].Name != "iprev" || ran[1].Name != "spf" {
 			t.Errorf("%+v", ran)
+		}
+	})
+}
+
+// Of checks that find their answers in the cache each has its turn, in the
+// session's own goroutine; what the first of them did, the next can see.
+func TestChecksThatNeedNotWaitTakeTurns(t *testing.T) {
+	turn := 0
+	takes := func(want int, result func(*policy.Facts) *policy.Result) func(context.Context, *policy.Facts) {
+		return func(ctx context.Context, f *policy.Facts) {
+			if *result(f) = policy.Pass; turn != want { // the race detector watches
+				t.Errorf("turn %d, want %d", turn, want)
+			}
+			turn++
+			if end, ok := ctx.Deadline(); !ok || time.Until(end) > 3*time.Second || ctx.Err() != nil {
+				t.Errorf("ends at %v, %v", end, ctx.Err())
+			}
+		}
+	}
+	set := setOf(Deps{Timeout: 3 * time.Second}, fake("iprev", iprevResult, takes(0, iprevResult)), fake("spf", spfResult, takes(1, spfResult)))
+	for range 2 {
+		turn = 0
+		set.Run(t.Context(), policy.Mail, transaction("192.0.2.1", "client.example", "a@example.com"), Message{})
+		if turn != 2 {
+			t.Errorf("%d turns", turn)
+		}
+	}
+}
+
+// The time that a check may take runs while it works as it does while it waits.
+func TestACheckThatWorksTooLongLeavesTemperror(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		works := func(ctx context.Context, f *policy.Facts) {
+			for ctx.Err() == nil {
+				time.Sleep(time.Millisecond) // of work
+			}
+			f.SPF.Result = policy.Pass
+		}
+		set := setOf(Deps{Timeout: 3 * time.Second}, fake("spf", spfResult, works))
+		f := transaction("192.0.2.1", "client.example", "a@example.com")
+		start := time.Now()
+		if set.Run(t.Context(), policy.Mail, f, Message{}); f.SPF.Result != policy.TempError || time.Since(start) != 3*time.Second {
+			t.Errorf("%s after %v", f.SPF.Result, time.Since(start))
+		}
+		// An end that the caller has set comes first.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		f = transaction("192.0.2.1", "client.example", "a@example.com")
+		start = time.Now()
+		if set.Run(ctx, policy.Mail, f, Message{}); f.SPF.Result != policy.TempError || time.Since(start) != time.Second {
+			t.Errorf("%s after %v", f.SPF.Result, time.Since(start))
 		}
 	})
 }
