@@ -103,6 +103,8 @@ type Options struct {
 	IdleTime       time.Duration // how long; 0: 60 s. Stay below what the MTA allows (Postfix: smtpd_timeout, 300 s)
 	MaxUses        int           // transactions per connection; 0: 100. A backend's own MAILMAX may lower it
 	MaxAge         time.Duration // of a connection, so that an MTA's reload reaches every one; 0: 5 min
+
+	heard func(smtp.Reply) // of every reply, in an examination; nil: nobody listens
 }
 
 // withDefaults fills what was left zero.

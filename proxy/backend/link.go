@@ -98,6 +98,9 @@ func (l *link) reply(d time.Duration) (smtp.Reply, error) {
 	if err != nil {
 		return smtp.Reply{}, l.fail(kindOf(err), err)
 	}
+	if heard := l.at.pool.o.heard; heard != nil {
+		heard(r)
+	}
 	if r.Code == 421 {
 		return r, l.refuse(KindLost, r, "the backend closes the connection")
 	}
