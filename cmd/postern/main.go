@@ -111,7 +111,7 @@ Begin with: postern demo`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		newServe(), newDemo(), newCheckConfig(), newConfig(), newPolicy(), newTestSession(),
-		newExplain(), newReplay(), newCandidate(), newReport(), newOverrides(), newVersion(),
+		newExplain(), newReplay(), newCandidate(), newReport(), newOverrides(), newDoctor(), newVersion(),
 	)
 	return root
 }

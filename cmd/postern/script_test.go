@@ -28,6 +28,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"postern/checks/dnstest"
+	"postern/proxy/smtptest"
 )
 
 func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"postern": main}) }
@@ -61,6 +62,8 @@ func TestScripts(t *testing.T) {
 			"peer":     scriptPeer,
 			"get":      scriptGet,
 			"occupy":   scriptOccupy,
+			"port":     scriptPort,
+			"mta":      scriptMTA,
 			"notified": scriptNotified,
 			"hang":     scriptHang,
 		},
@@ -405,4 +408,32 @@ func scriptNotified(ts *testscript.TestScript, _ bool, args []string) {
 	if got := string(b[:n]); !strings.HasPrefix(got, args[0]) {
 		ts.Fatalf("systemd was told %q", got)
 	}
+}
+
+// port VARIABLE: an address of loopback that nobody listens on.
+func scriptPort(ts *testscript.TestScript, _ bool, args []string) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(ts, err)
+	ts.Setenv(args[0], ln.Addr().String())
+	must(ts, ln.Close())
+}
+
+// mta VARIABLE [without KEYWORD...] [proxy] [tls PAIR]: an MTA, its address in the variable.
+func scriptMTA(ts *testscript.TestScript, _ bool, args []string) {
+	var o smtptest.SinkOptions
+	for rest := args[1:]; len(rest) > 0; {
+		switch rest[0] {
+		case "proxy":
+			o.Proxy, rest = true, rest[1:]
+		case "tls":
+			pair, err := tls.LoadX509KeyPair(ts.MkAbs(rest[1]+".pem"), ts.MkAbs(rest[1]+".key"))
+			must(ts, err)
+			o.TLS, rest = &tls.Config{Certificates: []tls.Certificate{pair}}, rest[2:]
+		default:
+			o.Without, rest = append(o.Without, rest[1]), rest[2:]
+		}
+	}
+	sink := smtptest.NewSink(o)
+	ts.Defer(sink.Close)
+	ts.Setenv(args[0], sink.Addr())
 }

@@ -15,21 +15,32 @@ import (
 
 // warnings are what is legal and hardly meant.
 func (p *parts) warnings(now time.Time) []configs.Fault {
+	warnings := append(p.configurationWarnings(), p.certificates.warnings(now, p.config.Hostname)...)
+	return append(warnings, p.holdWarnings()...)
+}
+
+// configurationWarnings are those of what the configuration says, and not of what lies on
+// the disk: the doctor looks closer at that.
+func (p *parts) configurationWarnings() []configs.Fault {
 	warnings := p.rules.warnings()
 	warnings = append(warnings, p.neverThere(p.rules.chain)...)
 	if p.candidate.chain != nil {
 		warnings = append(warnings, p.candidate.warnings()...)
 		warnings = append(warnings, p.neverThere(p.candidate.chain)...)
 	}
-	warnings = append(warnings, p.certificates.warnings(now, p.config.Hostname)...)
-	warnings = append(warnings, backendWarnings(p.config)...)
-	return append(warnings, p.holdWarnings()...)
+	return append(warnings, backendWarnings(p.config)...)
+}
+
+// holds says whether messages are held until their end, for a rule or for one of the
+// candidate's.
+func (p *parts) holds() bool {
+	return p.rules.chain.HoldsMessage() || p.candidate.chain != nil && p.candidate.chain.HoldsMessage()
 }
 
 // holdWarnings tries the folder for messages that are held until their end, where a rule
 // has them held: what does not stay in memory would be deferred, today and tomorrow.
 func (p *parts) holdWarnings() []configs.Fault {
-	if !p.rules.chain.HoldsMessage() && (p.candidate.chain == nil || !p.candidate.chain.HoldsMessage()) {
+	if !p.holds() {
 		return nil
 	}
 	f, err := os.CreateTemp("", "postern-")
