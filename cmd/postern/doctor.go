@@ -35,7 +35,7 @@ of documentation, and no transaction begins; nothing is changed on the disk.
 
 Run it as the user that the proxy runs as, or its rights are not tested. It ends
 within about 20 seconds. The exit code is 1 where there is a fault.`,
-		Example: `  sudo -u postern postern doctor -c /etc/postern/postern.yaml
+		Example: `  runuser -u postern -- postern doctor -c /etc/postern/postern.yaml
   postern doctor --json | jq '.[] | select(.status != "ok")'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d, err := newPatient(opt)
@@ -236,7 +236,7 @@ func writeFindings(w io.Writer, found []finding) error {
 		if f.Subject != "" && !strings.Contains(seen, f.Subject) {
 			seen = f.Subject + ": " + seen
 		}
-		if f.At != "" {
+		if f.At != "" && f.Status != statusOK {
 			seen += " (" + f.At + ")"
 		}
 		fmt.Fprintf(&b, "  %-8s %s\n", f.Status, oneLine(errors.New(seen)))

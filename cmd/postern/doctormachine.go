@@ -28,7 +28,7 @@ func (d *patient) machine(context.Context) (found []finding) {
 	}
 	seen := "run as " + who
 	if os.Geteuid() == 0 {
-		seen += ", who may read and write everything: what the proxy's own user may was not tested (sudo -u postern postern doctor)"
+		seen += ", who may read and write everything: what the proxy's own user may was not tested (runuser -u postern -- postern doctor)"
 	}
 	found = append(found, finding{Check: "process", Status: statusOK, Seen: seen})
 
@@ -301,7 +301,9 @@ func (d *patient) folders(context.Context) (found []finding) {
 	}
 	if d.holds() {
 		size := uint64(cfg.Limits.MessageSize)
-		found = append(found, folder("spool", os.TempDir(), max(size, diskFull), max(20*size, diskLow), "a rule wants whole messages (policy show), and large ones are deferred (452 4.3.1)"))
+		f := folder("spool", os.TempDir(), max(size, diskFull), max(20*size, diskLow), "a rule wants whole messages (policy show), and large ones are deferred (452 4.3.1)")
+		f.Seen += "; messages are held there (TMPDIR, which the unit may set otherwise)"
+		found = append(found, f)
 	}
 	if len(cfg.Backends) == 0 {
 		found = append(found, folder("maildir", "Maildir", diskFull, diskLow, "mail is deferred"))
