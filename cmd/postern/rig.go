@@ -62,7 +62,7 @@ func newRig(ctx context.Context, cfg *configs.Config, w *world) (r *rig, err err
 	wg.Go(func() { _ = drain.Serve(inner) }) // ends with Close
 	wg.Go(func() { r.parts.backends.Run(ctx) })
 	r.stop = append(r.stop, cancel, func() { _ = drain.Close() })
-	if err := waitUp(ctx, r.parts, 10*time.Second); err != nil {
+	if err := waitUp(ctx, r.parts, time.Minute); err != nil {
 		r.close()
 		return nil, err
 	}

@@ -104,7 +104,8 @@ func scriptExits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// dns FILE: a name server for the zone, its address in $DNS.
+// dns FILE: a name server for the zone, its address in $DNS. Who asks it has more
+// patience than by default, as the machine may be busy.
 func scriptDNS(ts *testscript.TestScript, _ bool, args []string) {
 	zone, err := dnstest.Parse(ts.ReadFile(args[0]))
 	must(ts, err)
@@ -112,6 +113,7 @@ func scriptDNS(ts *testscript.TestScript, _ bool, args []string) {
 	must(ts, err)
 	ts.Defer(stop)
 	ts.Setenv("DNS", addr)
+	ts.Setenv("POSTERN_DNS_TIMEOUT", "15s")
 }
 
 // sign MESSAGE DOMAIN ZONE: a new key signs the message for the domain, and its
