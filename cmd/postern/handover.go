@@ -189,7 +189,7 @@ func (s *service) handOver() (err error) {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return fmt.Errorf("the new process does not serve after %v", handOverPatience)
 		}
-		return fmt.Errorf("the new process does not serve: %v", state)
+		return fmt.Errorf("the new process does not serve, and has said why: %v", state)
 	}
 	// NOT: Wait. It outlives us; systemd is told which process to watch from now on.
 	tell(fmt.Sprintf("MAINPID=%d\nREADY=1", heir.Pid))
