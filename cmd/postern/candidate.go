@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -116,9 +117,9 @@ func candidateReport(ctx context.Context, dir string, q journal.Query, current s
 	}
 	if r.comparison == nil {
 		if earlier > 0 {
-			return nil, fmt.Errorf("candidate %s: %w; other candidates judged %d transactions", current, errNoRecords, earlier)
+			return nil, fmt.Errorf("the journal has no verdicts of the candidate %s of that time; other candidates judged %d transactions", current, earlier)
 		}
-		return nil, fmt.Errorf("verdicts of a candidate policy: %w", errNoRecords)
+		return nil, errors.New("the journal has no verdicts of a candidate policy of that time: is policy.candidate set, and has mail come since?")
 	}
 	for _, c := range all {
 		if c != r.comparison {

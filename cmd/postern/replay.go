@@ -266,4 +266,4 @@ func wholeJournal(s journal.Stats) error {
 }
 
 // errNoRecords is for reports about nothing.
-var errNoRecords = errors.New("there are no such records in the journal")
+var errNoRecords = errors.New("the journal has no transactions of that time")
