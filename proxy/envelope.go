@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -34,6 +35,8 @@ type transaction struct {
 	mailDue  bool   // its reply to MAIL is still to be read
 	pending  []int  // recipients whose reply the client waits for, in order
 	broken   string // the conversation with the backend ended: what we make of it for the log
+	// turnedAway is what the backend had to say on this client, told who it is.
+	turnedAway smtp.Reply
 
 	trace   *dnscache.Trace
 	ran     []checks.Ran
@@ -304,7 +307,7 @@ func (s *session) together(r *recipient) smtp.Reply {
 	if pool != tx.pool {
 		// Nobody before is served. If that is since their backend is down, it
 		// says nothing of this one.
-		tx.broken, tx.mailSent = "", false
+		tx.broken, tx.turnedAway, tx.mailSent = "", smtp.Reply{}, false
 	}
 	tx.pool, tx.sure = pool, sure
 	return smtp.Reply{}
@@ -317,6 +320,9 @@ func (s *session) forward(r *recipient, params []smtp.Param) smtp.Reply {
 	if tx.broken != "" {
 		return withID(errBackend, tx.facts.ID)
 	}
+	if !tx.turnedAway.IsZero() {
+		return tx.turnedAway
+	}
 	if s.bc != nil && (s.bc.Pool() != tx.pool || !s.stillTrue()) {
 		// From a transaction before, or from recipients that were all refused.
 		s.releaseBackend()
@@ -325,6 +331,12 @@ func (s *session) forward(r *recipient, params []smtp.Param) smtp.Reply {
 		start := time.Now()
 		bc, err := tx.pool.Open(s.context(), s.asClient())
 		tx.time("backend", start)
+		var be *backend.Error
+		if errors.As(err, &be) && be.TurnsAway {
+			tx.backend, tx.backRep = be.Backend+" "+be.Address, be.Reply
+			tx.turnedAway = s.asToClient(be.Reply, "7.1")
+			return tx.turnedAway
+		}
 		if err != nil {
 			tx.fail(err)
 			return withID(errBackend, tx.facts.ID)

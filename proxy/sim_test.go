@@ -365,6 +365,9 @@ func (s *sim) script(st smtptest.Step) smtptest.Action {
 		switch f.verb {
 		case "MAIL", "RCPT", "DATA", "BDAT", ".", "TEXT":
 			s.refused = true
+		case "XCLIENT":
+			// This client is not let in; 550 and 50z are about us.
+			s.refused = f.action.Reply[1:2] != "0" && !strings.HasPrefix(f.action.Reply, "550")
 		}
 	}
 	return f.action

@@ -5,7 +5,8 @@
 //
 // A 2yz to 5yz answer of the MTA is a smtp.Reply; a broken conversation is an
 // *Error, which the session turns into 451 4.4.1 whatever its kind: trouble
-// between us and the MTA is never the sender's fault.
+// between us and the MTA is never the sender's fault. The one exception is marked
+// TurnsAway.
 package backend
 
 import (
@@ -56,7 +57,7 @@ const (
 	KindBusy     Kind = "busy"     // every connection that we allow ourselves is in use
 )
 
-// Error is a failure of a backend. It is ours, never the client's.
+// Error is a failure of a backend. It is ours, not the client's, unless it TurnsAway.
 type Error struct {
 	Kind    Kind
 	Backend string     // the backend's name in the configuration
@@ -68,6 +69,9 @@ type Error struct {
 	// be about that client. It says nothing on the health of the address, or
 	// any client with a bad name could talk every backend down.
 	personal bool
+	// TurnsAway says that Reply is for the client: the MTA was told by XCLIENT
+	// who that is, and its own access rules do not let it in.
+	TurnsAway bool
 }
 
 // Error renders the failure for the log. It must not reach the client.

@@ -34,6 +34,7 @@ func TestEveryFailureHasItsKind(t *testing.T) {
 		ca       string
 		identity string
 		client   Client
+		away     bool
 		kind     Kind
 		code     int
 	}{
@@ -55,7 +56,9 @@ func TestEveryFailureHasItsKind(t *testing.T) {
 		{name: "XCLIENT not allowed", identity: identityXClient, sink: smtptest.SinkOptions{Script: script("XCLIENT", smtptest.Action{Reply: "550 5.7.0 No\r\n"})}, kind: KindIdentity, code: 550},
 		{name: "XCLIENT syntax", identity: identityXClient, sink: smtptest.SinkOptions{Script: script("XCLIENT", smtptest.Action{Reply: "501 5.5.4 No\r\n"})}, kind: KindIdentity, code: 501},
 		{name: "XCLIENT without effect", identity: identityXClient, sink: smtptest.SinkOptions{Script: script("XCLIENT", smtptest.Action{Reply: "250 2.0.0 Ok\r\n"})}, kind: KindIdentity, code: 250},
-		{name: "client refused by the MTA", identity: identityXClient, sink: smtptest.SinkOptions{Script: script("XCLIENT", smtptest.Action{Reply: "554 5.7.1 Go away\r\n"})}, kind: KindRefused, code: 554},
+		{name: "client refused by the MTA", identity: identityXClient, sink: smtptest.SinkOptions{Script: script("XCLIENT", smtptest.Action{Reply: "554 5.7.1 Go away\r\n"})}, kind: KindRefused, code: 554, away: true},
+		{name: "client refused for now by the MTA", identity: identityXClient, sink: smtptest.SinkOptions{Script: script("XCLIENT", smtptest.Action{Reply: "450 4.7.1 Later\r\n"})}, kind: KindRefused, code: 450, away: true},
+		{name: "XCLIENT unknown", identity: identityXClient, sink: smtptest.SinkOptions{Script: script("XCLIENT", smtptest.Action{Reply: "500 5.5.2 What?\r\n"})}, kind: KindRefused, code: 500},
 		{name: "XFORWARD not offered", identity: identityXForward, sink: smtptest.SinkOptions{Without: []string{"XCLIENT"}}, kind: KindIdentity},
 		{name: "PROXY without an address", identity: identityProxyV2, sink: smtptest.SinkOptions{Proxy: true}, client: Client{Helo: "x"}, kind: KindIdentity},
 	} {
@@ -73,8 +76,8 @@ func TestEveryFailureHasItsKind(t *testing.T) {
 				client = alice
 			}
 			e := failure(t, newSet(t, Options{}, b), client)
-			if e.Kind != tc.kind || e.Reply.Code != tc.code {
-				t.Errorf("%v, want %s %d", e, tc.kind, tc.code)
+			if e.Kind != tc.kind || e.Reply.Code != tc.code || e.TurnsAway != tc.away {
+				t.Errorf("%v, turns the client away: %t; want %s %d, %t", e, e.TurnsAway, tc.kind, tc.code, tc.away)
 			}
 			if e.Backend != "mta" || e.Address != sink.Addr() {
 				t.Errorf("%+v", e)

@@ -147,8 +147,12 @@ func (l *link) xclient(c Client, d time.Duration) error {
 		case r.Code == 550 || r.Code == 501 || r.Code/100 == 2:
 			return l.refuse(KindIdentity, r, "XCLIENT")
 		default:
-			// The MTA's access rules have turned this client away.
-			return l.refuse(KindRefused, r, "XCLIENT")
+			// The MTA's access rules have turned this client away, which it
+			// would have heard in place of a greeting. NOT: by 500 to 504, which
+			// are about the command.
+			e := l.refuse(KindRefused, r, "XCLIENT")
+			e.TurnsAway = r.Transient() || r.Code > 504
+			return e
 		}
 	}
 	return l.ehlo(ehloName(c, l.at.pool.o.Hostname), d)
