@@ -47,3 +47,25 @@ func TestNotifyToBackendWithoutDSN(t *testing.T) {
 	c.send(rigMessage + ".\r\n")
 	c.expect("250 ")
 }
+
+// TestWhatTheBackendLimits: a limit of the backend's is announced as it is, and
+// BINARYMIME only where BODY can be said at all.
+func TestWhatTheBackendLimits(t *testing.T) {
+	for _, x := range []struct{ offers, want, not string }{
+		{"LIMITS RCPTMAX=7 RCPTDOMAINMAX=3 MAILMAX=2", "LIMITS RCPTMAX=7 RCPTDOMAINMAX=3", "MAILMAX"},
+		{"LIMITS RCPTMAX=100000", "LIMITS RCPTMAX=1000", "RCPTDOMAINMAX"},
+		{"BINARYMIME", "CHUNKING", "BINARYMIME"},
+		{"8BITMIME\r\n250-BINARYMIME", "BINARYMIME", "DSN"},
+	} {
+		r := newRig(t, rigOptions{policy: &openPolicy, sink: smtptest.SinkOptions{Script: func(st smtptest.Step) (a smtptest.Action) {
+			if st.Verb == "EHLO" {
+				a = smtptest.Action{Do: true, Reply: "250-mta.test\r\n250-CHUNKING\r\n250-" + x.offers + "\r\n250 PIPELINING\r\n"}
+			}
+			return a
+		}}})
+		got := r.connect("192.0.2.1").ehlo()
+		if !strings.Contains(got+"\n", x.want+"\n") || strings.Contains(got, x.not) {
+			t.Errorf("the backend offers %q, and EHLO says %q", x.offers, got)
+		}
+	}
+}

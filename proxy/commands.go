@@ -170,7 +170,10 @@ func (s *session) ehlo(arg string) smtp.Reply {
 		return r
 	}
 	caps := s.set.Backends.Capabilities()
-	o := offer{eightBit: caps.EightBitMIME, utf8: caps.SMTPUTF8 && caps.EightBitMIME, dsn: caps.DSN, size: true, submitter: true, binary: caps.BinaryMIME && caps.Chunking}
+	o := offer{eightBit: caps.EightBitMIME, utf8: caps.SMTPUTF8 && caps.EightBitMIME, dsn: caps.DSN, size: true, submitter: true}
+	// BODY is the parameter of 8BITMIME (RFC 6152 §2): without that there is
+	// nothing to say BINARYMIME with.
+	o.binary = caps.BinaryMIME && caps.Chunking && caps.EightBitMIME
 	// RFC 8689 §2: both legs must keep the promise, and ours to the client is
 	// only a promise once TLS is on.
 	o.requireTLS = s.tls != nil && caps.RequireTLS && caps.TLS && caps.Verified
@@ -213,9 +216,15 @@ func (s *session) limitsKeyword(caps backend.Capabilities) string {
 		n = min(n, theirs)
 	}
 	b.WriteString(" RCPTMAX=" + strconv.Itoa(n))
-	if s.set.Chain.OneDomain() || caps.Limits.RcptDomainMax == 1 {
-		b.WriteString(" RCPTDOMAINMAX=1")
+	domains := caps.Limits.RcptDomainMax
+	if s.set.Chain.OneDomain() {
+		domains = 1
 	}
+	if domains > 0 {
+		b.WriteString(" RCPTDOMAINMAX=" + strconv.Itoa(domains))
+	}
+	// NOT: the backend's MAILMAX. Its connections are ours, and more than one may
+	// serve a session.
 	return "LIMITS" + b.String()
 }
 

@@ -279,6 +279,9 @@ func (s *session) rcptParam(p smtp.Param) smtp.Reply {
 		if !ok || kind == "" || addr == "" || len(p.Value) > 500 {
 			return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "ORCPT is type;address"}
 		}
+		if _, err := smtp.DecodeXtext(addr); err != nil {
+			return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "ORCPT is not valid xtext"}
+		}
 	default:
 		return smtp.Reply{Code: 555, Enhanced: "5.4", Text: "Parameter not recognized: " + p.Key}
 	}
