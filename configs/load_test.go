@@ -369,3 +369,22 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// Without listeners we stand on :2525 all the same, and flags say the same as the file.
+func TestABackendThatIsOurselves(t *testing.T) {
+	for text, ours := range map[string]bool{
+		"backends: [{name: mta, addresses: [\"127.0.0.1:2525\"]}]":                                                              true,
+		"backends: [{name: mta, addresses: [\"127.0.0.1:10025\"]}]":                                                             false,
+		"backends: [{name: mta, addresses: [\"192.0.2.1:2525\"]}]":                                                              false,
+		"backends: [{name: mta, addresses: [\"mx.example:2525\"]}]":                                                             false,
+		"listeners: [{address: \"127.0.0.1:0\"}]\nbackends: [{name: mta, addresses: [\"127.0.0.1:2525\", \"unix:/run/2525\"]}]": false,
+	} {
+		file := filepath.Join(t.TempDir(), "postern.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(Options{File: file, NoEnvironment: true}); (err != nil) != ours {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

@@ -198,8 +198,18 @@ func (l *loader) backends(c *Config) {
 				}
 				continue
 			}
-			if l.hostPort(ap, a) && strings.HasPrefix(a, ":") {
+			switch {
+			case !l.hostPort(ap, a):
+			case strings.HasPrefix(a, ":"):
 				l.fault(ap, "%s: %q has no host", ap, a)
+			default:
+				// RFC 5321 §6.3: a message that we send to ourselves goes round until
+				// it has a hundred Received fields.
+				for _, own := range c.ownAddresses() {
+					if sameEnd(own, a) {
+						l.fault(ap, "%s: %s is where we listen ourselves (%s): mail would go round", ap, a, own)
+					}
+				}
 			}
 		}
 		if b.CA != "" && b.TLS != "verify" {
@@ -224,6 +234,52 @@ func (l *loader) backends(c *Config) {
 			l.fault(p+".backend", "%s.backend: there is no backend %q%s", p, r.Backend, hint)
 		}
 	}
+}
+
+// DefaultListen is where we stand if no listener is configured.
+const DefaultListen = ":2525"
+
+// ownAddresses are those that we stand on.
+func (c *Config) ownAddresses() []string {
+	if len(c.Listeners) == 0 {
+		return []string{DefaultListen}
+	}
+	var own []string
+	for i := range c.Listeners {
+		own = append(own, c.Listeners[i].Address)
+	}
+	return own
+}
+
+// sameEnd says whether who connects to an address is sure to come out at a
+// listener. NOT: by looking names up, or at the addresses of this machine;
+// both may be others where the configuration is used.
+func sameEnd(listener, to string) bool {
+	listenHost, listenPort, err1 := net.SplitHostPort(listener)
+	host, port, err2 := net.SplitHostPort(to)
+	if err1 != nil || err2 != nil || port != listenPort || port == "0" {
+		return false
+	}
+	at, all := hostAddr(listenHost)
+	addr, _ := hostAddr(host)
+	switch {
+	case !addr.IsValid():
+		return strings.EqualFold(host, listenHost)
+	case all:
+		return addr.IsLoopback()
+	case at.IsUnspecified(): // of IPv6, it takes IPv4 too
+		return addr.IsLoopback() && (at.Is6() || addr.Is4())
+	}
+	return at == addr
+}
+
+// hostAddr reads the host of an address; all: there is none.
+func hostAddr(host string) (addr netip.Addr, all bool) {
+	if strings.EqualFold(host, "localhost") {
+		host = "127.0.0.1"
+	}
+	addr, _ = netip.ParseAddr(host)
+	return addr.Unmap(), host == ""
 }
 
 // hostPort notes what is no host:port. The port may be a number or 0.

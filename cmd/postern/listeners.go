@@ -31,7 +31,7 @@ type standing struct {
 // configuredListeners are those of the configuration, or the one where none is.
 func configuredListeners(cfg *configs.Config) []configs.Listener {
 	if len(cfg.Listeners) == 0 {
-		return []configs.Listener{{Name: "mx", Address: ":2525", TLS: "starttls"}}
+		return []configs.Listener{{Name: "mx", Address: configs.DefaultListen, TLS: "starttls"}}
 	}
 	return cfg.Listeners
 }
