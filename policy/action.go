@@ -57,11 +57,12 @@ func (h headerTemplate) expand(s scope) smtp.Field {
 	return smtp.Field{Name: h.name, Value: " " + h.value.expand(s, maxHeaderValue)}
 }
 
-// defaultReply is the reply of a rule that gives none, by what it reads
-// (RFC 7372 §3 for the codes of SPF, DKIM and iprev, RFC 4405 §4.2 for SUBMITTER).
-func defaultReply(do Disposition, reads func(name string) bool, temperror bool) smtp.Reply {
+// defaultReply is the reply of a rule that gives none, by the facts that it reads
+// and the result words that it compares with (RFC 7372 §3 for the codes of SPF,
+// DKIM and iprev, RFC 4405 §4.2 for SUBMITTER, RFC 4406 §5 for the PRA).
+func defaultReply(do Disposition, reads func(name string) bool, results map[Result]bool) smtp.Reply {
 	if do == DispositionDefer {
-		if temperror || reads("dns") {
+		if results[TempError] || reads("dns") {
 			return smtp.Reply{Code: 451, Enhanced: "4.3", Text: "Temporary failure of the DNS, please try again later."}
 		}
 		return smtp.Reply{Code: 451, Enhanced: "7.1", Text: "Not accepted now, please try again later."}
@@ -69,8 +70,14 @@ func defaultReply(do Disposition, reads func(name string) bool, temperror bool) 
 	switch {
 	case reads("submitter.result"):
 		return smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Submitter not allowed."}
+	case reads("pra.matches_submitter"):
+		return smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Submitter does not match header."}
+	case reads("pra.result") && results[Fail]:
+		return smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Sender ID (PRA) Not Permitted."}
 	case reads("pra"):
 		return smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Purported responsible address not allowed."}
+	case (reads("spf.result") || reads("spf_helo")) && results[PermError] && !results[Fail]:
+		return smtp.Reply{Code: 550, Enhanced: "7.24", Text: "SPF validation error."}
 	case reads("spf.result"), reads("spf_helo"):
 		return smtp.Reply{Code: 550, Enhanced: "7.23", Text: "SPF validation failed."}
 	case reads("dmarc"):

@@ -124,7 +124,7 @@ func (c *compilation) lets(lets []configs.Let, lists *Lists) map[string]*named {
 		v := x.compileText()
 		c.add(x)
 		if all[let.Name] == nil {
-			all[let.Name] = &named{value: v, facts: x.facts, parts: x.parts, loops: x.loops, size: x.size, temperror: x.temperror}
+			all[let.Name] = &named{value: v, facts: x.facts, parts: x.parts, loops: x.loops, size: x.size, results: x.results}
 		}
 	}
 	return all
@@ -198,7 +198,7 @@ func (c *compilation) rule(cr configs.Rule, i int, lets map[string]*named, lists
 	refuses := do == DispositionReject || do == DispositionDefer
 	switch {
 	case refuses:
-		fallback := defaultReply(do, r.reads, x.temperror)
+		fallback := defaultReply(do, r.reads, x.results)
 		r.compileReply(c, r.Reply, textPosition(r.ReplyPosition, r.Position, what), fallback)
 	case r.Reply != "":
 		c.faultAt(textPosition(r.ReplyPosition, r.Position, what), "do: %s gives no reply: only reject and defer do", r.Do)

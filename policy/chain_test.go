@@ -232,7 +232,11 @@ func TestReplies(t *testing.T) {
 		{`a: submitter.result == "fail" -> reject`, "550 5.7.1 Submitter not allowed."},
 		{`a: spf.result == "fail" -> reject`, "550 5.7.23 SPF validation failed."},
 		{`a: spf_helo.result == "fail" -> reject`, "550 5.7.23 SPF validation failed."},
-		{`a: pra.result == "fail" -> reject`, "550 5.7.1 Purported responsible address not allowed."},
+		{`a: spf.result in ["fail", "permerror"] -> reject`, "550 5.7.23 SPF validation failed."},
+		{`a: spf_helo.result == "permerror" -> reject`, "550 5.7.24 SPF validation error."},
+		{`a: pra.result == "fail" -> reject`, "550 5.7.1 Sender ID (PRA) Not Permitted."},
+		{`a: pra.address == "" -> reject`, "550 5.7.1 Purported responsible address not allowed."},
+		{`a: not pra.matches_submitter -> reject`, "550 5.7.1 Submitter does not match header."},
 		{`a: dmarc.result == "fail" -> reject`, "550 5.7.26 DMARC evaluation failed."},
 		{`a: dkim.result == "fail" -> reject`, "550 5.7.20 No passing DKIM signature found."},
 		{`a: iprev.result == "fail" -> reject`, "550 5.7.25 Reverse DNS validation failed."},
@@ -255,6 +259,9 @@ func TestReplies(t *testing.T) {
 			f.Client.Port, f.TLS.Peer.Names, f.Helo.Name = 25, []string{"a.example", "b.example"}, "mx\r\n250 2.0.0 OK\xff"
 			f.Client.IP, f.SPFHelo.Result, f.Submitter.Result, f.PRA.Result, f.DMARC.Result = "192.0.2.1", Fail, Fail, Fail, Fail
 			f.DKIM.Result, f.Iprev.Result, f.MX.Result, f.DNSBL.Listed = Fail, Fail, Fail, true
+			if strings.Contains(c.rule, `== "permerror"`) {
+				f.SPFHelo.Result = PermError
+			}
 		})
 		if strings.Contains(c.rule, "not dns.healthy") {
 			f.DNS.Healthy = false

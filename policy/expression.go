@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -51,18 +52,19 @@ type expression struct {
 	depth  int                        // of what we are in, chains of and and or not counted
 	loops  bool                       // any, all or none is used
 	size   int                        // nodes, those of lets counted as often as they are used
-	// temperror is compared with, which makes a defer one for trouble of the DNS.
-	temperror bool
+	// results are the result words that it compares with: they tell what a reply
+	// is about that the rule leaves open.
+	results map[Result]bool
 }
 
 // named is a compiled let.
 type named struct {
-	value     *value // nil if it is faulty
-	facts     map[*fact]configs.Position
-	parts     []*part
-	loops     bool
-	size      int
-	temperror bool
+	value   *value // nil if it is faulty
+	facts   map[*fact]configs.Position
+	parts   []*part
+	loops   bool
+	size    int
+	results map[Result]bool
 }
 
 // part is a comparison or a call inside an expression, or a fact that is yes or
@@ -105,7 +107,7 @@ func (x *expression) example(f *fact) string {
 }
 
 func (x *expression) compileText() *value {
-	x.facts = map[*fact]configs.Position{}
+	x.facts, x.results = map[*fact]configs.Position{}, map[Result]bool{}
 	x.text = strings.TrimRight(x.text, " \t\r\n")
 	switch {
 	case strings.TrimSpace(x.text) == "":
@@ -329,7 +331,7 @@ func (x *expression) name(n ast.Node) *value {
 		if x.inner == 0 {
 			x.parts = append(x.parts, let.parts...)
 		}
-		x.temperror = x.temperror || let.temperror
+		maps.Copy(x.results, let.results)
 		v := *let.value
 		return &v
 	}
@@ -632,8 +634,8 @@ func (x *expression) literal(with, at *value, text string, network bool) (string
 		}
 		return "", false
 	}
-	if f.result && text == string(TempError) {
-		x.temperror = true
+	if f.result {
+		x.results[Result(text)] = true
 	}
 	return text, true
 }
