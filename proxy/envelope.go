@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"strconv"
@@ -374,6 +375,9 @@ func (s *session) asClient() backend.Client {
 	c.Local = addrPort(s.conn.LocalAddr())
 	if s.tls != nil {
 		c.TLSVersion, c.TLSCipher = "TLSv"+s.tls.Version, s.tls.Cipher
+		if tc, ok := s.w.(*tls.Conn); ok {
+			c.ServerName = tc.ConnectionState().ServerName
+		}
 	}
 	return c
 }

@@ -40,6 +40,8 @@ type Client struct {
 	// TLSVersion and TLSCipher go into the PROXY header: "TLSv1.3", the IANA
 	// name of the cipher suite.
 	TLSVersion, TLSCipher string
+	// ServerName is the name that the client asked for in TLS (SNI); it goes there too.
+	ServerName string
 }
 
 // Kind is what went wrong with a backend, a closed set: it labels a metric.

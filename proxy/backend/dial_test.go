@@ -1,6 +1,8 @@
 package backend
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"net/netip"
@@ -9,6 +11,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/pires/go-proxyproto"
+	"github.com/pires/go-proxyproto/tlvparse"
 
 	"postern/proxy/smtptest"
 )
@@ -273,6 +278,40 @@ func TestXForwardRefusedInTheMiddle(t *testing.T) {
 	var e *Error
 	if !errors.As(err, &e) || e.Kind != KindIdentity || e.Reply.Code != 550 {
 		t.Errorf("%v", err)
+	}
+}
+
+// What the client's TLS was, and which name it asked for, is in the header; what
+// is no name is not.
+func TestProxyHeaderTellsOfTLS(t *testing.T) {
+	for asked, want := range map[string]string{"MX.example.org": "mx.example.org", "": "", "a b\r\n": "", strings.Repeat("x.", 40000): ""} {
+		c := alice
+		c.TLS, c.TLSVersion, c.TLSCipher, c.ServerName = true, "TLSv1.3", "TLS_AES_128_GCM_SHA256", asked
+		b, err := proxyHeader(&c, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := proxyproto.Read(bufio.NewReader(bytes.NewReader(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tlvs, err := h.TLVs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ssl, found := tlvparse.FindSSL(tlvs)
+		if version, _ := ssl.SSLVersion(); !found || version != "TLSv1.3" {
+			t.Errorf("%q: %v", asked, tlvs)
+		}
+		got := ""
+		for _, tlv := range tlvs {
+			if tlv.Type == proxyproto.PP2_TYPE_AUTHORITY {
+				got += string(tlv.Value)
+			}
+		}
+		if got != want {
+			t.Errorf("asked for %.20q, told %.20q", asked, got)
+		}
 	}
 }
 

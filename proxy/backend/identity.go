@@ -195,7 +195,12 @@ func proxyHeader(c *Client, fallback net.Addr) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := h.SetTLVs([]proxyproto.TLV{ssl}); err != nil {
+		tlvs := []proxyproto.TLV{ssl}
+		// Whatever else a client has put there is no name, and nothing to pass on.
+		if name, err := smtp.ASCIIDomain(c.ServerName); err == nil {
+			tlvs = append(tlvs, proxyproto.TLV{Type: proxyproto.PP2_TYPE_AUTHORITY, Value: []byte(name)})
+		}
+		if err := h.SetTLVs(tlvs); err != nil {
 			return nil, err
 		}
 	}
