@@ -293,12 +293,13 @@ func appendReceivedSPF(b []byte, receiver string, f *policy.Facts, r policy.Resu
 
 // withoutForged returns the header section head, parsed as h, less the fields
 // that would speak in our name: an Authentication-Results with our
-// authserv-id (RFC 8601 §5), and every field that a tag rule may write.
+// authserv-id (RFC 8601 §5), and every field that a tag rule may write. The
+// former whether or not we write one ourselves: what is behind us believes it.
 func (s *session) withoutForged(head []byte, h smtp.Header) []byte {
 	names := s.set.Chain.TagNames()
 	forged := func(f *smtp.Field) bool {
 		if equalFold(f.Name, "Authentication-Results") {
-			return s.set.Headers.AuthenticationResults && claims(f.Value, s.set.Hostname)
+			return claims(f.Value, s.set.Hostname)
 		}
 		for _, name := range names {
 			if equalFold(f.Name, name) {

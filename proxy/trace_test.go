@@ -3,6 +3,8 @@ package proxy
 import (
 	"strings"
 	"testing"
+
+	"postern/configs"
 )
 
 // TestTraceToTheLetter: the order of the clauses of Received (RFC 5321 §4.4:
@@ -26,5 +28,24 @@ func TestTraceToTheLetter(t *testing.T) {
 	}
 	if !strings.Contains(rest, `client-ip="2001:db8::1";`) || !strings.Contains(rest, `policy.iprev="2001:db8::1"`) {
 		t.Error(rest)
+	}
+}
+
+// TestForgedResultsWithoutOurs: a site that wants no Authentication-Results of
+// ours has an MTA that writes its own, and whoever believes that one believes a
+// forged one too.
+func TestForgedResultsWithoutOurs(t *testing.T) {
+	r := newRig(t, rigOptions{policy: &openPolicy, config: func(c *configs.Config) {
+		c.Headers = configs.Headers{}
+	}})
+	c := r.connect("192.0.2.1")
+	c.ehlo()
+	const theirs = "Authentication-Results: relay.example; dkim=pass\r\n"
+	if got := c.message("MAIL FROM:<alice@good.example>", "Authentication-Results: mx.test; dkim=pass\r\n"+theirs+rigMessage); !strings.HasPrefix(got, "250 ") {
+		t.Fatal(got)
+	}
+	want := theirs + strings.ReplaceAll(rigMessage, "\r\n..", "\r\n.")
+	if got := string(r.sink.Messages()[0].Text); got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
