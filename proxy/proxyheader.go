@@ -61,10 +61,34 @@ func listed(prefixes []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// unexpectedProxyHeader is a PROXY header (version 1; version 2 is no line) from
-// somebody who is not on the list: a balancer that was forgotten there, or a
-// client that tries to choose its address. Its next words would be for the
-// server that it believes to have reached.
+// proxySignature begins a PROXY header of version 2. As lines they would be two
+// empty ones, one with a NUL, and one that ends in a bare LF.
+const proxySignature = "\r\n\r\n\x00\r\nQUIT\n"
+
+// errProxyHeader is one of version 2 in place of the first command.
+var errProxyHeader = errors.New("proxy: PROXY header in place of a command")
+
+// proxySigned says whether a PROXY header of version 2 is what comes next. It waits
+// for more only within what is no line yet, and behind the NUL, which is in no
+// command: whoever said an empty line must be answered. Call input.wait before.
+func (s *session) proxySigned() bool {
+	b, _ := s.in.br.Peek(1)
+	if len(b) == 0 || b[0] != proxySignature[0] {
+		return false
+	}
+	_, _ = s.in.br.Peek(2) // brings what else is there
+	const nul = len("\r\n\r\n\x00")
+	n := min(s.in.br.Buffered(), len(proxySignature))
+	if b, _ = s.in.br.Peek(n); n < nul || string(b) != proxySignature[:n] {
+		return false
+	}
+	b, _ = s.in.br.Peek(len(proxySignature)) // an error comes again with the line
+	return string(b) == proxySignature
+}
+
+// unexpectedProxyHeader is a PROXY header from somebody who is not on the list: a
+// balancer that was forgotten there, or a client that tries to choose its address.
+// Its next words would be for the server that it believes to have reached.
 func (s *session) unexpectedProxyHeader(string) smtp.Reply {
 	s.closing = true
 	s.result = "proxy_header"

@@ -1,7 +1,10 @@
 package proxy
 
 import (
+	"bytes"
+	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"postern/configs"
@@ -28,4 +31,34 @@ func TestBalancersHealthCheck(t *testing.T) {
 	hello("PROXY TCP4 192.0.2.1 198.51.100.25 40001 25\r\n", "220 ")
 	hello("PROXY TCP4 192.0.2.1 198.51.100.25 40002 25\r\n", "421 4.7.0 ")
 	hello(local, "220 ")
+}
+
+// TestProxyHeaderFromElsewhere: a balancer that is not on the list is told so, and
+// the log has it, whichever version it speaks. Its clients would all be one client.
+func TestProxyHeaderFromElsewhere(t *testing.T) {
+	for name, header := range map[string]string{
+		"version 1": "PROXY TCP4 192.0.2.1 198.51.100.25 40000 25\r\n",
+		"version 2": "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x01\xc6\x33\x64\x19\x9c\x40\x00\x19EHLO client.example\r\n",
+		"a probe":   "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00",
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, rigOptions{policy: &openPolicy})
+			var log bytes.Buffer
+			r.srv.log = slog.New(slog.NewTextHandler(&log, nil))
+			c := r.connect("198.51.100.7")
+			c.send(header)
+			c.expect("554 5.7.1 PROXY header not expected from here")
+			c.closed()
+			for _, want := range []string{"no usable PROXY header", "result=proxy_header"} {
+				if !strings.Contains(log.String(), want) {
+					t.Errorf("the log has no %q:\n%s", want, &log)
+				}
+			}
+		})
+	}
+	// Behind a first command it is rubbish like any other.
+	c := newRig(t, rigOptions{policy: &openPolicy}).connect("198.51.100.7")
+	c.ehlo()
+	c.send("\r\n\r\n\x00\r\nQUIT\n")
+	c.expect("500 ")
 }

@@ -299,6 +299,9 @@ func (s *session) nextLine() ([]byte, error) {
 	if err := s.waitForCommand(); err != nil {
 		return nil, err
 	}
+	if !s.greeted && s.tls == nil && s.proxySigned() {
+		return nil, errProxyHeader
+	}
 	return smtp.ReadLine(s.in.br, lineLimit)
 }
 
@@ -340,6 +343,9 @@ func (s *session) readFailed(err error) {
 		s.result = "bare_lf"
 		s.settle()
 		s.say(s.refuse(500, "5.2", "Bare LF is no line ending, closing connection"))
+	case errors.Is(err, errProxyHeader):
+		s.settle()
+		s.say(s.unexpectedProxyHeader(""))
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		s.settle()
 		if s.srv.draining.Load() {
