@@ -11,6 +11,10 @@ import (
 
 // The fields on top of a message: Received, Authentication-Results,
 // Received-SPF and tags, in this order, and the forged ones taken out below.
+//
+// RFC 5321 §4.4 has Received at the very beginning, as a MUST. NOT: Received-SPF
+// above it, as RFC 7208 §9.1 would like; what that section must have, that it is
+// above all older ones, is so.
 
 const (
 	commentLimit = 300 // octets of a comment that comes from elsewhere
