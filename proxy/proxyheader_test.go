@@ -1,13 +1,18 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
+	"context"
+	"crypto/tls"
 	"log/slog"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
 
 	"postern/configs"
+	"postern/proxy/smtptest"
 )
 
 // TestBalancersHealthCheck: what a balancer asks for itself is not counted as
@@ -61,4 +66,43 @@ func TestProxyHeaderFromElsewhere(t *testing.T) {
 	c.ehlo()
 	c.send("\r\n\r\n\x00\r\nQUIT\n")
 	c.expect("500 ")
+}
+
+// written keeps what is written to a connection.
+type written struct {
+	net.Conn
+	all *bytes.Buffer
+}
+
+func (w written) Write(p []byte) (int, error) {
+	w.all.Write(p)
+	return w.Conn.Write(p)
+}
+
+// TestNameAskedForGoesOn: the MTA learns by which name the client came (SNI).
+func TestNameAskedForGoesOn(t *testing.T) {
+	var r *rig
+	var all bytes.Buffer
+	r = newRig(t, rigOptions{
+		policy: &openPolicy, identity: "proxy-v2", sink: smtptest.SinkOptions{Proxy: true}, noProbe: true,
+		dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := r.dialSink(ctx, network, address)
+			return written{conn, &all}, err // by one session alone
+		},
+	})
+	c := r.connect("192.0.2.1")
+	c.ehlo()
+	c.cmd("STARTTLS", "220 ")
+	tc := tls.Client(c.conn, &tls.Config{InsecureSkipVerify: true, ServerName: "mx2.example"})
+	c.conn, c.br = tc, bufio.NewReader(tc)
+	c.ehlo()
+	if got := c.message("MAIL FROM:<alice@good.example>", rigMessage); code(got) != "250" {
+		t.Fatal(got)
+	}
+	c.cmd("QUIT", "221 ")
+	<-c.done
+	header, _, _ := strings.Cut(all.String(), "EHLO")
+	if !strings.Contains(header, "\x02\x00\x0bmx2.example") {
+		t.Errorf("%q", header)
+	}
 }
