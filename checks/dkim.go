@@ -25,8 +25,8 @@ const (
 	maxKeyRecord = 2048
 	// Bounds on what one hostile header section may cost. The dkim package looks
 	// every name of h= up in all fields, and joins folded lines one by one.
-	maxHeaderWork = 1 << 20
-	maxFoldWork   = 32 << 20
+	maxHeaderFields = 1 << 20
+	maxHeaderOctets = 32 << 20
 	// maxBlank bounds the line ends in a row, in octets. The package keeps them all
 	// until something follows, for each signature, and copies them at each read:
 	// 4 MiB of empty lines took it a minute, 50 MiB would take a gigabyte as well.
@@ -90,12 +90,15 @@ func squeeze(s string) string { return strings.Join(strings.Fields(s), "") }
 // verifyDKIM verifies the first signatures of a message that has some.
 func verifyDKIM(ctx context.Context, r Resolver, msg Message) policy.DKIM {
 	var sigs []signature
-	var work, folds int
+	signed := map[string]bool{"dkim-signature": true} // names of fields, in lower case
+	names := 0
 	for _, h := range msg.Header {
-		folds += strings.Count(h.Value, "\n") * len(h.Value) / 2
 		if len(sigs) < maxSignatures && fieldIs(h.Name, "DKIM-Signature") {
 			s := readSignature(h.Value)
-			sigs, work = append(sigs, s), work+s.names*len(msg.Header)
+			sigs, names = append(sigs, s), names+s.names
+			for name := range strings.SplitSeq(keyTag(h.Value, "h"), ":") {
+				signed[strings.ToLower(squeeze(name))] = true
+			}
 		}
 	}
 	all := func(result policy.Result, reason string) policy.DKIM {
@@ -105,11 +108,16 @@ func verifyDKIM(ctx context.Context, r Resolver, msg Message) policy.DKIM {
 		}
 		return out
 	}
-	switch {
-	case msg.Whole == nil:
+	if msg.Whole == nil {
 		return all(policy.TempError, "the message was not kept")
-	case work > maxHeaderWork || folds > maxFoldWork:
+	}
+	// NOT: by msg.Header, which leaves out what is no field. The package does not.
+	fields := headerFields(msg)
+	switch {
+	case names*len(fields) > maxHeaderFields, names*pickWork(fields) > maxHeaderOctets, foldWork(fields) > maxHeaderOctets:
 		return all(policy.Neutral, "the header section is too laborious to verify")
+	case disguised(fields, signed):
+		return all(policy.PermError, "a line of the header section is nearly a field that was signed")
 	}
 
 	whole := &messageReader{ctx: ctx, r: io.NewSectionReader(msg.Whole, 0, msg.Size)}
@@ -130,7 +138,7 @@ func verifyDKIM(ctx context.Context, r Resolver, msg Message) policy.DKIM {
 	out := policy.DKIM{Result: policy.None, Domains: []string{}}
 	for i, s := range sigs {
 		err := verifs[i].Err
-		if err != nil && strings.HasPrefix(err.Error(), notVerified) && verifyMisread(msg, i, s, keys.record(s)) {
+		if err != nil && strings.HasPrefix(err.Error(), notVerified) && verifyMisread(fields, i, s, keys.record(s)) {
 			err = nil
 		}
 		result, reason := s.judge(err, keys)

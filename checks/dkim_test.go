@@ -407,6 +407,11 @@ func TestAHeaderMadeToKeepUsBusyIsNotVerified(t *testing.T) {
 	for name, prefix := range map[string]string{
 		"names":  "DKIM-Signature: v=1; d=d.example; s=sel; h=" + strings.Repeat("x:", 60000) + "from\r\n" + strings.Repeat("X:\r\n", 20000),
 		"folded": "X: y" + strings.Repeat("\r\n z", 40000) + "\r\n",
+		// What is no field is looked through all the same.
+		"names, and lines": "DKIM-Signature: v=1; d=d.example; s=sel; h=" + strings.Repeat("x:", 60000) + "from\r\n" + strings.Repeat("x\r\n", 20000),
+		"a folded line":    "Y: \r\nx" + strings.Repeat("\r\n z", 40000) + "\r\n",
+		"white space":      "DKIM-Signature: v=1; d=d.example; s=sel; h=" + strings.Repeat("x:", 60000) + "from\r\nX:" + strings.Repeat(" ", 60000) + "\r\n",
+		"a long name":      "DKIM-Signature: v=1; d=d.example; s=sel; h=" + strings.Repeat("x:", 60000) + "from\r\n" + strings.Repeat("x", 60000) + ": y\r\n",
 	} {
 		if got := runDKIMCheck(t, zone, prefix+raw); got.Result != policy.Neutral {
 			t.Errorf("%s: %s", name, got.Result)
@@ -447,6 +452,45 @@ func TestNobodyPassesUnderAnothersName(t *testing.T) {
 	got := runDKIMCheck(t, z.zone(t), first+strings.Repeat(victim, 9)+"From: "+rest)
 	if got.Result == policy.Pass || len(got.Domains) > 0 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// The dkim package takes a line for a field where nobody else does, by white space of
+// Unicode, letters that are others in upper case, or without a colon. The field that
+// was signed could hide there, and readers be shown another one of its name.
+func TestWhatWasSignedIsWhatIsShown(t *testing.T) {
+	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example", HeaderCanonicalization: dkim.CanonicalizationRelaxed}, 1)
+	signature, header, _ := strings.Cut(raw, "From: ")
+	header = "From: " + header
+	for _, hidden := range []string{
+		"Subject\v: ", "\vSubject: ", "Subject\f: ", "Subject\u00a0: ", "Subject\u0085: ", "\u2003Subject: ", "Subject\r: ", "Subject\v \v: ", "\u017fubject\v: ",
+	} {
+		changed := signature + strings.Replace(header, "Subject: ", "Subject: another\r\n"+hidden, 1)
+		if got := runDKIMCheck(t, z.zone(t), changed); got.Result != policy.PermError || len(got.Domains) > 0 {
+			t.Errorf("%q: %+v", hidden, got)
+		}
+	}
+	for _, hidden := range []string{"From\v: ", "From\u2028: "} {
+		changed := signature + strings.Replace(header, "From: ", "From: ceo@d.example\r\n"+hidden, 1)
+		if got := runDKIMCheck(t, z.zone(t), changed); got.Result != policy.PermError || len(got.Domains) > 0 {
+			t.Errorf("%q: %+v", hidden, got)
+		}
+	}
+	// An empty field, and a line that has no colon.
+	empty, z2 := sign(t, "From: a@d.example\r\nTo: b@e.example\r\nSubject:\r\n\r\nHello.\r\n", "",
+		dkim.SignOptions{Domain: "d.example", HeaderCanonicalization: dkim.CanonicalizationRelaxed}, 1)
+	if got := runDKIMCheck(t, z2.zone(t), empty); got.Result != policy.Pass {
+		t.Errorf("%+v", got)
+	}
+	if got := runDKIMCheck(t, z2.zone(t), strings.Replace(empty, "Subject:\r\n", "Subject: another\r\nSubject\r\n", 1)); got.Result != policy.PermError {
+		t.Errorf("%+v", got)
+	}
+	// Lines that are nothing but rubbish have always been let through, and "Subject :"
+	// is a field of old (RFC 5322 §4.5.8).
+	for was, is := range map[string]string{"To: ": "From somebody Sat Nov 21 2026\r\nTo: ", "Subject: ": "\u00a0X: y\r\nrubbish\r\nSubject : "} {
+		if got := runDKIMCheck(t, z.zone(t), signature+strings.Replace(header, was, is, 1)); got.Result != policy.Pass {
+			t.Errorf("%q: %+v", is, got)
+		}
 	}
 }
 
