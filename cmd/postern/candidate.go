@@ -119,7 +119,10 @@ func candidateReport(ctx context.Context, dir string, q journal.Query, current s
 		if earlier > 0 {
 			return nil, fmt.Errorf("the journal has no verdicts of the candidate %s of that time; other candidates judged %d transactions", current, earlier)
 		}
-		return nil, errors.New("the journal has no verdicts of a candidate policy of that time: is policy.candidate set, and has mail come since?")
+		if stats.Lines > 0 && len(stats.Unreadable) == 0 {
+			return nil, errors.New("the journal has no verdicts of a candidate policy of that time: is policy.candidate set, and has mail come since?")
+		}
+		return nil, noRecords(dir, stats)
 	}
 	for _, c := range all {
 		if c != r.comparison {

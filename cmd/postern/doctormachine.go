@@ -190,7 +190,9 @@ func scrapeAdmin(ctx context.Context, address string) (s scrape) {
 			return err
 		}
 		defer func() { _ = conn.Close() }()
-		defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+		if until, ok := ctx.Deadline(); ok {
+			_ = conn.SetDeadline(until)
+		}
 		if err := req.Write(conn); err != nil {
 			return err
 		}

@@ -67,6 +67,9 @@ func explain(src journalSource, id, recipient string) (view, error) {
 		if of, err := journal.FindSession(dir, id); err == nil {
 			return view{}, fmt.Errorf("%s is a connection; a transaction in it is %s", id, of.ID)
 		}
+		if err.Error() != journal.ErrNotFound.Error() { // it says what could not be read
+			return view{}, fmt.Errorf("there is no transaction %s in %s, as far as it can be read: %w", id, dir, err)
+		}
 		return view{}, fmt.Errorf("there is no transaction %s in %s: its day is over (journal.keep), or the id is that of a connection that had none, of which the log tells", id, dir)
 	}
 	if err != nil {

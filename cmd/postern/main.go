@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -81,6 +82,16 @@ func report(w io.Writer, err error) {
 	default:
 		_, _ = fmt.Fprintf(w, "postern: %v\n", err)
 	}
+	_, _ = io.WriteString(w, permissionHint(err, os.Geteuid()))
+}
+
+// permissionHint says as whom to try again. The texts of faults have the system's own
+// words, and nothing to unwrap.
+func permissionHint(err error, uid int) string {
+	if uid == 0 || !strings.Contains(err.Error(), syscall.EACCES.Error()) {
+		return ""
+	}
+	return "postern: it may be read by the user that the proxy runs as: runuser -u postern -- postern ...\n"
 }
 
 // writeFaults says which program complains where there is no file to tell.
@@ -108,12 +119,45 @@ Begin with: postern demo`,
 		RunE: func(*cobra.Command, []string) error { return usageError{errors.New("say what to do")} },
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError{err}} })
+	root.SetHelpCommand(newHelp(root))
 	root.AddCommand(
 		newServe(), newDemo(), newCheckConfig(), newConfig(), newPolicy(), newTestSession(),
 		newExplain(), newReplay(), newCandidate(), newReport(), newOverrides(), newDoctor(), newVersion(),
 	)
 	return root
+}
+
+// newHelp is cobra's, but for what there is no command of: it says so, and does not print
+// the help of another one with exit code 0.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Say what a command does",
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil {
+				return usageError{err}
+			}
+			if len(rest) > 0 {
+				return noArguments(cmd, rest)
+			}
+			return cmd.Help()
+		},
+	}
+}
+
+// flagError is an error of the flags without what the library says of its own inside.
+type flagError struct{ error }
+
+func (e flagError) Error() string {
+	text, inside, ok := strings.Cut(e.error.Error(), ": strconv.")
+	if !ok {
+		return text
+	}
+	if strings.HasSuffix(inside, "value out of range") {
+		return text + ": the number is too large"
+	}
+	return text + ": a number is wanted"
 }
 
 // noArguments refuses what stands behind the command and its flags.

@@ -220,8 +220,12 @@ func (r *replayed) write(w io.Writer, asJSON bool) error {
 		return writeJSON(w, r)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\nthrough %s: %.0f a second\n\n", r.heading(), r.Policy, r.PerSecond)
-	r.writeText(&b)
+	if r.Records == 0 {
+		fmt.Fprintf(&b, "Nothing was compared: %v\n", noRecords(r.Journal, r.Read))
+	} else {
+		fmt.Fprintf(&b, "%s\nthrough %s: %.0f a second\n\n", r.heading(), r.Policy, r.PerSecond)
+		r.writeText(&b)
+	}
 	b.WriteString(readTrouble(r.Read))
 	_, err := io.WriteString(w, printable(b.String()))
 	return err
@@ -265,5 +269,15 @@ func wholeJournal(s journal.Stats) error {
 	}
 }
 
-// errNoRecords is for reports about nothing.
-var errNoRecords = errors.New("the journal has no transactions of that time")
+// noRecords is the error of a report about nothing: it says which of the reasons it is.
+func noRecords(dir string, s journal.Stats) error {
+	switch {
+	case len(s.Unreadable) > 0:
+		return wholeJournal(s)
+	case s.Files == 0:
+		return fmt.Errorf("%s has no file of a journal from that time: is it the folder of journal.path, and was there mail since?", dir)
+	case s.Newer > 0:
+		return fmt.Errorf("the journal has no transactions that this version can read: %d were written by a newer one", s.Newer)
+	}
+	return errors.New("the journal has no transactions of that time")
+}

@@ -433,7 +433,7 @@ func senders(ctx context.Context, dir string, q journal.Query, networks bool, no
 		return nil, err
 	}
 	if all.total.Messages == 0 {
-		return nil, errNoRecords
+		return nil, noRecords(dir, stats)
 	}
 	r := &senderReport{Journal: dir, From: all.from, To: all.to, Total: all.total, Read: stats}
 	r.Domains, r.Sources = all.domains.list("domains"), all.sources.list("sources")
