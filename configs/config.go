@@ -123,9 +123,12 @@ type Checks struct {
 	DNSBL     DNSBLCheck     `yaml:"dnsbl"`
 }
 
-// SubmitterCheck says how SUBMITTER and PRA are compared.
+// SubmitterCheck says how SUBMITTER is read, and compared with the PRA.
 type SubmitterCheck struct {
 	Match string `yaml:"match" words:"address domain"` // address | domain
+	// LenientXtext takes a parameter that is no xtext (RFC 3461 §4) for the mailbox
+	// itself, as some old senders have it.
+	LenientXtext bool `yaml:"lenient_xtext"`
 }
 
 // DNSBLCheck names the DNS lists that are asked (RFC 5782).

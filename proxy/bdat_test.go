@@ -56,6 +56,22 @@ func TestChunksInThePipe(t *testing.T) {
 	}
 }
 
+// TestBlanksInBDAT: one blank too many does not hide where the chunk ends.
+func TestBlanksInBDAT(t *testing.T) {
+	r := newRig(t, rigOptions{policy: &openPolicy})
+	c := r.connect("192.0.2.1")
+	c.ehlo()
+	c.cmd("MAIL FROM:<alice@good.example>", "250 ")
+	c.cmd("RCPT TO:<rcpt@local.example>", "250 ")
+	c.send("BDAT  2\r\n\r\n")
+	c.expect("250 ")
+	c.send("BDAT 6   last \r\nHello.")
+	c.expect("250 ")
+	c.send("BDAT 6 LAST x\r\nHello.")
+	c.expect("501 ")
+	c.closed()
+}
+
 // TestManyChunks: some senders send chunks of 8 KiB, and messages of many MiB.
 func TestManyChunks(t *testing.T) {
 	r := newRig(t, rigOptions{policy: &openPolicy})

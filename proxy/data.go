@@ -135,6 +135,7 @@ func (s *session) receiveData(r *relay) error {
 // it, its octets are read first: they are in the pipe already.
 func (s *session) bdat(arg string) smtp.Reply {
 	size, word, _ := strings.Cut(arg, " ")
+	word = strings.TrimLeft(word, " ") // several blanks, as between the parameters of MAIL
 	n, err := strconv.ParseInt(size, 10, 64)
 	last := strings.EqualFold(word, "LAST")
 	if err != nil || !digits(size) || word != "" && !last {

@@ -166,15 +166,20 @@ func (s *session) mailParams(tx *transaction) smtp.Reply {
 		}
 	}
 	if submitter != nil { // last, since SMTPUTF8 may stand behind it
-		return submitterParam(&tx.facts, *submitter)
+		return submitterParam(&tx.facts, submitter, s.set.LenientXtext)
 	}
 	return smtp.Reply{}
 }
 
-// submitterParam decodes SUBMITTER (RFC 4405 §4): a mailbox in xtext.
-func submitterParam(f *policy.Facts, p smtp.Param) smtp.Reply {
+// submitterParam decodes SUBMITTER (RFC 4405 §4): a mailbox in xtext. What is none
+// is the mailbox itself where lenient says so; p then gets its right form, since
+// the backend may be less patient.
+func submitterParam(f *policy.Facts, p *smtp.Param, lenient bool) smtp.Reply {
 	text, err := smtp.DecodeXtext(p.Value)
-	if err != nil {
+	switch {
+	case err != nil && lenient:
+		text, p.Value = p.Value, smtp.EncodeXtext(p.Value)
+	case err != nil:
 		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "SUBMITTER is not valid xtext"}
 	}
 	m, err := smtp.ParseMailbox(text, f.Mail.SMTPUTF8)

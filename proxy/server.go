@@ -42,6 +42,8 @@ type Settings struct {
 	Limits    configs.Limits
 	Timeouts  configs.Timeouts
 	TraceDNS  bool // keep each DNS answer in the transaction's record
+	// LenientXtext takes a SUBMITTER that is no xtext for the mailbox itself.
+	LenientXtext bool
 }
 
 // Listener says what is particular to one address that the server stands on.
@@ -165,8 +167,7 @@ func (srv *Server) Handle(conn net.Conn, l Listener) { srv.handle(conn, &l) }
 func (srv *Server) handle(conn net.Conn, l *Listener) {
 	s := newSession(srv, conn, l)
 	if !srv.enter(s) {
-		s.turnAway(421, "3.2", "Service shutting down")
-		srv.metrics.Connection(l.Name, "shutdown")
+		s.turnAway("shutdown", s.refuse(421, "3.2", "Service shutting down"))
 		return
 	}
 	defer srv.leave(s)

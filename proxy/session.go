@@ -398,11 +398,14 @@ func (s *session) flush() error {
 	return err
 }
 
-// turnAway is for a connection that gets no session.
-func (s *session) turnAway(code int, enhanced, text string) {
+// turnAway is for a connection that gets no session. It has its log line all the
+// same.
+func (s *session) turnAway(result string, r smtp.Reply) {
+	s.result = result
 	_ = s.conn.SetWriteDeadline(time.Now().Add(time.Second))
-	_, _ = s.conn.Write(smtp.AppendReply(nil, s.refuse(code, enhanced, text)))
-	_ = s.conn.Close()
+	_, _ = s.conn.Write(smtp.AppendReply(nil, r))
+	s.srv.metrics.Reply(r.Code, r.Enhanced)
+	s.end()
 }
 
 // refuse makes a reply of ours that bears an id: the transaction's, or that of

@@ -1,7 +1,10 @@
 package proxy
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 
@@ -138,5 +141,52 @@ func TestObserveRecordsOnce(t *testing.T) {
 	}
 	if rec := r.last(); rec.Rule != "there" || rec.Disposition != "reject" || !rec.Observed || rec.Outcome != journal.OutcomeDelivered {
 		t.Errorf("%+v", rec)
+	}
+}
+
+// TestLenientXtext: a sender that does not encode the mailbox is understood where
+// the site says so, and the MTA gets the right form of it.
+func TestLenientXtext(t *testing.T) {
+	r := newRig(t, rigOptions{policy: &openPolicy})
+	r.set.LenientXtext = true
+	c := r.connect("192.0.2.1")
+	c.ehlo()
+	c.cmd("MAIL FROM:<alice@good.example> SUBMITTER=bob+0Ax", "501 5.1.7 ")
+	for said, want := range map[string]string{
+		"bob+list@good.example":   "bob+list@good.example",
+		"bob+2Blist@good.example": "bob+list@good.example",
+	} {
+		if got := c.message("MAIL FROM:<alice@good.example> SUBMITTER="+said, rigMessage); code(got) != "250" {
+			t.Fatal(got)
+		}
+		if got := r.last().Facts.Submitter.Address; got != want {
+			t.Errorf("%s was read as %q", said, got)
+		}
+	}
+	heard := 0
+	for _, line := range r.sink.Commands() {
+		if strings.HasPrefix(line, "MAIL ") && strings.Contains(line, " SUBMITTER=bob+2Blist@good.example") {
+			heard++
+		}
+	}
+	if heard != 2 {
+		t.Errorf("the MTA heard %q", r.sink.Commands())
+	}
+}
+
+// TestTurnedAwayAtTheEnd: who comes while the server shuts down hears why, and
+// has a line in the log like every connection.
+func TestTurnedAwayAtTheEnd(t *testing.T) {
+	r := newRig(t, rigOptions{policy: &openPolicy})
+	var log bytes.Buffer
+	r.srv.log = slog.New(slog.NewTextHandler(&log, nil))
+	if err := r.srv.Shutdown(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	c := r.dialFrom("192.0.2.1", Listener{Name: "mx"})
+	c.expect("421 4.3.2 ")
+	c.closed()
+	if got := log.String(); strings.Count(got, "msg=connection") != 1 || !strings.Contains(got, "result=shutdown") {
+		t.Error(got)
 	}
 }

@@ -121,7 +121,7 @@ func build(cfg *configs.Config, w *world, old *parts) (*parts, error) {
 		}, p.wants(w.everything)),
 		Chain: p.rules.chain, Candidate: p.candidate.chain, Observe: cfg.Policy.Mode == "observe", Backends: p.backends,
 		Headers: cfg.Headers, Limits: cfg.Limits, Timeouts: cfg.Timeouts,
-		TraceDNS: w.everything || cfg.Journal.Path != "",
+		TraceDNS: w.everything || cfg.Journal.Path != "", LenientXtext: cfg.Checks.Submitter.LenientXtext,
 	}
 	return p, nil
 }
