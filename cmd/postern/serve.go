@@ -79,6 +79,7 @@ type service struct {
 	inner   *innerListener
 
 	parts     atomic.Pointer[parts]
+	reloads   reloads
 	listening atomic.Bool
 	before    *estate              // nil: nobody served before us
 	mailIn    string               // folder of the embedded backend
@@ -209,7 +210,7 @@ func (s *service) start(cfg *configs.Config, inherited map[string]net.Listener, 
 	s.listening.Store(true)
 	if adminLn != nil {
 		s.admin = admin.New(admin.Options{
-			Metrics: s.metrics.Handler(), Ready: s.ready, Hostname: p.settings.Hostname, Version: buildVersion(), Started: s.started, Log: s.log,
+			Metrics: s.metrics.Handler(), Ready: s.ready, Status: s.status, Hostname: p.settings.Hostname, Version: buildVersion(), Started: s.started, Log: s.log,
 		})
 		s.goServe("admin", func() error { return s.admin.Serve(adminLn) })
 		s.log.Info("admin", "address", adminLn.Addr().String())
@@ -397,12 +398,12 @@ func (s *service) loop(ctx context.Context, signals <-chan os.Signal) error {
 
 // reload takes over a new configuration, or keeps the old one and says why.
 func (s *service) reload() {
-	if err := s.tryReload(); err != nil {
-		s.metrics.ConfigReload("error")
+	err := s.tryReload()
+	s.reloaded(partConfiguration, err)
+	if err != nil {
 		s.log.Error("configuration not reloaded, the running one stays in force", "error", oneLine(err))
 		return
 	}
-	s.metrics.ConfigReload("ok")
 	s.log.Info("configuration reloaded")
 }
 
@@ -440,7 +441,9 @@ func (s *service) watch(ctx context.Context, files []string, changed func()) {
 }
 
 func (s *service) reloadCertificates(p *parts) {
-	if err := p.certificates.reload(); err != nil {
+	err := p.certificates.reload()
+	s.reloaded(partCertificates, err)
+	if err != nil {
 		s.log.Error("certificates not reloaded, the old ones stay in use", "error", oneLine(err))
 		return
 	}
@@ -449,7 +452,9 @@ func (s *service) reloadCertificates(p *parts) {
 }
 
 func (s *service) reloadLists(r *rules) {
-	if err := r.reload(); err != nil {
+	err := r.reload()
+	s.reloaded(partLists, err)
+	if err != nil {
 		s.log.Error("lists not reloaded, the old ones stay in use", "error", oneLine(err))
 		return
 	}

@@ -20,10 +20,17 @@ import (
 type Options struct {
 	Metrics  http.Handler    // serves /metrics
 	Ready    func() []string // what stands in the way of serving, in words; nothing: ready
+	Status   func() []Detail // for a person, on the page; nil: nothing
 	Hostname string
 	Version  string
 	Started  time.Time
 	Log      *slog.Logger // nil: slog.Default
+}
+
+// Detail is a line of the page.
+type Detail struct {
+	Name, Value string
+	Bad         bool // it wants a person's eye
 }
 
 // Server serves the admin address.
@@ -105,14 +112,19 @@ var pageText string
 var pageTemplate = template.Must(template.New("page").Parse(pageText))
 
 func (s *Server) page(w http.ResponseWriter, _ *http.Request) {
+	var details []Detail
+	if s.opt.Status != nil {
+		details = s.opt.Status()
+	}
 	var b bytes.Buffer
 	err := pageTemplate.Execute(&b, struct {
 		Hostname, Version, Started, Uptime string
 		Reasons                            []string
+		Details                            []Detail
 	}{
 		s.opt.Hostname, s.opt.Version,
 		s.opt.Started.UTC().Format(time.RFC3339), time.Since(s.opt.Started).Truncate(time.Second).String(),
-		s.opt.Ready(),
+		s.opt.Ready(), details,
 	})
 	if err != nil {
 		s.opt.Log.Error("status page failed", "error", err)

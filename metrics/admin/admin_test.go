@@ -18,6 +18,9 @@ func TestPages(t *testing.T) {
 	var reasons []string
 	s := New(Options{
 		Metrics: metrics.New().Handler(), Ready: func() []string { return reasons },
+		Status: func() []Detail {
+			return []Detail{{Name: "Listener", Value: "mx :25"}, {Name: "Backend", Value: "<mta> down", Bad: true}}
+		},
 		Hostname: "<mx>.example", Version: "v1", Started: time.Now().Add(-90 * time.Second),
 	})
 	get := func(method, path string) (int, string, http.Header) {
@@ -39,7 +42,8 @@ func TestPages(t *testing.T) {
 	}
 	expect("GET", "/healthz", 200, "ok\n")
 	expect("GET", "/readyz", 200, "ready\n")
-	expect("GET", "/", 200, "Postern on &lt;mx&gt;.example", "Ready.", "v1", "1m30s ago", `href="/metrics"`)
+	expect("GET", "/", 200, "Postern on &lt;mx&gt;.example", "Ready.", "v1", "1m30s ago", `href="/metrics"`,
+		"<dt>Listener</dt><dd>mx :25</dd>", `<dt>Backend</dt><dd class="not">&lt;mta&gt; down</dd>`)
 	expect("GET", "/metrics", 200, "postern_sessions_active 0", "go_goroutines")
 	expect("GET", "/nothing", 404)
 	expect("GET", "/debug/pprof/", 404)

@@ -275,6 +275,24 @@ func (s *Set) Up() bool {
 	return false
 }
 
+// State is an address of a backend and whether it is usable, as far as is known.
+type State struct {
+	Backend, Address string
+	Up               bool
+}
+
+// Addresses tells the state of each address, in the order of the configuration.
+func (s *Set) Addresses() (all []State) {
+	for _, p := range s.pools {
+		p.mu.Lock()
+		for _, a := range p.addrs {
+			all = append(all, State{p.name, a.name, a.up})
+		}
+		p.mu.Unlock()
+	}
+	return all
+}
+
 // Run watches over the backends until ctx ends: it learns what they offer,
 // finds out when one that failed is back, and ends idle connections.
 func (s *Set) Run(ctx context.Context) {
