@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -214,6 +215,26 @@ func TestDoctorReadsTheMetrics(t *testing.T) {
 	s.read(strings.NewReader("220 mta.example ESMTP\r\n"))
 	if s.up {
 		t.Error("that was no Postern")
+	}
+}
+
+// Who listens and says nothing costs a wait that ends.
+func TestDoctorDoesNotWaitForTheSilent(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if s := scrapeAdmin(ctx, ln.Addr().String()); s.up || s.err == nil {
+		t.Errorf("%+v", s)
+	}
+	for _, how := range []string{"starttls", "implicit"} {
+		greeting, err := greetingOf(ctx, configs.Listener{Address: ln.Addr().String(), TLS: how, ProxyProtocol: []string{"127.0.0.1"}})
+		if err == nil {
+			t.Errorf("%s: %q", how, greeting)
+		}
 	}
 }
 
