@@ -233,22 +233,28 @@ type MessageIs struct {
 // Transaction returns the facts of a new transaction on f's connection: everything
 // from MAIL on is forgotten, every result is Skipped until a check has run.
 func (f Facts) Transaction(id string) Facts {
-	client := f.Client
-	client.Name = "" // comes with iprev
+	t := Facts{Client: f.Client, Listener: f.Listener, TLS: f.TLS, Helo: f.Helo}
+	t.Begin(id)
+	return t
+}
+
+// Begin makes f, which holds what is known of the connection and no more, the
+// facts of a new transaction, as Transaction does. They are large: what is made
+// in place needs no copy, and its maker no stack for one.
+func (f *Facts) Begin(id string) {
+	f.ID = id
+	f.Client.Name = "" // comes with iprev
 	if f.TLS.Peer.Names == nil {
 		f.TLS.Peer.Names = []string{} // JSON shall say [], not null
 	}
-	return Facts{
-		ID: id, Client: client, Listener: f.Listener, TLS: f.TLS, Helo: f.Helo,
-		Submitter: Submitter{Result: Skipped},
-		SPF:       SPF{Result: Skipped},
-		SPFHelo:   SPFHelo{Result: Skipped},
-		Iprev:     Iprev{Result: Skipped},
-		MX:        MX{Result: Skipped},
-		DNSBL:     DNSBL{Zones: []string{}, Result: Skipped},
-		DNS:       DNS{Healthy: true},
-		PRA:       PRA{Result: Skipped},
-		DKIM:      DKIM{Result: Skipped, Domains: []string{}},
-		DMARC:     DMARC{Result: Skipped},
-	}
+	f.Submitter.Result = Skipped
+	f.SPF.Result = Skipped
+	f.SPFHelo.Result = Skipped
+	f.Iprev.Result = Skipped
+	f.MX.Result = Skipped
+	f.DNSBL.Zones, f.DNSBL.Result = []string{}, Skipped
+	f.DNS.Healthy = true
+	f.PRA.Result = Skipped
+	f.DKIM.Domains, f.DKIM.Result = []string{}, Skipped
+	f.DMARC.Result = Skipped
 }

@@ -258,9 +258,10 @@ func (s *session) hello(arg string, esmtp bool) smtp.Reply {
 			helo.Domain = d
 		}
 	}
-	f := s.newFacts(helo)
-	if v := s.set.Chain.Decide(policy.Helo, &f); v.Refuses() && !s.set.Observe {
-		s.recordRefusal(&f, v)
+	f := new(policy.Facts)
+	s.begin(f, helo)
+	if v := s.set.Chain.Decide(policy.Helo, f); v.Refuses() && !s.set.Observe {
+		s.recordRefusal(f, v)
 		return withID(v.Reply, f.ID)
 	}
 	s.abandon() // RFC 5321 §4.1.4: as if by RSET

@@ -75,7 +75,7 @@ func (s *session) mail(arg string) smtp.Reply {
 		s.set = set
 	}
 	tx := &transaction{began: s.srv.now(), from: from, params: params}
-	tx.facts = s.newFacts(s.heloName)
+	s.begin(&tx.facts, s.heloName)
 	tx.facts.Mail = policy.MailFrom{From: smtp.Address(from), Domain: factDomain(from)}
 	r := s.mailParams(tx)
 	if !r.IsZero() && clientFault(r) {

@@ -220,10 +220,11 @@ func (s *session) open() bool {
 	if !s.pregreet() {
 		return false
 	}
-	f := s.newFacts(policy.HeloName{})
+	f := new(policy.Facts)
+	s.begin(f, policy.HeloName{})
 	// A policy that only observes says here what it will say of each transaction,
 	// whose record has it: nothing is refused yet, so nothing is recorded.
-	if v := s.set.Chain.Decide(policy.Connect, &f); v.Refuses() && !s.set.Observe {
+	if v := s.set.Chain.Decide(policy.Connect, f); v.Refuses() && !s.set.Observe {
 		// RFC 5321 §3.1 knows two refusals in place of the greeting: 421, and
 		// 554, after which only QUIT is served, so that the client does not take
 		// us for broken.
@@ -231,7 +232,7 @@ func (s *session) open() bool {
 		if v.Disposition == policy.DispositionDefer {
 			v.Reply.Code = 421
 		}
-		s.recordRefusal(&f, v)
+		s.recordRefusal(f, v)
 		s.say(withID(v.Reply, f.ID))
 		s.barred = true
 		if s.result = "refused"; v.Disposition == policy.DispositionDefer {
@@ -262,14 +263,14 @@ func (s *session) pregreet() bool {
 	return true
 }
 
-// newFacts returns the facts of a new transaction of a client that said helo.
-// They are made where they are needed: an idle session holds none.
-func (s *session) newFacts(helo policy.HeloName) policy.Facts {
-	f := policy.Facts{Client: s.client, Listener: s.listener.Name, Helo: helo}
+// begin makes f, which is zero, the facts of a new transaction of a client that
+// said helo. An idle session holds none.
+func (s *session) begin(f *policy.Facts, helo policy.HeloName) {
+	f.Client, f.Listener, f.Helo = s.client, s.listener.Name, helo
 	if s.tls != nil {
 		f.TLS = *s.tls
 	}
-	return f.Transaction(newID())
+	f.Begin(newID())
 }
 
 // nextLine returns the next command line without its CRLF. Everything said so
