@@ -21,8 +21,8 @@ var (
 )
 
 // input reads what the client sends, and holds a buffer only while there is
-// something in it: ten thousand idle clients shall cost ten thousand
-// goroutines, not ten thousand buffers.
+// something in it: ten thousand idle clients shall not cost ten thousand
+// buffers. (Nor ten thousand goroutines: see parking.)
 //
 // On a plain socket the trick is to ask the runtime for the moment when the
 // descriptor can be read, and to take a buffer only then. It costs no system

@@ -83,7 +83,8 @@ type Server struct {
 	wg        sync.WaitGroup
 	serving   sync.WaitGroup // calls of Serve
 
-	rates rates
+	rates   rates
+	parking parking
 }
 
 // New returns a server with those settings.
@@ -130,7 +131,7 @@ func (srv *Server) Serve(ln net.Listener, l Listener) error {
 		srv.mu.Unlock()
 	}()
 
-	pause := time.Duration(0)
+	pause, done := time.Duration(0), srv.wg.Done
 	for {
 		conn, err := ln.Accept()
 		if err != nil {
@@ -154,24 +155,27 @@ func (srv *Server) Serve(ln net.Listener, l Listener) error {
 		}
 		pause = 0
 		srv.wg.Add(1)
-		go func() {
-			defer srv.wg.Done()
-			srv.handle(conn, &l)
-		}()
+		go srv.begin(conn, &l, done)
 	}
 }
 
 // Handle runs one session on conn, from the greeting to the close.
-func (srv *Server) Handle(conn net.Conn, l Listener) { srv.handle(conn, &l) }
+func (srv *Server) Handle(conn net.Conn, l Listener) { srv.begin(conn, &l, nil) }
 
-func (srv *Server) handle(conn net.Conn, l *Listener) {
+// begin begins a session. It has come to its end when begin returns, or, with
+// done, when that is called: it may have been parked meanwhile.
+func (srv *Server) begin(conn net.Conn, l *Listener, done func()) {
 	s := newSession(srv, conn, l)
+	s.done = done
 	if !srv.enter(s) {
 		s.turnAway("shutdown", s.refuse(421, "3.2", "Service shutting down"))
+		if done != nil {
+			done()
+		}
 		return
 	}
-	defer srv.leave(s)
-	s.serve()
+	srv.metrics.SessionStarted()
+	s.run(false)
 }
 
 // enter registers the session; false if the server is shutting down.

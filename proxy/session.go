@@ -36,8 +36,8 @@ const (
 	outLimit = 4 << 10
 )
 
-// session is one SMTP connection. One goroutine, half duplex, no locks: only
-// wake and abort may be called from elsewhere.
+// session is one SMTP connection. One goroutine at a time, half duplex, no
+// locks: only wake and abort may be called from elsewhere.
 type session struct {
 	srv      *Server
 	set      *Settings
@@ -74,6 +74,10 @@ type session struct {
 	transactions int
 	messages     int
 
+	done     func()    // called at the end; nil: Handle waits for it, so that it cannot be parked
+	deadline time.Time // of the command that is waited for
+	place    parkedAt  // while it is parked
+
 	wakeMu  sync.Mutex
 	waiting bool // for a command
 	gone    bool // abort was called
@@ -109,6 +113,7 @@ func (s *session) wake() {
 		_ = s.conn.SetReadDeadline(time.Unix(1, 0))
 	}
 	s.wakeMu.Unlock()
+	s.srv.parking.unpark(s)
 }
 
 // setWaiting says whether the session waits for a command.
@@ -153,11 +158,27 @@ func (s *session) setBackend(bc *backend.Conn) {
 	}
 }
 
-// serve is the whole session. A panic ends this session and no other, and the
-// client hears a 421.
-func (s *session) serve() {
-	s.srv.metrics.SessionStarted()
-	defer s.srv.metrics.SessionEnded()
+// run is the whole session, or what comes until it is parked and, resumed, what
+// comes from there. A panic ends this session and no other, and the client hears
+// a 421.
+func (s *session) run(resumed bool) {
+	for s.serve(resumed) {
+		if s.srv.parking.park(s) {
+			return // NOT: another look at s. It may run already.
+		}
+		resumed = true
+	}
+	s.end()
+	s.srv.leave(s)
+	s.srv.metrics.SessionEnded()
+	if s.done != nil {
+		s.done()
+	}
+}
+
+// serve runs the session until its end, or until the client has been silent for
+// so long that the session should be parked.
+func (s *session) serve(resumed bool) (silent bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.srv.log.Error("panic in session", "session", s.id, "panic", p, "stack", string(debug.Stack()))
@@ -166,15 +187,17 @@ func (s *session) serve() {
 			s.dropBackend()
 			_ = s.flush()
 		}
-		s.end()
 	}()
 
-	if !s.open() {
-		return
+	if !resumed && !s.open() {
+		return false
 	}
 	for !s.closing {
-		line, err := s.nextLine()
+		line, err := s.nextLine(resumed)
+		resumed = false
 		switch {
+		case errors.Is(err, errSilent):
+			return true
 		case err == nil:
 			s.command(line)
 		case errors.Is(err, smtp.ErrLineTooLong):
@@ -185,17 +208,18 @@ func (s *session) serve() {
 			s.fault(smtp.Reply{Code: 500, Enhanced: "5.2", Text: "Bare CR or NUL in a command line"})
 		default:
 			s.readFailed(err)
-			return
+			return false
 		}
 		if s.out != nil && len(*s.out) > outLimit {
 			s.settle()
 			if s.flush() != nil {
-				return
+				return false
 			}
 		}
 	}
 	s.settle()
 	_ = s.flush()
+	return false
 }
 
 // open does what comes before the first command: the PROXY header, the limits,
@@ -275,9 +299,10 @@ func (s *session) begin(f *policy.Facts, helo policy.HeloName) {
 
 // nextLine returns the next command line without its CRLF. Everything said so
 // far leaves when no whole command is there any more: not sooner, since replies that are
-// ready together travel together (RFC 2920 §3.2), and not later.
-func (s *session) nextLine() ([]byte, error) {
-	if !s.in.hasLine() {
+// ready together travel together (RFC 2920 §3.2), and not later. A session that
+// was parked goes on waiting.
+func (s *session) nextLine(resumed bool) ([]byte, error) {
+	if !resumed && !s.in.hasLine() {
 		// NOT: only where nothing is buffered. Half a command may be, and its
 		// client waits for us; the deadline that is set is that of the message
 		// before, and has passed while the backend thought.
@@ -289,7 +314,8 @@ func (s *session) nextLine() ([]byte, error) {
 		if s.commands == 0 && s.transactions == 0 {
 			limit = s.set.Timeouts.Greeting
 		}
-		s.readBy(time.Now().Add(limit))
+		s.deadline = time.Now().Add(limit)
+		s.readBy(s.deadline)
 	}
 	// Between two chunks of a message the client is in the message.
 	s.setWaiting(s.tx == nil || s.tx.relay == nil)
@@ -311,26 +337,49 @@ func (s *session) nextLine() ([]byte, error) {
 // keeping: taking another costs at least the XCLIENT.
 const idleBackend = 3 * time.Second
 
+// parkAfter is how long a client may be silent before its session is parked:
+// longer than the way to it and back, nearly always.
+const parkAfter = 150 * time.Millisecond
+
+// errSilent ends the wait for a command of a session that should be parked.
+var errSilent = errors.New("proxy: the client is silent")
+
 // waitForCommand waits for the first octet of a command, until the deadline
 // that is set.
 func (s *session) waitForCommand() error {
-	if s.bc == nil || s.tx != nil || s.in.buffered() > 0 || s.srv.draining.Load() {
+	parkable := canPark && s.done != nil
+	if s.bc == nil && !parkable || s.tx != nil || s.in.buffered() > 0 || s.srv.draining.Load() {
 		return s.in.wait()
 	}
-	limit := time.Now().Add(s.set.Timeouts.Command)
-	if idle := time.Now().Add(idleBackend); idle.Before(limit) {
-		s.readBy(idle)
+	patience := parkAfter
+	if s.bc != nil {
+		patience = idleBackend
+	}
+	if patient := time.Now().Add(patience); patient.Before(s.deadline) {
+		s.waitBy(patient)
 		err := s.in.wait()
+		if err == nil && !s.in.hasLine() {
+			s.waitBy(s.deadline) // for the rest of it
+		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) || s.srv.draining.Load() {
 			return err
 		}
 		s.releaseBackend()
-		s.readBy(limit)
-		if s.srv.draining.Load() {
-			s.wake()
+		s.waitBy(s.deadline)
+		if parkable {
+			return errSilent
 		}
 	}
 	return s.in.wait()
+}
+
+// waitBy is readBy for a session that waits for a command: it does not undo what
+// wake did.
+func (s *session) waitBy(t time.Time) {
+	s.readBy(t)
+	if s.srv.draining.Load() {
+		s.wake()
+	}
 }
 
 // readFailed answers a line that could not be read, if anybody is there to
