@@ -258,11 +258,8 @@ func (s *session) hello(arg string, esmtp bool) smtp.Reply {
 			helo.Domain = d
 		}
 	}
-	f := new(policy.Facts)
-	s.begin(f, helo)
-	if v := s.set.Chain.Decide(policy.Helo, f); v.Refuses() && !s.set.Observe {
-		s.recordRefusal(f, v)
-		return withID(v.Reply, f.ID)
+	if v, id := s.refused(policy.Helo, helo); id != "" {
+		return withID(v.Reply, id)
 	}
 	s.abandon() // RFC 5321 §4.1.4: as if by RSET
 	s.heloName, s.greeted, s.esmtp = helo, true, esmtp

@@ -244,20 +244,8 @@ func (s *session) open() bool {
 	if !s.pregreet() {
 		return false
 	}
-	f := new(policy.Facts)
-	s.begin(f, policy.HeloName{})
-	// A policy that only observes says here what it will say of each transaction,
-	// whose record has it: nothing is refused yet, so nothing is recorded.
-	if v := s.set.Chain.Decide(policy.Connect, f); v.Refuses() && !s.set.Observe {
-		// RFC 5321 §3.1 knows two refusals in place of the greeting: 421, and
-		// 554, after which only QUIT is served, so that the client does not take
-		// us for broken.
-		v.Reply.Code = 554
-		if v.Disposition == policy.DispositionDefer {
-			v.Reply.Code = 421
-		}
-		s.recordRefusal(f, v)
-		s.say(withID(v.Reply, f.ID))
+	if v, id := s.refused(policy.Connect, policy.HeloName{}); id != "" {
+		s.say(withID(v.Reply, id))
 		s.barred = true
 		if s.result = "refused"; v.Disposition == policy.DispositionDefer {
 			s.result = "deferred"
@@ -286,6 +274,36 @@ func (s *session) pregreet() bool {
 	}
 	return true
 }
+
+// refused judges the connection, or HELO, before there is a transaction. With a
+// refusal comes the id under which it was recorded; without an id nothing stands
+// in the way.
+//
+// A policy that only observes says here what it will say of each transaction,
+// whose record has it: nothing is refused yet, so nothing is recorded.
+func (s *session) refused(st policy.Stage, helo policy.HeloName) (v policy.Verdict, id string) {
+	f := earlyFacts.Get().(*policy.Facts)
+	s.begin(f, helo)
+	if v = s.set.Chain.Decide(st, f); v.Refuses() && !s.set.Observe {
+		if st == policy.Connect {
+			// RFC 5321 §3.1 knows two refusals in place of the greeting: 421, and
+			// 554, after which only QUIT is served, so that the client does not take
+			// us for broken.
+			v.Reply.Code = 554
+			if v.Disposition == policy.DispositionDefer {
+				v.Reply.Code = 421
+			}
+		}
+		id = f.ID
+		s.recordRefusal(f, v)
+	}
+	*f = policy.Facts{}
+	earlyFacts.Put(f)
+	return v, id
+}
+
+// earlyFacts are zero. Nobody keeps them: a record has a copy.
+var earlyFacts = sync.Pool{New: func() any { return new(policy.Facts) }}
 
 // begin makes f, which is zero, the facts of a new transaction of a client that
 // said helo. An idle session holds none.
