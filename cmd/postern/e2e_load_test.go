@@ -189,11 +189,11 @@ func TestE2EIdleConnections(t *testing.T) {
 		tls   bool
 		limit int64 // octets of resident memory for each
 	}{
-		// Two thirds of it are stacks (4 KiB, 8 KiB inside TLS) and what the
-		// connection lives on (2 KiB, 6 KiB); the rest is what the collector has not
-		// freed yet, and what it leaves room for.
-		{"plain", false, 12 << 10},
-		{"TLS", true, 32 << 10},
+		// What a connection lives on is 2 KiB, and 6 KiB inside TLS: once it is
+		// parked it has no stack. The rest is what the collector has not freed yet,
+		// the stacks that the last ones had among it.
+		{"plain", false, 8 << 10},
+		{"TLS", true, 20 << 10},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := startPosternAs(t, setup{extra: fmt.Sprintf("limits: {connections: %d, connections_per_client: %d}\n", many, many)})
