@@ -382,6 +382,7 @@ func TestShutdownBetweenChunks(t *testing.T) {
 		c := r.until("DATA")
 		c.send("BDAT 14\r\nSubject: x\r\n\r\n")
 		c.expect("250 ")
+		r.srv.wg.Go(func() { <-c.done }) // as Serve would
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
