@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -48,10 +49,10 @@ var conditions = []string{
 	`message.size > 700`, `dkim.result == "none" and message.size < 200`, `spf.result == "fail" and not (dkim.result == "pass")`, `true`,
 }
 
-// generatePolicy draws rules that compile.
-func generatePolicy(rnd *rand.Rand, lists *policy.Lists) (configs.Policy, *policy.Chain) {
+// generatePolicy draws rules that compile, behind those that are given.
+func generatePolicy(rnd *rand.Rand, lists *policy.Lists, given ...configs.Rule) (configs.Policy, *policy.Chain) {
 	for {
-		p := configs.Policy{Mode: "enforce"}
+		p := configs.Policy{Mode: "enforce", Rules: slices.Clone(given)}
 		// Most policies have nothing that comes late, or all is decided late.
 		from := conditions[:[]int{5, 22, 28, len(conditions)}[rnd.IntN(4)]]
 		for i := range 1 + rnd.IntN(7) {
@@ -86,7 +87,11 @@ func TestReplayEqualsLive(t *testing.T) {
 				if n < replayPolicies/2 {
 					into, seed = sum, replaySeed
 				}
-				counts := replayOne(t, rand.New(rand.NewPCG(seed, uint64(n))), n%4 == 3)
+				var given []configs.Rule
+				if n%8 == 0 { // few policies that are drawn refuse connections
+					given = []configs.Rule{{Name: "connect", When: conditions[0], Do: "reject"}}
+				}
+				counts := replayOne(t, rand.New(rand.NewPCG(seed, uint64(n))), n%4 == 3, given...)
 				mu.Lock()
 				defer mu.Unlock()
 				for what, n := range counts {
@@ -107,13 +112,13 @@ func TestReplayEqualsLive(t *testing.T) {
 }
 
 // replayOne runs transactions through one policy and judges its journal.
-func replayOne(t *testing.T, rnd *rand.Rand, observe bool) map[string]int {
+func replayOne(t *testing.T, rnd *rand.Rand, observe bool, given ...configs.Rule) map[string]int {
 	listed := []configs.List{{Name: "friends", Entries: []string{"192.0.2.64/30", "list.example", "*.good.example"}}}
 	lists, err := policy.NewLists(listed, nil, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, chain := generatePolicy(rnd, lists)
+	p, chain := generatePolicy(rnd, lists, given...)
 	_, candidate := generatePolicy(rnd, lists)
 	if observe {
 		p.Mode = "observe"
