@@ -25,7 +25,7 @@ import (
 const (
 	replayPolicies     = 40
 	replayTransactions = 250 // through each
-	replaySeed         = 2
+	replaySeed         = 3
 )
 
 const replayZone = rigZone + `
