@@ -100,13 +100,16 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 
 // wave runs those checks that are in it and waits for them.
 func (s *Set) wave(ctx context.Context, checks []Check, ran []Ran, f *policy.Facts, msg Message, in func(*Check) bool) {
-	w := wave{set: s, checks: checks, ran: ran, facts: f, msg: msg}
+	var w *wave // most have nobody to ask
 	for i := range checks {
 		if c := &checks[i]; in(c) && !s.settled(c, f, msg) {
+			if w == nil {
+				w = &wave{set: s, checks: checks, ran: ran, facts: f, msg: msg, asking: make([]int, 0, len(checks)-i)}
+			}
 			w.asking = append(w.asking, i)
 		}
 	}
-	if len(w.asking) > 0 {
+	if w != nil {
 		w.run(ctx)
 	}
 }

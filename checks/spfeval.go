@@ -46,12 +46,13 @@ type evaluation struct {
 
 	root     *spfRecord
 	targets  []target
-	names    []string // of ip, confirmed
-	reversed bool     // names was asked for
-	void     bool     // ... and there are none
-	lost     int      // hosts of mx terms that have no address
-	nxdomain bool     // the identity's domain does not exist
-	trouble  string   // the first look-up that failed: type and name
+	first    [1]target // where targets begins: many a record has no other
+	names    []string  // of ip, confirmed
+	reversed bool      // names was asked for
+	void     bool      // ... and there are none
+	lost     int       // hosts of mx terms that have no address
+	nxdomain bool      // the identity's domain does not exist
+	trouble  string    // the first look-up that failed: type and name
 }
 
 // target is what a number in the normal form stands for.
@@ -83,7 +84,7 @@ var (
 
 // run evaluates the identity's domain, which the caller has checked.
 func (e *evaluation) run(ctx context.Context) outcome {
-	e.targets = append(make([]target, 0, 8), target{})
+	e.targets = e.first[:]
 	res, err := spf.CheckHostWithSender(yes, "", "@=0", spf.WithContext(ctx), spf.WithResolver(e))
 	if ctx.Err() != nil && e.trouble != "" {
 		// A PTR look-up that failed is "no match" (RFC 7208 §5.5), but this one

@@ -45,12 +45,18 @@ func (s *session) finish(outcome journal.Outcome) {
 	if tx.reached == policy.Header && tx.facts.Message.Size > 0 {
 		rec.Reached = policy.Message.String() // it was read to its end: its size is known
 	}
+	if len(tx.rcpts) > 0 {
+		rec.Recipients = make(journal.Recipients, 0, len(tx.rcpts))
+	}
 	for i := range tx.rcpts {
 		r := &tx.rcpts[i]
 		rec.Recipients = append(rec.Recipients, journal.Recipient{
 			Address: r.address, Disposition: r.verdict.Disposition.String(), Rule: r.verdict.Rule, Reply: r.reply.String(),
 			Undecided: !r.verdict.Decided, Taken: r.taken,
 		})
+	}
+	if len(tx.ran) > 0 {
+		rec.Checks = make([]journal.Check, 0, len(tx.ran))
 	}
 	for _, c := range tx.ran {
 		rec.Checks = append(rec.Checks, journal.Check{Name: c.Name, Result: c.Result, Took: c.Took.Seconds()})

@@ -206,13 +206,15 @@ func (r *relay) judgeHeader() {
 			return
 		}
 	}
-	fields := s.appendFields(nil)
+	fields := outs.Get().(*[]byte)
+	defer putOut(fields)
+	*fields = s.appendFields(*fields)
 	kept := s.withoutForged(head, h)
-	if !r.begin(int64(len(fields)+len(kept)+len(rest)) + r.left) {
+	if !r.begin(int64(len(*fields)+len(kept)+len(rest)) + r.left) {
 		return
 	}
 	r.state = streaming
-	r.send(fields)
+	r.send(*fields)
 	r.send(kept)
 	r.send(rest)
 }
@@ -249,7 +251,8 @@ func countReceived(h smtp.Header) (n int) {
 }
 
 // begin tells the backend that the message comes; size is how many octets are
-// sure to follow, where the octets come by BDAT.
+// sure to follow, where the octets come by BDAT, and where all are in hand how
+// many there are at the most.
 func (r *relay) begin(size int64) bool {
 	s := r.s
 	caps := s.bc.Capabilities()
@@ -261,6 +264,7 @@ func (r *relay) begin(size int64) bool {
 	case r.whole && !r.raw && caps.Chunking:
 		// Nothing is said before its octets are unstuffed and counted.
 		r.chunks = true
+		r.scratch = make([]byte, 0, size)
 		return true
 	}
 	if r.binary {

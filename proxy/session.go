@@ -449,7 +449,17 @@ func (s *session) say(r smtp.Reply) {
 	}
 }
 
+// outs are buffers for what is small and soon sent: replies, and the fields on
+// top of a message. They are empty.
 var outs = sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }}
+
+// putOut gives a buffer back, unless it has grown too large to keep.
+func putOut(b *[]byte) {
+	if cap(*b) <= 2*outLimit {
+		*b = (*b)[:0]
+		outs.Put(b)
+	}
+}
 
 // flush sends what was said.
 func (s *session) flush() error {
@@ -458,10 +468,7 @@ func (s *session) flush() error {
 	}
 	_ = s.conn.SetWriteDeadline(time.Now().Add(s.set.Timeouts.Command))
 	_, err := s.w.Write(*s.out)
-	if cap(*s.out) <= 2*outLimit {
-		*s.out = (*s.out)[:0]
-		outs.Put(s.out)
-	}
+	putOut(s.out)
 	s.out = nil
 	return err
 }

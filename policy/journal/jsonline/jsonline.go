@@ -46,12 +46,18 @@ func Bool(b []byte, name string, v bool) []byte { return strconv.AppendBool(Key(
 
 // AppendString appends a text.
 func AppendString(b []byte, v string) []byte {
+	start, from := len(b), 0
+	b = append(b, '"')
 	for i := range len(v) {
-		if c := v[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			return reflected(b, v) // rare, and encoding/json knows best how to escape it
+		switch c := v[i]; {
+		case c == '"' || c == '\\':
+			b = append(append(b, v[from:i]...), '\\')
+			from = i
+		case c < ' ' || c > '~':
+			return reflected(b[:start], v) // rare, and encoding/json knows best how to escape it
 		}
 	}
-	return append(append(append(b, '"'), v...), '"')
+	return append(append(b, v[from:]...), '"')
 }
 
 // AppendStrings appends a list of texts.
