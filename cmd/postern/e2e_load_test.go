@@ -503,7 +503,7 @@ func TestE2EStopDuringData(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			mta := startPostfix(t)
-			p := startPosternAs(t, setup{backends: mta.asBackend(), extra: "timeouts: {drain: " + c.drain + "}\n"})
+			p := startPosternAs(t, setup{backends: mta.asBackend(), timeouts: ", drain: " + c.drain})
 			idle, _, err := connect(p.addr())
 			if err != nil {
 				t.Fatal(err)

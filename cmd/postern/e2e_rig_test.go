@@ -340,6 +340,7 @@ type setup struct {
 	port      int    // of the listener mx; 0: a free one
 	backends  string // YAML; empty: none, so that mail goes into a Maildir
 	listeners string // YAML of further ones: "  - {...}" lines
+	timeouts  string // YAML, behind that which waits for an MTA with a hundred to greet: ", drain: 4s"
 	extra     string // further keys of the top level
 	down      bool   // the backend is not there yet
 }
@@ -376,10 +377,11 @@ listeners:
 %stls:
   certificates: [{certificate: %q, key: %q}]
 backends: %s
-dns: {servers: [%q], timeout: 1s}
+dns: {servers: [%q], timeout: 15s}
 admin: {address: "127.0.0.1:%d"}
 log: {level: info, format: json}
-%s`, p.port, own.listeners, p.ca, p.key, own.backends, dns, p.admin, own.extra))
+timeouts: {backend_connect: 1m%s}
+%s`, p.port, own.listeners, p.ca, p.key, own.backends, dns, p.admin, own.timeouts, own.extra))
 
 	p.serve(t)
 	return p
