@@ -37,7 +37,7 @@ func (r *rig) serveTCP() (dial func() *client) {
 			r.t.Fatal(err)
 		}
 		r.t.Cleanup(func() { _ = conn.Close() })
-		_ = conn.SetDeadline(time.Now().Add(time.Minute))
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Minute)) // for all that is to come
 		c := &client{t: r.t, conn: conn, br: bufio.NewReader(conn), done: ended}
 		c.expect("220 ")
 		c.ehlo()
@@ -62,7 +62,7 @@ func (r *rig) waitParked(want int) {
 func (r *rig) wait(what string, done func() bool) {
 	r.t.Helper()
 	for began := time.Now(); !done(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > 30*time.Second {
+		if time.Since(began) > time.Minute {
 			r.t.Fatalf("not after %v: %s; %d are parked", time.Since(began), what, r.parked())
 		}
 	}
@@ -85,7 +85,7 @@ func TestParked(t *testing.T) {
 					if err := c.tls(); err != nil {
 						t.Fatal(err)
 					}
-					_ = c.conn.SetDeadline(time.Now().Add(time.Minute))
+					_ = c.conn.SetDeadline(time.Now().Add(5 * time.Minute))
 					c.ehlo()
 				}
 				cs = append(cs, c)
@@ -125,7 +125,7 @@ func TestParked(t *testing.T) {
 			})
 
 			// Who stays is told.
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if err := r.srv.Shutdown(ctx); err != nil {
 				t.Error(err)
@@ -143,14 +143,14 @@ func TestParked(t *testing.T) {
 
 // TestParkedTimeout: to be parked prolongs nothing.
 func TestParkedTimeout(t *testing.T) {
-	const limit = 12 * parkAfter
+	const limit = max(12*parkAfter, 5*time.Second) // long enough to be seen parked
 	r := newRig(t, rigOptions{config: func(c *configs.Config) { c.Timeouts.Command = limit }})
 	c := r.serveTCP()()
+	began := time.Now() // before the server's time for the next command begins
 	c.cmd("RSET", "250 ")
-	began := time.Now()
 	r.waitParked(1)
 	c.expect("421 4.4.2 ")
-	if d := time.Since(began); d < limit-parkAfter {
+	if d := time.Since(began); d < limit {
 		t.Errorf("after %v, and not %v", d, limit)
 	}
 	c.closed()
@@ -169,8 +169,8 @@ func TestParkedRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.waitParked(1)
+	before := r.alarms() // NOT: once half of the record is there, and the session awake
 	slow.between = func() {
-		before := r.alarms()
 		r.wait("the session is parked anew", func() bool {
 			now := r.alarms()
 			return len(now) == 1 && now[0] != before[0]

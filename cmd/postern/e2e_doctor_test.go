@@ -54,7 +54,7 @@ checks: {dnsbl: {zones: [{zone: bl.example}]}}
 		t.Fatal(err)
 	}
 	config := regexp.MustCompile(`(?m)^dns: .*$`).ReplaceAllString(string(readFile(t, p.config)),
-		fmt.Sprintf(`dns: {servers: [%q], timeout: 1s, canaries: [known.example, sender.example]}`, dns.addr()))
+		fmt.Sprintf(`dns: {servers: [%q], timeout: 10s, canaries: [known.example, sender.example]}`, dns.addr()))
 	writeFile(t, p.config, config)
 	mtaAt := regexp.QuoteMeta(fmt.Sprintf("mta at 127.0.0.1:%d", mta.port))
 

@@ -29,7 +29,7 @@ func FuzzValues(f *testing.F) {
 	f.Add("user@example.org", 0.25)
 	f.Add(`"quoted\" <a&b>`, 1e-7)
 	f.Add("\x00\t\n\x1b\x7f", 1e21)
-	f.Add("gr\u00fc\u00dfe \u2028 \U0001f4e7 \xff\xfe", -0.0)
+	f.Add("gr\u00fc\u00dfe \u2028 \U0001f4e7 \xff\xfe", math.Copysign(0, -1))
 	f.Add("", math.MaxFloat64)
 	f.Fuzz(func(t *testing.T, s string, v float64) {
 		if got, want := string(AppendString([]byte("x"), s)), "x"+reference(t, s); got != want {
