@@ -253,18 +253,26 @@ func (srv *Server) Leave(ctx context.Context) error {
 	}
 	srv.mu.Unlock()
 
-	done := make(chan struct{})
-	go func() {
-		srv.serving.Wait() // from here on nobody is added to those below
-		srv.wg.Wait()
-		close(done)
-	}()
 	select {
-	case <-done:
+	case <-srv.ended():
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// ended is closed when the last session has ended. Nobody new may be accepted
+// any more.
+func (srv *Server) ended() <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		// Serve may have accepted one a moment ago, and not counted it yet: only
+		// once it has returned nobody is added to those below.
+		srv.serving.Wait()
+		srv.wg.Wait()
+		close(done)
+	}()
+	return done
 }
 
 // lastWords is how long sessions that must end now have for saying so.
@@ -284,11 +292,7 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 	}
 	srv.mu.Unlock()
 
-	done := make(chan struct{})
-	go func() {
-		srv.wg.Wait()
-		close(done)
-	}()
+	done := srv.ended()
 	select {
 	case <-done:
 		srv.cancel()
