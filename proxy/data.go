@@ -39,13 +39,15 @@ func (s *session) data(arg string) smtp.Reply {
 		return smtp.Reply{}
 	}
 	r := &relay{s: s}
+	s.tx.relay = r
 	if err := s.receiveData(r); err != nil {
 		r.clientGone()
 		s.readFailed(err)
 		s.closing = true
 		return smtp.Reply{}
 	}
-	return r.finish()
+	r.finish()
+	return smtp.Reply{}
 }
 
 // noRecipients says why there is nobody to send a message to, or nothing.
@@ -174,7 +176,6 @@ func (s *session) bdat(arg string) smtp.Reply {
 	err = s.receiveChunk(r, n, last)
 	tx.time("data", start)
 	if err != nil {
-		tx.relay = nil
 		r.clientGone()
 		s.readFailed(err)
 		s.closing = true
@@ -183,8 +184,8 @@ func (s *session) bdat(arg string) smtp.Reply {
 	if last || r.state == discarding {
 		// A failed chunk ends the transaction; those behind it in the pipe are
 		// read and answered 503 (RFC 3030 §2).
-		tx.relay = nil
-		return r.finish()
+		r.finish()
+		return smtp.Reply{}
 	}
 	if n >= idleChunk {
 		s.commands--

@@ -584,11 +584,11 @@ func (s *session) abandon() {
 	if tx == nil {
 		return
 	}
-	if len(tx.pending) > 0 || tx.mailDue || tx.relay != nil && tx.relay.begun {
-		s.dropBackend() // replies are still due, or a message: out of step
-	}
 	if tx.relay != nil {
 		tx.relay.close()
+	}
+	if len(tx.pending) > 0 || tx.mailDue || tx.relay != nil && tx.relay.begun {
+		s.dropBackend() // replies are still due, or a message: out of step
 	}
 	s.releaseBackend()
 	s.finish(s.abandonedOutcome())

@@ -467,11 +467,12 @@ func (r *relay) chunksEnd() {
 }
 
 // finish is the end of the message: the last judgement, the dot, and the
-// backend's answer, which is the client's.
-func (r *relay) finish() smtp.Reply {
+// backend's answer, which is the client's. It leaves before anything else is
+// done, be there more in the pipe or not: until the client has it, a log that
+// does not take our line or a crash makes it send the message again.
+func (r *relay) finish() {
 	s, tx := r.s, r.s.tx
 	began := time.Now()
-	s.srv.metrics.MessageBytes(tx.bytes)
 	tx.facts.Message.Size = tx.bytes
 	s.messages++
 	s.commands = 0
@@ -484,16 +485,22 @@ func (r *relay) finish() smtp.Reply {
 		r.judgeMessage()
 	}
 	reply, outcome := r.refusal, r.outcome
-	if r.state == discarding {
-		s.releaseBackend()
-	} else {
+	if r.state != discarding {
 		reply, outcome = r.end()
 	}
+	s.say(reply)
+	if s.flush() != nil {
+		s.closing = true
+	}
+	took := time.Since(began)
 	tx.reply = reply
 	r.close()
+	if s.bc != nil && (outcome != journal.OutcomeDelivered || s.bc.Worn()) {
+		s.releaseBackend()
+	}
 	s.finish(outcome)
-	s.srv.metrics.TimeToFinalReply(time.Since(began))
-	return reply
+	s.srv.metrics.MessageBytes(tx.bytes)
+	s.srv.metrics.TimeToFinalReply(took)
 }
 
 // end sends the end of the message and reads what the backend says to it.
@@ -530,9 +537,6 @@ func (r *relay) end() (smtp.Reply, journal.Outcome) {
 		s.dropBackend()
 		return withID(errBackend, tx.facts.ID), journal.OutcomeFailed
 	}
-	if !reply.Positive() || s.bc.Worn() {
-		s.releaseBackend()
-	}
 	if reply.Positive() {
 		return supplyEnhanced(reply, "6.0"), journal.OutcomeDelivered
 	}
@@ -559,10 +563,15 @@ func (r *relay) lost(err error) (smtp.Reply, journal.Outcome) {
 	// The end is out, and no word came back: the backend may have the message
 	// or not. 4yz makes the client send it again, and a message twice is better
 	// than none (RFC 5321 §6.1, RFC 1047).
+	s.unknown()
+	return withID(errUnknown, tx.facts.ID), journal.OutcomeUnknown
+}
+
+// unknown counts and logs a message that the backend may have or not.
+func (s *session) unknown() {
 	s.srv.metrics.OutcomeUnknown()
 	s.srv.log.LogAttrs(s.srv.ctx, slog.LevelError, "outcome unknown: possible duplicate",
-		slog.String("id", tx.facts.ID), slog.String("backend", tx.backend), slog.String("error", err.Error()))
-	return withID(errUnknown, tx.facts.ID), journal.OutcomeUnknown
+		slog.String("id", s.tx.facts.ID), slog.String("backend", s.tx.backend), slog.String("error", s.tx.broken))
 }
 
 // clientGone is the end of a message that never came to its end.

@@ -211,8 +211,20 @@ func (r *rig) dialSink(context.Context, string, string) (net.Conn, error) {
 	return w.client, nil
 }
 
+// quiet waits until each session has ended, or waits for its client: a record is
+// written behind the reply that ends its transaction.
+func (r *rig) quiet() {
+	r.mu.Lock()
+	clients := r.clients
+	r.mu.Unlock()
+	for _, c := range clients {
+		c.heard.rest()
+	}
+}
+
 // last returns the last record.
 func (r *rig) last() *journal.Record {
+	r.quiet()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.records) == 0 {
@@ -222,6 +234,7 @@ func (r *rig) last() *journal.Record {
 }
 
 func (r *rig) count() int {
+	r.quiet()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.records)
@@ -233,6 +246,8 @@ type client struct {
 	conn net.Conn
 	br   *bufio.Reader
 	done chan struct{} // the session has ended
+	// heard is what the session reads.
+	heard *half
 }
 
 // connect opens a session from ip and reads the greeting.
@@ -248,7 +263,7 @@ var rigAddr = netip.MustParseAddrPort("198.51.100.25:25")
 
 func (r *rig) dialFrom(ip string, l Listener) *client {
 	w := newWire(netip.AddrPortFrom(netip.MustParseAddr(ip), 40000), rigAddr)
-	c := &client{t: r.t, conn: w.client, br: bufio.NewReader(w.client), done: make(chan struct{})}
+	c := &client{t: r.t, conn: w.client, br: bufio.NewReader(w.client), done: make(chan struct{}), heard: w.server.in}
 	go func() {
 		defer close(c.done)
 		r.srv.Handle(w.server, l)

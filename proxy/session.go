@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"postern/policy"
+	"postern/policy/journal"
 	"postern/proxy/backend"
 	"postern/proxy/smtp"
 )
@@ -86,10 +87,7 @@ type session struct {
 func newSession(srv *Server, conn net.Conn, l *Listener) *session {
 	s := &session{
 		srv: srv, set: srv.settings.Load(), listener: l,
-		conn: conn, w: conn, id: newID(), began: srv.now(), result: "lost",
-	}
-	if ap, err := netip.ParseAddrPort(conn.RemoteAddr().String()); err == nil {
-		s.addr = netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+		conn: conn, w: conn, id: newID(), began: srv.now(), result: "lost", addr: addrPort(conn.RemoteAddr()),
 	}
 	return s
 }
@@ -181,11 +179,8 @@ func (s *session) run(resumed bool) {
 func (s *session) serve(resumed bool) (silent bool) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.srv.log.Error("panic in session", "session", s.id, "panic", p, "stack", string(debug.Stack()))
-			s.result = "panic"
-			s.say(s.refuse(421, "3.0", "Internal error, closing connection"))
-			s.dropBackend()
-			_ = s.flush()
+			s.panicked(p)
+			s.survive(s.apologise)
 		}
 	}()
 
@@ -220,6 +215,50 @@ func (s *session) serve(resumed bool) (silent bool) {
 	s.settle()
 	_ = s.flush()
 	return false
+}
+
+// survive runs f and says whether it came to its end. A panic in it ends f and
+// nothing else: where one has been before, another one is likely, and none may
+// reach the process, which is everybody's.
+func (s *session) survive(f func()) (ok bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.panicked(p)
+		}
+	}()
+	f()
+	return true
+}
+
+// panicked notes a panic; to be called where it was recovered.
+func (s *session) panicked(p any) {
+	s.result = "panic"
+	defer func() { _ = recover() }() // it may be the log that panics, and then there is nobody to tell
+	s.srv.log.Error("panic in session", "session", s.id, "panic", p, "stack", string(debug.Stack()))
+}
+
+// apologise ends the session after a panic: with what was said before, perhaps
+// a 250 to a message, and a 421. The transaction has failed.
+func (s *session) apologise() {
+	r := s.refuse(421, "3.0", "Internal error, closing connection")
+	s.say(r)
+	_ = s.flush()
+	tx := s.tx
+	sent := tx != nil && tx.mailSent && s.bc != nil && s.bc.EndSent()
+	s.dropBackend()
+	if tx == nil {
+		return
+	}
+	tx.reply, tx.broken = r, "panic"
+	outcome := journal.OutcomeFailed
+	if sent {
+		s.unknown()
+		outcome = journal.OutcomeUnknown
+	}
+	if tx.relay != nil {
+		tx.relay.close()
+	}
+	s.finish(outcome)
 }
 
 // open does what comes before the first command: the PROXY header, the limits,
@@ -499,19 +538,31 @@ func withID(r smtp.Reply, id string) smtp.Reply {
 	return r
 }
 
-// end closes the session and writes its log line.
+// end closes the session and writes its log line. Whatever panics on the way,
+// what is behind it is done all the same: no slot of a backend stays taken, and
+// no socket open.
 func (s *session) end() {
-	version := ""
-	if s.tls != nil {
-		version = s.tls.Version
+	if !s.survive(s.abandon) {
+		s.survive(s.dropBackend)
 	}
-	s.abandon()
-	s.releaseBackend()
+	s.survive(s.releaseBackend)
+	s.survive(s.hangUp)
+	s.survive(s.logConnection)
+}
+
+func (s *session) hangUp() {
+	defer s.conn.Close()
 	if s.in != nil {
 		s.in.release()
 	}
 	_ = s.w.Close()
-	_ = s.conn.Close()
+}
+
+func (s *session) logConnection() {
+	version := ""
+	if s.tls != nil {
+		version = s.tls.Version
+	}
 	s.srv.metrics.Connection(s.listener.Name, s.result)
 	s.srv.log.LogAttrs(s.srv.ctx, slog.LevelInfo, "connection",
 		slog.String("session", s.id),

@@ -66,6 +66,7 @@ type half struct {
 	at    int64 // strikes when so many octets were written
 	fired bool
 
+	hungry  bool // a reader waits, and there is nothing to read
 	eof     bool // the writer closed: no more will come
 	reset   bool
 	deaf    bool // the reader closed
@@ -140,8 +141,21 @@ func (h *half) read(p []byte) (int, error) {
 		case len(h.buf) > 0:
 			h.wait(h.readBy, h.since)
 		default:
+			h.hungry = true
+			h.changed.Broadcast()
 			h.wait(h.readBy)
+			h.hungry = false
 		}
+	}
+}
+
+// rest waits until the reader has read everything and waits for more, or will
+// never read again.
+func (h *half) rest() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for (!h.hungry || len(h.buf) > 0) && !h.deaf && !h.reset {
+		h.wait()
 	}
 }
 
