@@ -52,6 +52,18 @@ type headerTemplate struct {
 	value template
 }
 
+// most is how many octets the field can have, its CRLF counted; 0: it is none.
+func (h headerTemplate) most() int {
+	if h.name == "" {
+		return 0
+	}
+	value := maxHeaderValue
+	if p := h.value.pieces; len(p) == 1 && p[0].fact == nil {
+		value = len(p[0].text)
+	}
+	return len(h.name) + len(": \r\n") + value
+}
+
 // expand returns the field; its value starts with a space, as it stands on the wire.
 func (h headerTemplate) expand(s scope) smtp.Field {
 	return smtp.Field{Name: h.name, Value: " " + h.value.expand(s, maxHeaderValue)}

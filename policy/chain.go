@@ -20,6 +20,7 @@ type Chain struct {
 
 	fingerprint string
 	tagNames    []string
+	tagsSize    int
 	oneDomain   bool
 	readsSize   bool
 	notes       []configs.Fault // warnings about overrides
@@ -100,6 +101,7 @@ func (c *Chain) sum() {
 		if name := r.header.name; name != "" && !slices.Contains(c.tagNames, name) {
 			c.tagNames = append(c.tagNames, name)
 		}
+		c.tagsSize += r.header.most()
 		c.oneDomain = c.oneDomain || r.oneDomain()
 		c.readsSize = c.readsSize || r.reads("message.size")
 	}
@@ -408,6 +410,11 @@ func (c *Chain) Settled(st Stage, v Verdict) bool {
 // removed from every message, whichever rules match it. The caller must not
 // change them.
 func (c *Chain) TagNames() []string { return c.tagNames }
+
+// TagsSize returns how many octets the tags of one verdict can come to as header
+// fields, each with its name and its CRLF: those of every tag rule, with facts as
+// long as they may get.
+func (c *Chain) TagsSize() int { return c.tagsSize }
 
 // OneDomain says whether a rule reads rcpt.domain after the recipients were
 // answered, so that a transaction must hold recipients of one domain only.

@@ -94,6 +94,9 @@ func FuzzTemplate(f *testing.F) {
 			v := chain.Decide(Message, hostile())
 			lines := []string{v.Reply.Text}
 			for _, tag := range v.Tags {
+				if n := len(tag.Name) + len(":\r\n") + len(tag.Value); n > chain.TagsSize() {
+					t.Errorf("%q gives %d octets, of at most %d", text, n, chain.TagsSize())
+				}
 				lines = append(lines, tag.Name, tag.Value)
 				if isReserved(tag.Name) || strings.Contains(tag.Name, ":") {
 					t.Errorf("%q writes %s", text, tag.Name)

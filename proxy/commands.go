@@ -161,10 +161,6 @@ type offer struct {
 	eightBit, utf8, dsn, size, submitter, binary, requireTLS bool
 }
 
-// addedSize is how many octets the fields on top of a message may come to; the
-// SIZE that is announced leaves them room below the backend's.
-const addedSize = 4 << 10
-
 func (s *session) ehlo(arg string) smtp.Reply {
 	if r := s.hello(arg, true); !r.IsZero() {
 		return r
@@ -232,9 +228,18 @@ func (s *session) limitsKeyword(caps backend.Capabilities) string {
 func (s *session) sizeLimit(caps backend.Capabilities) int64 {
 	limit := int64(s.set.Limits.MessageSize)
 	if caps.HasSize && caps.Size > 0 {
-		limit = min(limit, max(caps.Size-addedSize, 1))
+		limit = min(limit, max(caps.Size-s.addedSize(), 1))
 	}
 	return limit
+}
+
+// addedSize is how many octets the fields on top of a message may come to: the
+// SIZE that is announced leaves them room below the backend's, and the one that
+// the backend is told of a message counts them. It is a bound, or the backend
+// would refuse for good what we have announced to take.
+func (s *session) addedSize() int64 {
+	tags := s.set.Chain.TagsSize()
+	return int64(traceSize + tags + recipientTags(tags))
 }
 
 func (s *session) helo(arg string) smtp.Reply {

@@ -31,6 +31,9 @@ type transaction struct {
 	accepted int  // recipients that the backend took
 	sure     bool // of those: policy has let them pass for good, whatever is found later
 
+	tags     []smtp.Field // that recipients have earned at RCPT, each once
+	tagsSize int          // octets of them
+
 	pool     *backend.Pool
 	mailSent bool   // the backend has, or will have heard, MAIL
 	mailDue  bool   // its reply to MAIL is still to be read
@@ -313,6 +316,9 @@ func (s *session) together(r *recipient) smtp.Reply {
 		}
 		break // the first one stands for all: they were compared with it
 	}
+	if !s.tagsFit(r) && !s.set.Observe {
+		return s.refuse(452, "5.3", "Send to this recipient in another transaction")
+	}
 	if pool != tx.pool {
 		// Nobody before is served. If that is since their backend is down, it
 		// says nothing of this one.
@@ -402,7 +408,7 @@ func (s *session) forwardParams(c backend.Capabilities) (ps []smtp.Param, ok boo
 		switch p.Key {
 		case "SIZE":
 			if c.HasSize {
-				n := s.tx.facts.Mail.Size + addedSize
+				n := s.tx.facts.Mail.Size + s.addedSize()
 				ps = append(ps, smtp.Param{Key: "SIZE", Value: strconv.FormatInt(n, 10), HasValue: true})
 			}
 			continue

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +19,22 @@ import (
 
 const (
 	commentLimit = 300 // octets of a comment that comes from elsewhere
+	forLimit     = 512 // octets of a recipient that Received names; paths have 256 (RFC 5321 §4.5.3.1.3)
+	// traceSize is more octets than Received, Authentication-Results and
+	// Received-SPF can have together, with eight signatures and everything in
+	// them as long as it may be.
+	traceSize = 20 << 10
 )
+
+// recipientTags is how many octets the tags may come to that recipients have
+// earned at RCPT, where those of one verdict come to size: as much for the first,
+// and something for others whose tags differ.
+func recipientTags(size int) int {
+	if size == 0 {
+		return 0
+	}
+	return size + 4<<10
+}
 
 // appendFields appends the fields for the current transaction.
 func (s *session) appendFields(b []byte) []byte {
@@ -46,21 +62,44 @@ func (s *session) appendFields(b []byte) []byte {
 func (s *session) tags() []smtp.Field {
 	tx := s.tx
 	tags := append([]smtp.Field(nil), tx.verdict.Tags...)
+	room := recipientTags(s.set.Chain.TagsSize())
 	for i := range tx.rcpts {
 		if !tx.rcpts[i].taken {
 			continue
 		}
-	next:
 		for _, t := range tx.rcpts[i].verdict.Tags {
-			for _, have := range tags {
-				if have == t {
-					continue next
-				}
+			if slices.Contains(tags, t) {
+				continue
+			}
+			// They fit, see together, but for a policy that only observes.
+			if room -= tagSize(t); room < 0 {
+				return tags
 			}
 			tags = append(tags, t)
 		}
 	}
 	return tags
+}
+
+// tagSize is how many octets t has as a header field.
+func tagSize(t smtp.Field) int { return len(t.Name) + len(": \r\n") + len(strings.TrimSpace(t.Value)) }
+
+// tagsFit says whether there is room for the tags that r has earned beside those
+// of the recipients before it. If there is, they are counted.
+func (s *session) tagsFit(r *recipient) bool {
+	tx := s.tx
+	tags, size := tx.tags, tx.tagsSize
+	for _, t := range r.verdict.Tags {
+		if !slices.Contains(tags, t) {
+			tags = append(tags, t)
+			size += tagSize(t)
+		}
+	}
+	if size > recipientTags(s.set.Chain.TagsSize()) {
+		return false
+	}
+	tx.tags, tx.tagsSize = tags, size
+	return true
 }
 
 // appendReceived is the trace of RFC 5321 §4.4.
@@ -83,9 +122,9 @@ func (s *session) appendReceived(b []byte, now time.Time) []byte {
 	// NOT: for several recipients. It would tell each of them of the others.
 	if s.tx.accepted == 1 {
 		for i := range s.tx.rcpts {
-			if s.tx.rcpts[i].taken {
+			if r := &s.tx.rcpts[i]; r.taken && len(r.address) <= forLimit {
 				b = append(b, "\r\n\tfor "...)
-				b = s.tx.rcpts[i].path.AppendAngle(b)
+				b = r.path.AppendAngle(b)
 			}
 		}
 	}
