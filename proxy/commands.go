@@ -213,7 +213,7 @@ func (s *session) limitsKeyword(caps backend.Capabilities) string {
 	}
 	b.WriteString(" RCPTMAX=" + strconv.Itoa(n))
 	domains := caps.Limits.RcptDomainMax
-	if s.set.Chain.OneDomain() {
+	if s.set.Chain.OneDomain() && !s.set.Observe {
 		domains = 1
 	}
 	if domains > 0 {

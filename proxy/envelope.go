@@ -30,6 +30,9 @@ type transaction struct {
 	rcpts    []recipient
 	accepted int  // recipients that the backend took
 	sure     bool // of those: policy has let them pass for good, whatever is found later
+	// apart: the policy only observes, and may treat the recipients apart. It
+	// refuses none of them, so they are together, each with a verdict of its own.
+	apart bool
 
 	tags     []smtp.Field // that recipients have earned at RCPT, each once
 	tagsSize int          // octets of them
@@ -61,6 +64,7 @@ type recipient struct {
 	queued  bool // it went to the backend
 	taken   bool // and the backend took it
 	verdict policy.Verdict
+	final   bool // verdict is that on the message, not the one at RCPT
 	reply   smtp.Reply
 }
 
@@ -220,11 +224,42 @@ func (s *session) runChecks(st policy.Stage, msg checks.Message) {
 func (s *session) judge(st policy.Stage) smtp.Reply {
 	tx := s.tx
 	tx.verdict, tx.reached = s.set.Chain.Decide(st, &tx.facts), st
+	if tx.apart && st > policy.Rcpt {
+		s.judgeEach(st)
+	}
 	if !tx.verdict.Refuses() || s.set.Observe {
 		return smtp.Reply{}
 	}
 	tx.reply = withID(tx.verdict.Reply, tx.facts.ID)
 	return tx.reply
+}
+
+// judgeEach is judge for recipients that need not deserve the same.
+func (s *session) judgeEach(st policy.Stage) {
+	tx := s.tx
+	rcpt := tx.facts.Rcpt
+	for i := range tx.rcpts {
+		if r := &tx.rcpts[i]; r.taken {
+			tx.facts.Rcpt = policy.RcptTo{Address: r.address, Domain: r.domain}
+			r.verdict, r.final = s.set.Chain.Decide(st, &tx.facts), true
+		}
+	}
+	tx.facts.Rcpt = rcpt
+}
+
+// settled says whether nothing that is still to be learned can change a verdict
+// given at st.
+func (s *session) settled(st policy.Stage) bool {
+	tx := s.tx
+	if !s.set.Chain.Settled(st, tx.verdict) {
+		return false
+	}
+	for i := range tx.rcpts {
+		if r := &tx.rcpts[i]; r.final && !s.set.Chain.Settled(st, r.verdict) {
+			return false
+		}
+	}
+	return true
 }
 
 // rcpt is one recipient (RFC 5321 §4.1.1.3). Its reply comes later if the
@@ -301,7 +336,8 @@ func (s *session) rcptParam(p smtp.Param) smtp.Reply {
 // it. One reply ends a message, so all of them must deserve the same one: no
 // rule that is still open may treat them apart, and they must go to one
 // backend. What does not fit is sent again by the client at once, in a
-// transaction of its own (RFC 5321 §4.5.3.1.10).
+// transaction of its own (RFC 5321 §4.5.3.1.10). A policy that only observes has
+// no reply, so it keeps nobody apart.
 func (s *session) together(r *recipient) smtp.Reply {
 	tx := s.tx
 	sure := r.verdict.Decided
@@ -311,9 +347,11 @@ func (s *session) together(r *recipient) smtp.Reply {
 		if !o.queued || !o.reply.IsZero() && !o.taken {
 			continue
 		}
-		if pool != tx.pool || sure != tx.sure || s.set.Chain.OneDomain() && o.domain != r.domain {
+		apart := sure != tx.sure || s.set.Chain.OneDomain() && o.domain != r.domain
+		if pool != tx.pool || apart && !s.set.Observe {
 			return s.refuse(452, "5.3", "Send to this recipient in another transaction")
 		}
+		tx.apart = tx.apart || apart
 		break // the first one stands for all: they were compared with it
 	}
 	if !s.tagsFit(r) && !s.set.Observe {
@@ -444,12 +482,27 @@ func (s *session) forwardParams(c backend.Capabilities) (ps []smtp.Param, ok boo
 // firstTaken is the recipient that stands for all once the header is read: what
 // together let in has the same verdict from there on.
 func (tx *transaction) firstTaken() policy.RcptTo {
-	for i := range tx.rcpts {
-		if r := &tx.rcpts[i]; r.taken {
-			return policy.RcptTo{Address: r.address, Domain: r.domain}
-		}
+	if r := tx.foremost(); r != nil {
+		return policy.RcptTo{Address: r.address, Domain: r.domain}
 	}
 	return policy.RcptTo{}
+}
+
+// foremost is the first recipient that the backend took. Where each has a verdict
+// of its own it is the first that would have been refused: that is what who
+// observes wants to know.
+func (tx *transaction) foremost() (first *recipient) {
+	for i := range tx.rcpts {
+		r := &tx.rcpts[i]
+		switch {
+		case !r.taken:
+		case r.final && r.verdict.Refuses():
+			return r
+		case first == nil:
+			first = r
+		}
+	}
+	return first
 }
 
 // settle reads what the backend has still to say to MAIL and RCPT, and gives

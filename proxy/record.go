@@ -29,16 +29,11 @@ func (s *session) finish(outcome journal.Outcome) {
 				tx.reply = r.reply
 			}
 		}
-	} else if tx.accepted > 0 {
+	} else if r := tx.foremost(); r != nil {
 		tx.facts.Rcpt = tx.firstTaken()
-		if tx.reached == policy.Rcpt {
+		if tx.reached == policy.Rcpt || r.final {
 			// The last verdict may have been that of another recipient.
-			for i := range tx.rcpts {
-				if r := &tx.rcpts[i]; r.taken {
-					v = r.verdict
-					break
-				}
-			}
+			v = r.verdict
 		}
 	}
 	rec.Reached = tx.reached.String()
@@ -52,7 +47,7 @@ func (s *session) finish(outcome journal.Outcome) {
 		r := &tx.rcpts[i]
 		rec.Recipients = append(rec.Recipients, journal.Recipient{
 			Address: r.address, Disposition: r.verdict.Disposition.String(), Rule: r.verdict.Rule, Reply: r.reply.String(),
-			Undecided: !r.verdict.Decided, Taken: r.taken,
+			Undecided: !r.verdict.Decided, Final: r.final, Taken: r.taken,
 		})
 	}
 	if len(tx.ran) > 0 {

@@ -184,7 +184,7 @@ func (r *relay) judgeHeader() {
 		r.discard(refusal, journal.OutcomeRefused)
 		return
 	}
-	if s.set.Chain.HoldsMessage() && !s.set.Chain.Settled(policy.Header, tx.verdict) || s.candidateWaits() {
+	if s.set.Chain.HoldsMessage() && !s.settled(policy.Header) || s.candidateWaits() {
 		if checks.Signed(h) || s.set.Chain.HoldsUnsigned() {
 			r.state = holding
 			r.hold = new(spool)

@@ -221,8 +221,13 @@ func equalVerdicts(t *testing.T, rec *journal.Record, chain, candidate *policy.C
 		if i < len(rec.Recipients) {
 			rc, f := rec.Recipients[i], rec.Facts
 			f.Rcpt = policy.RcptTo{Address: rc.Address, Domain: journal.DomainOf(rc.Address)}
-			if v := chain.Decide(policy.Rcpt, &f); v.Disposition.String() != rc.Disposition || v.Rule != rc.Rule || v.Decided == rc.Undecided {
-				t.Fatalf("at RCPT live %+v, replayed %+v", rc, v)
+			at := policy.Rcpt
+			if rc.Final {
+				counts["final"]++
+				at, _ = policy.ParseStage(rec.Reached)
+			}
+			if v := chain.Decide(at, &f); v.Disposition.String() != rc.Disposition || v.Rule != rc.Rule || v.Decided == rc.Undecided {
+				t.Fatalf("at %s live %+v, replayed %+v", at, rc, v)
 			}
 		}
 	}

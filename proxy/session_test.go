@@ -190,3 +190,47 @@ func TestTurnedAwayAtTheEnd(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestObserveJudgesEach: recipients that the rules treat apart come together
+// where the policy only observes, and each has its own verdict in the record, on
+// all that the rules want to know, as it would in a transaction of its own.
+func TestObserveJudgesEach(t *testing.T) {
+	p := configs.Policy{Mode: "observe", Rules: []configs.Rule{
+		{Name: "exempt", When: `rcpt.address == "postmaster@local.example"`, Do: "pass"},
+		{Name: "closed", When: `rcpt.address == "closed@local.example"`, Do: "reject"},
+		{Name: "marked", When: `rcpt.domain == "marked.example" and header.count > 2`, Do: "tag", Header: "X-Marked: yes"},
+		{Name: "partner", When: `rcpt.domain == "partner.example" and message.size > 50`, Do: "reject"},
+	}}
+	r := newRig(t, rigOptions{policy: &p})
+	c := r.connect("192.0.2.1")
+	if got := c.ehlo(); strings.Contains(got, "RCPTDOMAINMAX") {
+		t.Error(got)
+	}
+	want := []journal.Opinion{
+		{Disposition: "pass", Rule: "exempt"}, {Disposition: "pass"}, {Disposition: "tag", Rule: "marked"},
+		{Disposition: "reject", Rule: "partner"}, {Disposition: "reject", Rule: "closed"},
+	}
+	c.cmd("MAIL FROM:<alice@good.example>", "250 ")
+	for _, to := range []string{"postmaster@local.example", "bob@local.example", "ann@marked.example", "carol@partner.example", "closed@local.example"} {
+		c.cmd("RCPT TO:<"+to+">", "250 ")
+	}
+	c.cmd("DATA", "354 ")
+	c.send(rigMessage + ".\r\n")
+	c.expect("250 ")
+	rec := r.last()
+	for i, w := range want {
+		if got := rec.Live(i); got.Disposition != w.Disposition || got.Rule != w.Rule || got.TagsUnknown {
+			t.Errorf("%s: %+v, want %+v", rec.Recipients[i].Address, got, w)
+		}
+		if got := rec.Judge(r.set.Chain, i, rec.Measured()); got.Disposition != w.Disposition || got.Rule != w.Rule {
+			t.Errorf("%s, replayed: %+v, want %+v", rec.Recipients[i].Address, got, w)
+		}
+	}
+	// The record is about the first that would have been refused.
+	if rec.Disposition != "reject" || rec.Rule != "partner" || rec.Facts.Rcpt.Address != "carol@partner.example" || !rec.Observed || rec.Outcome != journal.OutcomeDelivered {
+		t.Errorf("%+v", rec)
+	}
+	if ms := r.sink.Messages(); len(ms) != 1 || len(ms[0].To) != len(want) || !strings.Contains(string(ms[0].Text), "X-Marked: yes\r\n") {
+		t.Errorf("%d messages", len(ms))
+	}
+}

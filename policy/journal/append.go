@@ -53,6 +53,9 @@ func (r *Recipient) appendJSON(b []byte) []byte {
 	if r.Undecided {
 		b = jsonline.Bool(b, "undecided", true)
 	}
+	if r.Final {
+		b = jsonline.Bool(b, "final", true)
+	}
 	if r.Taken {
 		b = jsonline.Bool(b, "taken", true)
 	}

@@ -77,6 +77,13 @@ func (r *Record) Live(i int) Opinion {
 	}
 	rc := &r.Recipients[i]
 	own := Opinion{Disposition: rc.Disposition, Rule: rc.Rule}
+	if rc.Final {
+		if rc.Undecided {
+			return Opinion{}
+		}
+		own.TagsUnknown = r.Reached != policy.Message.String()
+		return own
+	}
 	stands := rc.Taken && r.judgedMessage()
 	// The fields on top are the same for all; another recipient alone would
 	// have had others.

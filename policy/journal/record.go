@@ -79,7 +79,11 @@ type Recipient struct {
 	Rule        string `json:"rule,omitempty"`
 	Reply       string `json:"reply"`
 	Undecided   bool   `json:"undecided,omitempty"` // at RCPT: the record's own verdict is this recipient's too, if the backend took it
-	Taken       bool   `json:"taken,omitempty"`     // by the backend
+	// Final says that the verdict is this recipient's own on the whole message, not
+	// the one at RCPT: the policy only observed, so recipients that its rules treat
+	// apart came together.
+	Final bool `json:"final,omitempty"`
+	Taken bool `json:"taken,omitempty"` // by the backend
 	// Candidate is the candidate policy's verdict on this recipient; nil where
 	// there is no candidate, or its verdict is that of the record.
 	Candidate *Candidate `json:"candidate,omitempty"`
