@@ -3,11 +3,14 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -234,17 +237,52 @@ func FuzzProxyHeader(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
+	for _, wrong := range []uint32{0, 1} {
+		f.Add([]byte(summed(f, proxyproto.PROXY, wrong)))
+		f.Add([]byte(summed(f, proxyproto.LOCAL, wrong, proxyproto.TLV{Type: proxyproto.PP2_TYPE_NOOP, Value: []byte("x")})))
+	}
 	set := rigSettings(f, rigOptions{policy: &streamPolicy})
 	f.Fuzz(func(t *testing.T, header []byte) {
 		r := newRig(t, rigOptions{settings: set})
 		said := append(bytes.Clone(header), "EHLO client.example\r\nQUIT\r\n"...)
 		heard := r.all(said, Listener{Name: "mx", TLS: "off", ProxyProtocol: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
-		_, err := proxyproto.Read(bufio.NewReader(bytes.NewReader(said)))
+		h, err := proxyproto.Read(bufio.NewReader(bytes.NewReader(said)))
 		if heard != "" && err != nil {
 			t.Errorf("%q was answered by %q, and is no header: %v", header, heard, err)
 		}
+		if heard != "" && !rightSum(t, h) {
+			t.Errorf("%q was answered by %q, and its sum is another", header, heard)
+		}
 		r.close()
 	})
+}
+
+// rightSum says whether a header has the sum that it says, if it says one. It
+// takes the sum of what the header means, written anew.
+func rightSum(t *testing.T, h *proxyproto.Header) bool {
+	tlvs, err := h.TLVs()
+	if h.Version != 2 || err != nil || h.TransportProtocol.IsUnix() { // the name of a socket may be followed by anything
+		return true
+	}
+	if slices.ContainsFunc(tlvs, func(t proxyproto.TLV) bool { return t.Type == proxyproto.PP2_TYPE_NOOP }) {
+		return true // its octets are not kept
+	}
+	for i, tlv := range tlvs {
+		if tlv.Type != proxyproto.PP2_TYPE_CRC32C || len(tlv.Value) != 4 {
+			continue
+		}
+		said := binary.BigEndian.Uint32(tlv.Value)
+		tlvs[i].Value = make([]byte, 4)
+		if err := h.SetTLVs(tlvs); err != nil {
+			t.Fatal(err)
+		}
+		b, err := h.Format()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return crc32.Checksum(b, castagnoli) == said
+	}
+	return true
 }
 
 // FuzzBackendReplies: an MTA may answer whatever it likes, where it likes.

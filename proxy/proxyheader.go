@@ -1,7 +1,12 @@
 package proxy
 
 import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
+	"io"
 	"net"
 	"net/netip"
 
@@ -23,7 +28,7 @@ func (s *session) readProxyHeader() bool {
 		s.logProxyHeader(err)
 		return false
 	}
-	h, err := proxyproto.Read(s.in.br)
+	h, err := readHeader(s.in.br)
 	if err != nil {
 		s.result = "proxy_header"
 		s.logProxyHeader(err)
@@ -46,6 +51,76 @@ func (s *session) readProxyHeader() bool {
 	s.addr = netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 	return true
 }
+
+// readHeader reads a PROXY header of either version and nothing behind it. One of
+// version 2 has at most proxyproto.MaxV2HeaderSize octets behind the first 16.
+// It is read as a whole, since its checksum is one of all its octets.
+func readHeader(br *bufio.Reader) (*proxyproto.Header, error) {
+	const fixed = 16
+	b, err := br.Peek(1)
+	if err != nil || b[0] != proxyproto.SIGV2[0] {
+		return proxyproto.Read(br)
+	}
+	if b, err = br.Peek(fixed); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint16(b[fixed-2:])
+	if !bytes.HasPrefix(b, proxyproto.SIGV2) || n > proxyproto.MaxV2HeaderSize {
+		return nil, proxyproto.ErrInvalidLength
+	}
+	raw := make([]byte, fixed+int(n))
+	if _, err := io.ReadFull(br, raw); err != nil {
+		return nil, err
+	}
+	h, err := proxyproto.Read(bufio.NewReaderSize(bytes.NewReader(raw), 64))
+	if err != nil {
+		return nil, err
+	}
+	if !soundHeader(raw) {
+		return nil, errUnsound
+	}
+	return h, nil
+}
+
+var (
+	errUnsound = errors.New("its TLVs or its checksum are wrong")
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+)
+
+// soundHeader checks the TLVs of a header of version 2: each is whole, and so is
+// the header, if a CRC32C says what its sum must be (the PROXY protocol's
+// specification, 2.2.4: taken with zeros in its own place; where it does not fit,
+// the connection ends). A LOCAL header may hold anything, and is discarded (2.2);
+// but one that says what its sum must be has that, or it need not be LOCAL. The
+// sum is overwritten.
+func soundHeader(raw []byte) bool {
+	local := raw[12]&0xf == 0
+	tlvs := raw[min(16+addressBlock[raw[13]>>4&3], len(raw)):]
+	var sum []byte
+	for len(tlvs) > 0 {
+		if len(tlvs) < 3 || len(tlvs)-3 < int(binary.BigEndian.Uint16(tlvs[1:])) {
+			return local
+		}
+		end := 3 + int(binary.BigEndian.Uint16(tlvs[1:]))
+		if proxyproto.PP2Type(tlvs[0]) == proxyproto.PP2_TYPE_CRC32C {
+			if sum != nil || end != 3+crc32.Size {
+				return false
+			}
+			sum = tlvs[3:end]
+		}
+		tlvs = tlvs[end:]
+	}
+	if sum == nil {
+		return true
+	}
+	said := binary.BigEndian.Uint32(sum)
+	clear(sum)
+	return crc32.Checksum(raw, castagnoli) == said
+}
+
+// addressBlock is how many octets the addresses have, by family: none, IPv4,
+// IPv6, Unix.
+var addressBlock = [4]int{0, 12, 36, 216}
 
 func (s *session) logProxyHeader(err error) {
 	s.srv.log.Info("no usable PROXY header", "session", s.id, "peer", s.conn.RemoteAddr().String(),

@@ -5,15 +5,83 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
+	"hash/crc32"
 	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
 
+	"github.com/pires/go-proxyproto"
+
 	"postern/configs"
 	"postern/proxy/smtptest"
 )
+
+// summed is a PROXY header of version 2 with those TLVs and a CRC32C, to which wrong is added.
+func summed(t testing.TB, command proxyproto.ProtocolVersionAndCommand, wrong uint32, tlvs ...proxyproto.TLV) string {
+	h := proxyproto.HeaderProxyFromAddrs(2, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 40000}, &net.TCPAddr{IP: net.IPv4(198, 51, 100, 25), Port: 25})
+	h.Command = command
+	if err := h.SetTLVs(append([]proxyproto.TLV{{Type: proxyproto.PP2_TYPE_CRC32C, Value: make([]byte, 4)}}, tlvs...)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := h.Format()
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary.BigEndian.PutUint32(b[16+12+3:], crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))+wrong)
+	return string(b)
+}
+
+// TestProxyHeaderChecksum: a header of version 2 that says what its sum must be,
+// and has another, ends the connection; so does one whose TLVs are not whole.
+func TestProxyHeaderChecksum(t *testing.T) {
+	const (
+		fixed = "\r\n\r\n\x00\r\nQUIT\n"
+		addrs = "\xc0\x00\x02\x01\xc6\x33\x64\x19\x9c\x40\x00\x19"
+	)
+	authority := proxyproto.TLV{Type: proxyproto.PP2_TYPE_AUTHORITY, Value: []byte("mx.test")}
+	r := newRig(t, rigOptions{policy: &openPolicy})
+	l := Listener{Name: "mx", TLS: "starttls", ProxyProtocol: []netip.Prefix{netip.MustParsePrefix("198.51.100.7/32")}}
+	for _, tt := range []struct {
+		name, header string
+		good         bool
+	}{
+		{"no sum", fixed + "\x21\x11\x00\x0c" + addrs, true},
+		{"no sum, a TLV", fixed + "\x21\x11\x00\x10" + addrs + "\x04\x00\x01x", true},
+		{"the sum", summed(t, proxyproto.PROXY, 0), true},
+		{"the sum, and more", summed(t, proxyproto.PROXY, 0, authority), true},
+		{"another sum", summed(t, proxyproto.PROXY, 1), false},
+		{"another sum, and more", summed(t, proxyproto.PROXY, 1<<31, authority), false},
+		{"another client than was summed", strings.Replace(summed(t, proxyproto.PROXY, 0), "\xc0\x00\x02\x01", "\xc0\x00\x02\x07", 1), false},
+		{"LOCAL, the sum", summed(t, proxyproto.LOCAL, 0), true},
+		{"LOCAL where PROXY was summed", strings.Replace(summed(t, proxyproto.PROXY, 0), "QUIT\n\x21", "QUIT\n\x20", 1), false},
+		{"LOCAL with anything", fixed + "\x20\x00\x00\x05\x01\xff\xffxx", true},
+		{"LOCAL with less than an address", fixed + "\x20\x11\x00\x02xx", true},
+		{"two sums", summed(t, proxyproto.PROXY, 0, proxyproto.TLV{Type: proxyproto.PP2_TYPE_CRC32C, Value: make([]byte, 4)}), false},
+		{"a sum of three octets", fixed + "\x21\x11\x00\x12" + addrs + "\x03\x00\x03xxx", false},
+		{"half a TLV", fixed + "\x21\x11\x00\x0e" + addrs + "\x02\x00", false},
+		{"a TLV longer than the header", fixed + "\x21\x11\x00\x10" + addrs + "\x02\x00\x02x", false},
+		{"as much as is read", fixed + "\x21\x11\x10\x00" + addrs + "\x04\x0f\xf1" + strings.Repeat("x", 0xff1), true},
+		{"more than is read", fixed + "\x21\x11\x10\x01" + addrs + "\x04\x0f\xf2" + strings.Repeat("x", 0xff2), false},
+		{"no signature", "\r\n\r\n\x00\r\nQUIX\n\x21\x11\x00\x0c" + addrs, false},
+	} {
+		c := r.dialFrom("198.51.100.7", l)
+		c.say(tt.header + "QUIT\r\n")
+		want := "close"
+		if tt.good {
+			want = "220"
+		}
+		if got := c.hear(); code(got) != want {
+			t.Errorf("%s: %q, want %s", tt.name, got, want)
+		}
+		if tt.good {
+			c.expect("221 ") // nothing behind the header was lost
+		}
+		c.closed()
+	}
+}
 
 // TestBalancersHealthCheck: what a balancer asks for itself is not counted as
 // that of a client; what it brings is.

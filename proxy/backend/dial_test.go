@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -158,6 +160,36 @@ func TestOpportunisticTLS(t *testing.T) {
 				t.Errorf("%d connections", sink.Connections())
 			}
 		})
+	}
+}
+
+// A backend is told by which name we know it, be its certificate checked or not:
+// one address may have several (RFC 6066 §3). An address literal is no name.
+func TestServerNameIndication(t *testing.T) {
+	root := newAuthority(t)
+	for _, tc := range []struct{ address, mode, want string }{
+		{"mx.inside.example:25", tlsVerify, "mx.inside.example"},
+		{"mx.inside.example:25", tlsOpportunistic, "mx.inside.example"},
+		{"127.0.0.1:25", tlsVerify, ""},
+		{"127.0.0.1:25", tlsOpportunistic, ""},
+		{"[::1]:25", tlsOpportunistic, ""},
+	} {
+		var heard []string
+		cert := root.server(t, "mx.inside.example", "127.0.0.1")
+		cert.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			heard = append(heard, h.ServerName)
+			return nil, nil
+		}
+		sink := newSink(t, smtptest.SinkOptions{TLS: cert})
+		b := backendAt(identityNone, tc.address)
+		b.TLS, b.CA = tc.mode, root.file(t)
+		c := open(t, newSet(t, Options{Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, sink.Addr())
+		}}, b), alice)
+		if k := c.Capabilities(); !k.TLS || k.Verified != (tc.mode == tlsVerify) || !slices.Equal(heard, []string{tc.want}) {
+			t.Errorf("%s, %s: heard %q, %+v", tc.address, tc.mode, heard, k)
+		}
+		c.Release()
 	}
 }
 
