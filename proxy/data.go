@@ -56,7 +56,7 @@ func (s *session) noRecipients() smtp.Reply {
 	if tx.broken != "" && len(tx.rcpts) > 0 {
 		// Recipients were taken by a backend that is gone: the client must not
 		// believe that the others got the message.
-		r := withID(errBackend, tx.facts.ID)
+		r := s.unserved()
 		tx.reply = r
 		s.finish(journal.OutcomeFailed)
 		return r
@@ -93,7 +93,12 @@ func (s *session) receiveData(r *relay) error {
 	sc.Detect8Bit = !eight
 	for {
 		pace.arm(s, sc.Octets()+skipped)
+		spare := s.spare()
 		b, block, err := s.in.readBlock(tail)
+		if s.gaveUp(spare, err) {
+			putBlock(block)
+			continue
+		}
 		if err != nil {
 			putBlock(block)
 			return err
@@ -169,7 +174,8 @@ func (s *session) bdat(arg string) smtp.Reply {
 	tx := s.tx
 	r := tx.relay
 	if r == nil {
-		r = &relay{s: s, raw: true, binary: tx.binary, seven: !s.bc.Capabilities().EightBitMIME}
+		caps := s.bc.Capabilities()
+		r = &relay{s: s, raw: true, binary: tx.binary, seven: !caps.EightBitMIME, limit: s.sizeLimit(caps)}
 		tx.relay = r
 	}
 	start := time.Now()
@@ -198,7 +204,7 @@ func (s *session) bdat(arg string) smtp.Reply {
 func (s *session) receiveChunk(r *relay, n int64, last bool) error {
 	if r != nil {
 		s.tx.bytes += n
-		if s.tx.bytes > s.sizeLimit(s.bc.Capabilities()) || s.tx.bytes < 0 {
+		if s.tx.bytes > r.limit || s.tx.bytes < 0 {
 			r.discard(errTooLarge, journal.OutcomeRefused)
 		}
 		r.chunk(n, last)
@@ -218,7 +224,12 @@ func (s *session) receiveChunk(r *relay, n int64, last bool) error {
 			}
 		}
 		p.arm(s, before+got)
+		spare := r != nil && s.spare()
 		b, block, err := s.in.readBlock(nil)
+		if s.gaveUp(spare, err) {
+			putBlock(block)
+			continue
+		}
 		if err != nil {
 			putBlock(block)
 			return err

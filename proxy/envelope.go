@@ -42,6 +42,7 @@ type transaction struct {
 	mailDue  bool   // its reply to MAIL is still to be read
 	pending  []int  // recipients whose reply the client waits for, in order
 	broken   string // the conversation with the backend ended: what we make of it for the log
+	slow     bool   // that was since the client said nothing while others waited
 	// turnedAway is what the backend had to say on this client, told who it is.
 	turnedAway smtp.Reply
 
@@ -360,10 +361,18 @@ func (s *session) together(r *recipient) smtp.Reply {
 	if pool != tx.pool {
 		// Nobody before is served. If that is since their backend is down, it
 		// says nothing of this one.
-		tx.broken, tx.turnedAway, tx.mailSent = "", smtp.Reply{}, false
+		tx.broken, tx.slow, tx.turnedAway, tx.mailSent = "", false, smtp.Reply{}, false
 	}
 	tx.pool, tx.sure = pool, sure
 	return smtp.Reply{}
+}
+
+// unserved is the answer where the backend is gone that the transaction began with.
+func (s *session) unserved() smtp.Reply {
+	if s.tx.slow {
+		return withID(errSlow, s.tx.facts.ID)
+	}
+	return withID(errBackend, s.tx.facts.ID)
 }
 
 // forward queues r for the backend, opening it when this is the first. A reply
@@ -371,7 +380,7 @@ func (s *session) together(r *recipient) smtp.Reply {
 func (s *session) forward(r *recipient, params []smtp.Param) smtp.Reply {
 	tx := s.tx
 	if tx.broken != "" {
-		return withID(errBackend, tx.facts.ID)
+		return s.unserved()
 	}
 	if !tx.turnedAway.IsZero() {
 		return tx.turnedAway

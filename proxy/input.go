@@ -132,6 +132,18 @@ func (in *input) wait() error {
 	return err
 }
 
+// waitLine blocks until a whole line is buffered, or more than a line may have.
+// After an error, that of a deadline say, it may be called again: nothing is lost.
+func (in *input) waitLine() error {
+	err := in.wait()
+	for err == nil && !in.hasLine() && in.br.Buffered() < lineLimit {
+		if _, err = in.br.Peek(in.br.Buffered() + 1); errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF // within a line
+		}
+	}
+	return err
+}
+
 func (in *input) take() {
 	if in.br == nil {
 		in.br = readers.Get().(*bufio.Reader)

@@ -26,6 +26,7 @@ var (
 	errLoop         = smtp.Reply{Code: 554, Enhanced: "4.6", Text: "Too many Received fields: mail loop"}
 	errEightBit     = smtp.Reply{Code: 554, Enhanced: "6.3", Text: "The mail server behind us takes no 8-bit text"}
 	errSpool        = smtp.Reply{Code: 452, Enhanced: "3.1", Text: "Cannot hold the message at the moment, try again later"}
+	errSlow         = smtp.Reply{Code: 451, Enhanced: "4.5", Text: "Too slow while others waited for the mail server behind us, try again later"}
 	errUnknown      = smtp.Reply{Code: 451, Enhanced: "4.2", Text: "The mail server behind us did not confirm the message, try again later"}
 )
 
@@ -63,10 +64,11 @@ type relay struct {
 	chunks bool            // it was BDAT
 	dots   *smtp.DotWriter // stuffs what came by BDAT and goes by DATA
 
-	limit  *time.Timer // ends the conversation with a backend that takes too long
-	ending bool        // limit is that of the end of the message
+	timer  *time.Timer // ends the conversation with a backend that takes too long
+	ending bool        // timer is that of the end of the message
 
 	pace    pace  // of the client, over all its BDATs
+	limit   int64 // octets of the whole message, by BDAT
 	left    int64 // octets of the client's BDAT still to come
 	last    bool  // it is the last one
 	refusal smtp.Reply
@@ -282,11 +284,11 @@ func (r *relay) begin(size int64) bool {
 // writes have deadlines of their own, but those are renewed by progress, and a
 // backend that takes one octet now and then would keep all of those.
 func (r *relay) within(d time.Duration) {
-	if r.limit == nil {
-		r.limit = time.AfterFunc(d, r.s.bc.Abort)
+	if r.timer == nil {
+		r.timer = time.AfterFunc(d, r.s.bc.Abort)
 		return
 	}
-	r.limit.Reset(d)
+	r.timer.Reset(d)
 }
 
 // ends begins the time from the client's last octet to our reply: whatever is
@@ -349,7 +351,7 @@ func (r *relay) write(b []byte) (int, error) {
 	}
 	_, err := s.bc.Write(b)
 	if !r.ending {
-		r.limit.Stop() // the client may take its time again
+		r.timer.Stop() // the client may take its time again
 	}
 	if err != nil {
 		// Perhaps it said why before it hung up.
@@ -384,6 +386,7 @@ func (r *relay) discard(reply smtp.Reply, outcome journal.Outcome) {
 	if r.begun {
 		r.s.dropBackend() // NOT: a dot. DATA cannot be taken back but by a close.
 	}
+	r.s.releaseBackend() // the client may take an hour for the rest, and others need it
 }
 
 // chunk announces the next n octets, by BDAT.
@@ -591,8 +594,8 @@ func (r *relay) clientGone() {
 }
 
 func (r *relay) close() {
-	if r.limit != nil {
-		r.limit.Stop()
+	if r.timer != nil {
+		r.timer.Stop()
 	}
 	r.hold.close()
 	r.head = nil

@@ -81,6 +81,7 @@ type session struct {
 
 	wakeMu  sync.Mutex
 	waiting bool // for a command
+	asked   bool // to give bc up
 	gone    bool // abort was called
 }
 
@@ -401,33 +402,110 @@ const parkAfter = 150 * time.Millisecond
 // errSilent ends the wait for a command of a session that should be parked.
 var errSilent = errors.New("proxy: the client is silent")
 
-// waitForCommand waits for the first octet of a command, until the deadline
-// that is set.
+// waitForCommand waits for the first octet of a command, until s.deadline; for
+// the whole of it where the session has a connection to the backend that others
+// may come to want.
 func (s *session) waitForCommand() error {
-	parkable := canPark && s.done != nil
-	if s.bc == nil && !parkable || s.tx != nil || s.in.buffered() > 0 || s.srv.draining.Load() {
+	parkable := canPark && s.done != nil && s.tx == nil && s.in.buffered() == 0
+	if s.in.hasLine() || s.srv.draining.Load() || s.bc == nil && !parkable {
 		return s.in.wait()
 	}
-	patience := parkAfter
-	if s.bc != nil {
-		patience = idleBackend
+	patient := s.deadline
+	if s.tx == nil {
+		patience := parkAfter
+		if s.bc != nil {
+			patience = idleBackend
+		}
+		if p := time.Now().Add(patience); p.Before(patient) {
+			patient = p
+		}
 	}
-	if patient := time.Now().Add(patience); patient.Before(s.deadline) {
-		s.waitBy(patient)
-		err := s.in.wait()
-		if err == nil && !s.in.hasLine() {
-			s.waitBy(s.deadline) // for the rest of it
-		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) || s.srv.draining.Load() {
-			return err
-		}
-		s.releaseBackend()
+	s.waitBy(patient)
+	wait, spare := s.in.wait, s.spare()
+	if spare {
+		wait = s.in.waitLine
+	}
+	err := wait()
+	asked, late := spare && s.wanted(), errors.Is(err, os.ErrDeadlineExceeded)
+	switch {
+	case s.srv.draining.Load():
+	case late && (asked || patient.Before(s.deadline)):
+		s.giveUp()
 		s.waitBy(s.deadline)
-		if parkable {
+		if parkable && s.in.buffered() == 0 {
 			return errSilent
 		}
+		return s.in.wait()
+	case spare && err == nil && !s.in.hasLine():
+		// More than a line may be: it is read to its end, and that must come soon.
+		s.waitBy(time.Now().Add(min(idleBackend, s.set.Timeouts.Command)))
+	case asked, err == nil && !s.in.hasLine():
+		s.waitBy(s.deadline) // for the rest of it, if there is one
 	}
-	return s.in.wait()
+	return err
+}
+
+// spare says whether the session could do without its connection to the backend
+// while it waits for its client, and tells the pool so: the backend has heard of
+// no message, and has no answer to give. To be ended by wanted.
+func (s *session) spare() bool {
+	if s.bc == nil {
+		return false
+	}
+	if tx := s.tx; tx != nil && (len(tx.pending) > 0 || tx.mailDue || tx.relay != nil && tx.relay.begun) {
+		return false
+	}
+	s.wakeMu.Lock()
+	s.asked = false
+	s.wakeMu.Unlock()
+	s.bc.Spare(s)
+	return true
+}
+
+// Asked makes a session that waits for its client look up, since others wait for
+// the connection that it could do without (backend.Borrower).
+func (s *session) Asked() {
+	s.wakeMu.Lock()
+	s.asked = true
+	_ = s.conn.SetReadDeadline(time.Unix(1, 0))
+	s.wakeMu.Unlock()
+}
+
+// wanted ends what spare began, and says whether the session was asked to give
+// its connection up. If it was, the deadline for what is read has passed.
+func (s *session) wanted() bool {
+	if s.bc == nil {
+		return false
+	}
+	s.bc.Wanted()
+	s.wakeMu.Lock()
+	defer s.wakeMu.Unlock()
+	return s.asked
+}
+
+// gaveUp ends spare where octets of a message were waited for: it says whether
+// there were none, but somebody who got the connection, and the client is to be
+// waited for again.
+func (s *session) gaveUp(spare bool, err error) bool {
+	if !spare || !s.wanted() || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	s.giveUp()
+	return true
+}
+
+// giveUp lets go of the connection to the backend. Between two transactions that
+// costs nothing. A client that is silent in the middle of one, while others wait,
+// is told to come again. NOT: what it has been told so far said again later, on
+// another connection; there may be none then, and the backend may think otherwise.
+func (s *session) giveUp() {
+	if tx := s.tx; tx != nil {
+		tx.broken, tx.slow = "given up for others: the client was silent while they waited for a connection", true
+		if tx.relay != nil {
+			tx.relay.discard(s.unserved(), journal.OutcomeFailed)
+		}
+	}
+	s.releaseBackend()
 }
 
 // waitBy is readBy for a session that waits for a command: it does not undo what

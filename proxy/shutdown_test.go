@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
@@ -47,7 +48,7 @@ func TestShutdownWaitsForTheLastAccepted(t *testing.T) {
 		synctest.Wait()
 		select {
 		case err := <-served:
-			if err != ErrServerClosed {
+			if !errors.Is(err, ErrServerClosed) {
 				t.Error(err)
 			}
 		default:

@@ -27,6 +27,8 @@ import (
 // that can be told once only who the client is (see forOthers) is then
 // connected to once a session, and not once a message.
 //
+// While the session has no use for it, it may be asked to give it up (Spare).
+//
 // It is used by one goroutine, but for Abort. After an error, which is always
 // an *Error, only Abort is left to call (and Reply, after a failed Write).
 type Conn struct {
@@ -59,6 +61,9 @@ type Conn struct {
 	waited time.Duration // for replies, since MAIL
 	textAt time.Time     // when the message began
 	faulty bool          // a failure has been counted
+
+	borrower   Borrower // of Spare, with the time of it; guarded by Pool.mu
+	spareSince time.Time
 
 	ready []smtp.Reply // read ahead of Reply, in serial mode only
 	werr  error        // a failed write; there may be a reply that tells why

@@ -29,7 +29,8 @@ type Pool struct {
 	addrs   []*address // in the order of the configuration
 	inUse   int        // connections lent, or being opened
 	waiting []chan struct{}
-	turn    int // where the search among equals starts
+	spare   []*Conn // loans that their sessions could do without, the longest first
+	turn    int     // where the search among equals starts
 	closed  bool
 }
 
@@ -249,16 +250,9 @@ func (p *Pool) acquire(ctx context.Context) error {
 	p.waiting = append(p.waiting, ch)
 	p.mu.Unlock()
 
-	t := time.NewTimer(p.o.Timeouts.BackendConnect)
-	defer t.Stop()
-	var why error
-	select {
-	case <-ch:
+	why := p.wait(ctx, ch)
+	if why == nil {
 		return nil
-	case <-ctx.Done():
-		why = ctx.Err()
-	case <-t.C:
-		why = errors.New("no connection became free")
 	}
 	p.mu.Lock()
 	i := slices.Index(p.waiting, ch)
@@ -271,6 +265,81 @@ func (p *Pool) acquire(ctx context.Context) error {
 		p.release()
 	}
 	return p.busy(why)
+}
+
+// wait waits until a slot comes by ch. Meanwhile it asks for those that are of no
+// use at the moment, one at a time.
+func (p *Pool) wait(ctx context.Context, ch <-chan struct{}) error {
+	limit := p.o.Timeouts.BackendConnect
+	least := min(spareFor, limit/2)
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	ask := time.NewTicker(max(least/4, time.Millisecond))
+	defer ask.Stop()
+	for {
+		p.askForOne(least)
+		select {
+		case <-ch:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+			return errors.New("no connection became free")
+		case <-ask.C:
+		}
+	}
+}
+
+// spareFor is how long a connection must have been of no use to its session
+// before that is asked to give it up for another: longer than a client takes
+// for its next word on a bad line.
+const spareFor = 3 * time.Second
+
+// Borrower is a session that has a connection on loan.
+type Borrower interface {
+	// Asked says that others wait, and this session could have done without its
+	// connection for longest: it should let go of it. It is called from another
+	// goroutine, under a lock of the pool, and must return at once.
+	Asked()
+}
+
+// askForOne asks the session that could have done without its connection for
+// longest to give it up, if that is at least since.
+func (p *Pool) askForOne(since time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.spare) > 0 && time.Since(p.spare[0].spareSince) >= since {
+		c := p.spare[0]
+		p.spare = slices.Delete(p.spare, 0, 1)
+		c.borrower.Asked()
+	}
+}
+
+// Spare says that the session waits for its client, and that nothing is under
+// way on the connection that could not be given up. Until Wanted is called b may
+// be asked for it, once, should the limit of connections keep others waiting.
+func (c *Conn) Spare(b Borrower) {
+	p := c.pool
+	if p.limit == 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.borrower, c.spareSince = b, time.Now()
+	p.spare = append(p.spare, c)
+}
+
+// Wanted ends what Spare began: from here on nobody is asked any more.
+func (c *Conn) Wanted() {
+	p := c.pool
+	if p.limit == 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if i := slices.Index(p.spare, c); i >= 0 {
+		p.spare = slices.Delete(p.spare, i, i+1)
+	}
 }
 
 func (p *Pool) busy(why error) error {

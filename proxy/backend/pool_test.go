@@ -614,6 +614,84 @@ func TestTheLimitOfConnections(t *testing.T) {
 	})
 }
 
+// borrower notes when it was asked for its connection, and gives it up if it may.
+type borrower struct {
+	at    chan time.Time
+	given *Conn
+}
+
+func (b *borrower) Asked() {
+	b.at <- time.Now()
+	if c := b.given; c != nil {
+		go c.Release() // NOT: here. The pool is locked.
+	}
+}
+
+// Who waits gets the connection that its session could have done without for
+// longest, once that is so for three seconds; no other session is asked.
+func TestSpareConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := newSink(t, smtptest.SinkOptions{})
+		b := backendAt(identityNone, "mx:25")
+		b.Connections = 3
+		s := newSet(t, Options{Dial: sink.Dial}, b)
+		start := time.Now()
+		old, young, busy := open(t, s, alice), open(t, s, alice), open(t, s, alice)
+		// A session that was spare, and has a use for it again, is left alone.
+		never := &borrower{at: make(chan time.Time, 1), given: busy}
+		busy.Spare(never)
+		first := &borrower{at: make(chan time.Time, 1), given: old}
+		old.Spare(first)
+		time.Sleep(time.Second)
+		second := &borrower{at: make(chan time.Time, 1), given: young}
+		young.Spare(second)
+		busy.Wanted()
+		got := open(t, s, alice)
+		if d := (<-first.at).Sub(start); d < 3*time.Second || d > 4*time.Second {
+			t.Errorf("asked after %v", d)
+		}
+		if len(second.at)+len(never.at) > 0 {
+			t.Error("more were asked than waited")
+		}
+		young.Wanted()
+		for _, c := range []*Conn{got, young, busy} {
+			c.Release()
+		}
+		s.pools[0].mu.Lock()
+		if p := s.pools[0]; len(p.spare) > 0 || p.inUse > 0 {
+			t.Errorf("%d spare, %d in use", len(p.spare), p.inUse)
+		}
+		s.pools[0].mu.Unlock()
+		s.Close()
+		sink.Close()
+	})
+}
+
+// Nobody spare: who waits hears so in time. One that became spare meanwhile does,
+// and where a wait is short, so is the time that a connection must be of no use.
+func TestSpareConnectionsComeLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := newSink(t, smtptest.SinkOptions{})
+		b := backendAt(identityNone, "mx:25")
+		b.Connections = 1
+		s := newSet(t, Options{Dial: sink.Dial, Timeouts: configs.Timeouts{BackendConnect: time.Second}}, b)
+		c := open(t, s, alice)
+		start := time.Now()
+		if e := failure(t, s, alice); e.Kind != KindBusy || time.Since(start) != time.Second {
+			t.Errorf("%v after %v", e, time.Since(start))
+		}
+		late := &borrower{at: make(chan time.Time, 1), given: c}
+		time.AfterFunc(300*time.Millisecond, func() { c.Spare(late) })
+		start = time.Now()
+		open(t, s, alice).Release()
+		if d := time.Since(start); d < 800*time.Millisecond || d >= time.Second {
+			t.Errorf("after %v", d)
+		}
+		s.Close()
+		sink.Close()
+	})
+}
+
 // Idle connections count: at the limit one of them makes room for an address
 // that has none.
 func TestIdleConnectionsMakeRoom(t *testing.T) {
