@@ -129,3 +129,48 @@ func oddReply(t *testing.T, set *Settings, phase string, odd []byte, hangUp bool
 	})
 	return wrong
 }
+
+// TestNoFaultOfTheSender: an MTA that wants another command first, TLS, or none
+// such, says so of us, wherever it says it: the client comes again.
+func TestNoFaultOfTheSender(t *testing.T) {
+	for _, reply := range []string{"502 5.5.1 Not implemented", "503 5.5.1 RCPT first", "530 5.7.0 STARTTLS first", "538 5.7.11 Encryption required"} {
+		for _, tt := range []struct{ at, message string }{
+			{"MAIL", ""}, {"RCPT", ""},
+			{"DATA", "DATA\r\n"}, {".", "DATA\r\n"},
+			{"BDAT", "BDAT 6\r\nA: b\r\nBDAT 5 LAST\r\n\r\nc\r\n"},
+			{"BDAT", "BDAT 11 LAST\r\nA: b\r\n\r\nc\r\n"},
+		} {
+			o := rigOptions{policy: &streamPolicy, sink: withoutIf(tt.at != "BDAT", "CHUNKING")}
+			o.sink.Script = func(st smtptest.Step) (a smtptest.Action) {
+				if st.Verb == tt.at {
+					a.Reply = reply + "\r\n"
+				}
+				return a
+			}
+			r := newRig(t, o)
+			c := r.connect("192.0.2.1")
+			c.ehlo()
+			c.cmd("MAIL FROM:<alice@good.example>", "250 ")
+			if tt.message == "" {
+				c.cmd("RCPT TO:<rcpt@local.example>", "451 4.3.0 ")
+				continue
+			}
+			c.cmd("RCPT TO:<rcpt@local.example>", "250 ")
+			c.send(tt.message)
+			got := c.reply()
+			if strings.HasPrefix(got, "354") {
+				c.send("A: b\r\n\r\nc\r\n.\r\n")
+				got = c.reply()
+			}
+			if code(got) == "250" {
+				got = c.reply() // to the second chunk
+			}
+			if !strings.HasPrefix(got, "451 4.3.0 ") {
+				t.Errorf("%s at %s: %q", reply, tt.at, got)
+			}
+			if rec := r.last(); !strings.HasPrefix(rec.BackendReply, reply) {
+				t.Errorf("%s at %s: the record has %q", reply, tt.at, rec.BackendReply)
+			}
+		}
+	}
+}

@@ -361,7 +361,7 @@ func (r *relay) write(b []byte) (int, error) {
 		}
 		if rerr == nil && !reply.Intermediate() {
 			tx.backRep = reply
-			r.discard(supplyEnhanced(reply, "0.0"), journal.OutcomeBackendRefused)
+			r.discard(s.asToClient(reply, "0.0"), journal.OutcomeBackendRefused)
 		} else {
 			tx.fail(err)
 			r.discard(withID(errBackend, tx.facts.ID), journal.OutcomeFailed)
@@ -427,7 +427,7 @@ func (r *relay) catchUp(due int) {
 			r.discard(withID(errBackend, r.s.tx.facts.ID), journal.OutcomeFailed)
 		case !reply.Positive():
 			r.s.tx.backRep = reply
-			r.discard(supplyEnhanced(reply, "0.0"), journal.OutcomeBackendRefused)
+			r.discard(r.s.asToClient(reply, "0.0"), journal.OutcomeBackendRefused)
 		}
 	}
 }
@@ -543,7 +543,7 @@ func (r *relay) end() (smtp.Reply, journal.Outcome) {
 	if reply.Positive() {
 		return supplyEnhanced(reply, "6.0"), journal.OutcomeDelivered
 	}
-	return supplyEnhanced(reply, "0.0"), journal.OutcomeBackendRefused
+	return s.asToClient(reply, "0.0"), journal.OutcomeBackendRefused
 }
 
 // lost is a conversation that ended between the end of the message and its
