@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/netip"
@@ -23,6 +24,7 @@ import (
 
 	"postern/configs"
 	"postern/policy/journal"
+	"postern/proxy"
 	"postern/proxy/backend"
 )
 
@@ -273,6 +275,47 @@ func TestDoctorTriesPortsWithoutListening(t *testing.T) {
 	}
 	if err := tryBind("192.0.2.1:0"); !errors.Is(err, syscall.EADDRNOTAVAIL) {
 		t.Errorf("another's: %v", err)
+	}
+}
+
+// Who stands on port 25 is seen by who they are, and by a user too who could not open it:
+// the kernel asks for that right before it looks whether the port is taken.
+func TestDoctorSeesWhoHasThePort(t *testing.T) {
+	d := &patient{parts: &parts{settings: &proxy.Settings{Hostname: "mx.example.org"}}}
+	for _, c := range []struct {
+		greeting string // empty: nobody listens
+		bound    error
+		want     string
+	}{
+		{"mx.example.org ESMTP", syscall.EADDRINUSE, `ok is in use by Postern, which greets with "mx.example.org ESMTP"`},
+		{"mx.example.org ESMTP", syscall.EACCES, `ok is in use by Postern, `},
+		{"mx.example.org ESMTP Postfix", syscall.EADDRINUSE, `fault is in use by another program, which greets with "mx.example.org ESMTP Postfix"`},
+		{"mx.example.org ESMTP Postfix", syscall.EACCES, `fault is in use by another program, `},
+		{"", syscall.EACCES, "warning cannot be opened by this user: "},
+		{"", syscall.EADDRINUSE, "fault is in use by a program that does not greet: dial tcp "},
+	} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		if c.greeting == "" {
+			ln.Close()
+		} else {
+			go func() {
+				conn, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				_, _ = io.WriteString(conn, "220 "+c.greeting+"\r\n")
+				_, _ = io.Copy(io.Discard, conn)
+			}()
+		}
+		f := d.port(t.Context(), configs.Listener{Name: "mx", Address: ln.Addr().String(), TLS: "starttls"}, c.bound)
+		if got := said([]finding{f}); !strings.HasPrefix(got, c.want) {
+			t.Errorf("%q, %v: %s", c.greeting, c.bound, got)
+		}
 	}
 }
 

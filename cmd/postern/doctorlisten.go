@@ -21,7 +21,7 @@ import (
 // ports looks whether the listeners can be opened, or who holds them.
 func (d *patient) ports(ctx context.Context) (found []finding) {
 	for i, l := range configuredListeners(d.config) {
-		f := d.port(ctx, l)
+		f := d.port(ctx, l, tryBind(l.Address))
 		f.Check, f.Subject, f.At = "listener", l.Name, d.config.At(fmt.Sprintf("listeners[%d].address", i)).String()
 		f.Seen = fmt.Sprintf("%s on %s %s", l.Name, l.Address, f.Seen)
 		found = append(found, f)
@@ -29,29 +29,32 @@ func (d *patient) ports(ctx context.Context) (found []finding) {
 	return found
 }
 
-func (d *patient) port(ctx context.Context, l configs.Listener) finding {
-	switch err := tryBind(l.Address); {
-	case err == nil && d.running.up:
+// port tells of one listener; bound is what came of binding to its address.
+func (d *patient) port(ctx context.Context, l configs.Listener, bound error) finding {
+	switch {
+	case bound == nil && d.running.up:
 		return finding{Status: statusWarning, Seen: "is free, although a proxy runs here: it serves by another configuration", Advice: "reload it: systemctl reload postern"}
-	case err == nil:
+	case bound == nil:
 		return finding{Status: statusOK, Seen: "is free"}
-	case errors.Is(err, syscall.EACCES):
+	case errors.Is(bound, syscall.EADDRNOTAVAIL):
+		return finding{Status: statusFault, Seen: "cannot be opened: this machine has no such address", Advice: "ip address shows those it has; leave the host out to listen on all"}
+	case !errors.Is(bound, syscall.EADDRINUSE) && !errors.Is(bound, syscall.EACCES):
+		return finding{Status: statusFault, Seen: "cannot be opened: " + bound.Error(), Advice: "look at the address"}
+	}
+	greeting, err := greetingOf(ctx, l)
+	var op *net.OpError
+	switch {
+	// The kernel asks for that right before it looks whether somebody has the port.
+	case errors.Is(bound, syscall.EACCES) && errors.As(err, &op) && op.Op == "dial":
 		return finding{
 			Status: statusWarning, Seen: "cannot be opened by this user: ports below 1024 want CAP_NET_BIND_SERVICE",
 			Advice: "the unit in deploy/systemd gives it; without systemd: setcap cap_net_bind_service=+ep on the binary",
 		}
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return finding{Status: statusFault, Seen: "cannot be opened: this machine has no such address", Advice: "ip address shows those it has; leave the host out to listen on all"}
-	case !errors.Is(err, syscall.EADDRINUSE):
-		return finding{Status: statusFault, Seen: "cannot be opened: " + err.Error(), Advice: "look at the address"}
-	}
-	greeting, err := greetingOf(ctx, l)
-	switch {
 	case err != nil && d.running.up:
 		return finding{Status: statusWarning, Seen: fmt.Sprintf("is in use, and greets nobody: %v", err), Advice: "right if a rule refuses every connection from this machine; else see who listens: ss -ltnp"}
 	case err != nil:
 		return finding{Status: statusFault, Seen: fmt.Sprintf("is in use by a program that does not greet: %v", err), Advice: "see who it is: ss -ltnp. If systemd holds it (postern.socket), start the service"}
-	case !strings.HasPrefix(greeting, d.settings.Hostname+" ESMTP"):
+	case greeting != d.settings.Hostname+" ESMTP": // an MTA of the same name says what it is behind that
 		return finding{Status: statusFault, Seen: fmt.Sprintf("is in use by another program, which greets with %q", greeting), Advice: "your MTA still has it? deploy/README.md says how the port moves over; or a proxy runs with another hostname: reload it"}
 	}
 	return finding{Status: statusOK, Seen: fmt.Sprintf("is in use by Postern, which greets with %q", greeting)}
