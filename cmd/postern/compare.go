@@ -246,14 +246,14 @@ func (c *comparison) writeText(b *strings.Builder) {
 	rows := c.rows()
 	for i, r := range rows {
 		if i == shownChanges {
-			fmt.Fprintf(b, "\nand %d more kinds of change: see --json\n", len(rows)-i)
+			fmt.Fprintf(b, "\nand %s of change: see --json\n", counted(len(rows)-i, "more kind"))
 			break
 		}
 		fmt.Fprintf(b, "\n%d: %s, now %s\n", r.Count, byRule(r.Was, r.WasRule), byRule(r.Becomes, r.Rule))
 		table(b, func(row func(...string)) {
 			for j, d := range r.Domains {
 				if j == shownDomains {
-					row(fmt.Sprintf("and %d more domains", len(r.Domains)-j))
+					row("and " + counted(len(r.Domains)-j, "more domain"))
 					break
 				}
 				row(d.Domain, fmt.Sprint(d.Count), strings.Join(d.Examples, " "))

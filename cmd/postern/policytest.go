@@ -73,13 +73,9 @@ func policyTest(ctx context.Context, out io.Writer, files []string, only *regexp
 			_, _ = fmt.Fprintf(out, "FAIL  %s: %s\n%s", r.at, r.name, indent(margin, r.failure))
 		}
 	}
-	cases := "cases"
-	if passed+failed == 1 {
-		cases = "case"
-	}
-	_, err := fmt.Fprintf(out, "%d %s in %d files: %d passed, %d failed", passed+failed, cases, len(files), passed, failed)
+	_, err := fmt.Fprintf(out, "%s in %s: %d passed, %d failed", counted(passed+failed, "case"), counted(len(files), "file"), passed, failed)
 	if faulty > 0 {
-		_, err = fmt.Fprintf(out, "; %d files could not be run", faulty)
+		_, err = fmt.Fprintf(out, "; %s could not be run", counted(faulty, "file"))
 	}
 	_, _ = fmt.Fprintf(out, " (%s)\n", time.Since(began).Round(time.Millisecond))
 	switch {
@@ -184,7 +180,7 @@ func (b *bench) why(c *testCase, t *tested) string {
 	e.Changes = nil
 	text := e.String()
 	if left := all - len(e.Rules); left > 0 {
-		text += fmt.Sprintf("  %d other rules did not match or were not reached: -v shows them\n", left)
+		text += fmt.Sprintf("  %s did not match or were not reached: -v shows them\n", counted(left, "other rule"))
 	}
 	return text
 }

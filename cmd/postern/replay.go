@@ -265,7 +265,7 @@ func wholeJournal(s journal.Stats) error {
 	case 1:
 		return fmt.Errorf("the journal was not read whole: %s", s.Unreadable[0])
 	default:
-		return fmt.Errorf("the journal was not read whole: %s, and %d more files", s.Unreadable[0], n-1)
+		return fmt.Errorf("the journal was not read whole: %s, and %s", s.Unreadable[0], counted(n-1, "more file"))
 	}
 }
 

@@ -21,7 +21,7 @@ func (f forwarder) Names() string {
 	case len(f.Domains) >= setSize:
 		return text + " and many others"
 	default:
-		return fmt.Sprintf("%s and %d others", text, left)
+		return text + " and " + counted(left, "other")
 	}
 }
 
@@ -81,7 +81,7 @@ func writeReportText(w io.Writer, r *senderReport) error {
 		b.WriteString("\nBroken SPF records\n")
 		tw := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 		for _, x := range r.Broken {
-			_, _ = fmt.Fprintf(tw, "  %s\t%d messages\t%s\n", x.Domain, x.Messages, x.Reason)
+			_, _ = fmt.Fprintf(tw, "  %s\t%s\t%s\n", x.Domain, counted(int(x.Messages), "message"), x.Reason)
 		}
 		_ = tw.Flush()
 	}
