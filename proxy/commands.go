@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -310,7 +311,7 @@ func (s *session) startTLS(arg string) smtp.Reply {
 		return s.refuse(554, "5.1", "Plaintext behind STARTTLS, closing connection")
 	}
 	s.say(smtp.Reply{Code: 220, Enhanced: "0.0", Text: "Ready to start TLS"})
-	if s.flush() != nil || !s.handshake() {
+	if s.flush() != nil || !s.handshake(s.conn) {
 		s.closing = true
 		return smtp.Reply{}
 	}
@@ -320,15 +321,15 @@ func (s *session) startTLS(arg string) smtp.Reply {
 	return smtp.Reply{}
 }
 
-// handshake puts TLS on the connection. NOT: going on in plaintext when it
-// fails; what the peer then sends is anybody's.
-func (s *session) handshake() bool {
+// handshake puts TLS on conn, which is the session's. NOT: going on in plaintext
+// when it fails; what the peer then sends is anybody's.
+func (s *session) handshake(conn net.Conn) bool {
 	if s.set.TLS == nil {
 		s.result = "no_certificate"
 		s.closing = true
 		return false
 	}
-	tc := tls.Server(s.conn, s.set.TLS)
+	tc := tls.Server(conn, s.set.TLS)
 	_ = s.conn.SetDeadline(time.Now().Add(s.set.Timeouts.TLSHandshake))
 	err := tc.HandshakeContext(s.srv.ctx)
 	if err != nil {

@@ -122,6 +122,36 @@ func soundHeader(raw []byte) bool {
 // IPv6, Unix.
 var addressBlock = [4]int{0, 12, 36, 216}
 
+// behindProxyHeader is the connection for who goes on to read it by itself. What
+// came in one piece with the header may be buffered: a balancer sends both
+// together where the client speaks first, as it does in TLS.
+func (s *session) behindProxyHeader() net.Conn {
+	n := s.in.buffered()
+	if n == 0 {
+		return s.conn
+	}
+	b, _ := s.in.br.Peek(n)
+	return &bufferedConn{Conn: s.conn, b: bytes.Clone(b)}
+}
+
+// bufferedConn is a connection of which b was read already.
+type bufferedConn struct {
+	net.Conn
+	b []byte
+}
+
+// Read reads b first.
+func (c *bufferedConn) Read(p []byte) (int, error) {
+	if len(c.b) == 0 {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.b)
+	if c.b = c.b[n:]; len(c.b) == 0 {
+		c.b = nil
+	}
+	return n, nil
+}
+
 func (s *session) logProxyHeader(err error) {
 	s.srv.log.Info("no usable PROXY header", "session", s.id, "peer", s.conn.RemoteAddr().String(),
 		"listener", s.listener.Name, "error", err.Error())

@@ -136,6 +136,55 @@ func TestProxyHeaderFromElsewhere(t *testing.T) {
 	c.expect("500 ")
 }
 
+// TestProxyHeaderBeforeTLS: on a listener that begins with TLS a balancer sends
+// the header together with what the client has said by then, its first record.
+// It is all there, and behind the header nothing is read as plain text.
+func TestProxyHeaderBeforeTLS(t *testing.T) {
+	const fixed = "\r\n\r\n\x00\r\nQUIT\n"
+	l := Listener{Name: "mx", TLS: "implicit", ProxyProtocol: []netip.Prefix{netip.MustParsePrefix("198.51.100.7/32")}}
+	for name, header := range map[string]string{
+		"version 1": "PROXY TCP4 192.0.2.1 198.51.100.25 40000 25\r\n",
+		"version 2": fixed + "\x21\x11\x00\x0c\xc0\x00\x02\x01\xc6\x33\x64\x19\x9c\x40\x00\x19",
+		"a probe":   fixed + "\x20\x00\x00\x00",
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, rigOptions{policy: &openPolicy})
+			c := r.dialFrom("198.51.100.7", l)
+			c.conn = &behind{Conn: c.conn, header: header}
+			if err := c.tls(); err != nil {
+				t.Fatal(err)
+			}
+			c.expect("220 ")
+			c.ehlo()
+			if got := c.message("MAIL FROM:<alice@good.example>", rigMessage); code(got) != "250" {
+				t.Error(got)
+			}
+			c.cmd("QUIT", "221 ")
+			c.closed()
+
+			c = r.dialFrom("198.51.100.7", l)
+			c.send(header + "EHLO client.example\r\n")
+			if got := c.hear(); got != "close" {
+				t.Errorf("plain text behind the header: %q", got)
+			}
+		})
+	}
+}
+
+// behind writes the header together with what is written first.
+type behind struct {
+	net.Conn
+	header string
+}
+
+func (c *behind) Write(p []byte) (int, error) {
+	n := len(c.header)
+	b := append([]byte(c.header), p...)
+	c.header = ""
+	m, err := c.Conn.Write(b)
+	return max(m-n, 0), err
+}
+
 // written keeps what is written to a connection.
 type written struct {
 	net.Conn

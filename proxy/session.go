@@ -278,7 +278,7 @@ func (s *session) open() bool {
 		_ = s.flush()
 		return false
 	}
-	if s.listener.TLS == "implicit" && !s.handshake() {
+	if s.listener.TLS == "implicit" && !s.handshake(s.behindProxyHeader()) {
 		return false
 	}
 	if !s.pregreet() {
