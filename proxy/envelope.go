@@ -535,17 +535,19 @@ func (s *session) settle() {
 	for _, i := range tx.pending {
 		r := &tx.rcpts[i]
 		if r.reply.IsZero() {
-			reply, ok := s.backendReply("1.5")
+			r.reply = refused
+			var ok bool
+			if refused.IsZero() {
+				r.reply, ok = s.backendReply("1.5")
+			} else {
+				ok = s.skipReply() // that of a RCPT without MAIL: 503, mostly
+			}
 			switch {
 			case !ok:
 				r.reply = withID(errBackend, tx.facts.ID)
-			case !refused.IsZero():
-				r.reply = refused
-			default:
-				r.reply = reply
-				if r.taken = reply.Positive(); r.taken {
-					tx.accepted++
-				}
+			case r.reply.Positive():
+				r.taken = true
+				tx.accepted++
 			}
 		}
 		tx.reply = r.reply
@@ -597,6 +599,17 @@ func (s *session) backendAnswer() (smtp.Reply, bool) {
 	}
 	s.tx.backRep = r
 	return r, true
+}
+
+// skipReply reads a reply which tells less than the one before it; false when
+// there is no conversation any more.
+func (s *session) skipReply() bool {
+	said := s.tx.backRep
+	_, ok := s.backendAnswer()
+	if ok {
+		s.tx.backRep = said
+	}
+	return ok
 }
 
 func supplyEnhanced(r smtp.Reply, detail string) smtp.Reply {

@@ -118,13 +118,12 @@ func (r *relay) keepAlive() {
 		return
 	}
 	s, tx := r.s, r.s.tx
-	said := tx.backRep // to RCPT, which tells more
 	s.bc.QueueNoop()
-	if _, ok := s.backendAnswer(); !ok {
+	if !s.skipReply() {
 		r.discard(withID(errBackend, tx.facts.ID), journal.OutcomeFailed)
 		return
 	}
-	tx.backRep, r.spoken = said, time.Now()
+	r.spoken = time.Now()
 }
 
 // gather collects the header section, up to and including the empty line.

@@ -10,6 +10,7 @@ import (
 
 	"postern/configs"
 	"postern/policy/journal"
+	"postern/proxy/smtptest"
 )
 
 const rigMessage = "From: Alice <alice@good.example>\r\nTo: rcpt@local.example\r\nSubject: hello\r\n\r\nHello.\r\n..stuffed\r\n"
@@ -188,6 +189,31 @@ func TestTurnedAwayAtTheEnd(t *testing.T) {
 	c.closed()
 	if got := log.String(); strings.Count(got, "msg=connection") != 1 || !strings.Contains(got, "result=shutdown") {
 		t.Error(got)
+	}
+}
+
+// TestRefusedMail: an MTA that refuses MAIL answers 503 to the RCPT behind it.
+// That is no trouble of ours, and the record names the refusal.
+func TestRefusedMail(t *testing.T) {
+	r := newRig(t, rigOptions{policy: &openPolicy, sink: smtptest.SinkOptions{Script: func(st smtptest.Step) (a smtptest.Action) {
+		if st.Verb == "MAIL" {
+			a.Reply = "552 5.3.4 too big for us\r\n"
+		}
+		return a
+	}}})
+	var log bytes.Buffer
+	r.srv.log = slog.New(slog.NewTextHandler(&log, nil))
+	c := r.connect("192.0.2.1")
+	c.ehlo()
+	c.cmd("MAIL FROM:<alice@good.example>", "250 ")
+	c.cmd("RCPT TO:<bob@local.example>", "552 5.3.4 too big for us")
+	c.cmd("QUIT", "221 ")
+	c.closed()
+	if got := r.last().BackendReply; got != "552 5.3.4 too big for us" {
+		t.Errorf("the record has %q", got)
+	}
+	if strings.Contains(log.String(), "level=ERROR") {
+		t.Error(log.String())
 	}
 }
 
