@@ -499,16 +499,22 @@ func (p *postern) peakMemory(t *testing.T) int64 {
 // clients can therefore verify with itself as the root.
 func writeCertificate(t *testing.T, cert, key string) {
 	t.Helper()
+	writeSelfSigned(t, cert, key, x509.Certificate{Subject: pkix.Name{CommonName: "mx.example.org"}, DNSNames: []string{"mx.example.org"}})
+}
+
+// writeSelfSigned makes the certificate and its key: for a day, and for the names
+// of the template.
+func writeSelfSigned(t *testing.T, cert, key string, template x509.Certificate) {
+	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "mx.example.org"}, DNSNames: []string{"mx.example.org"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &k.PublicKey, k)
+	template.SerialNumber = big.NewInt(1)
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour)
+	template.IsCA, template.BasicConstraintsValid = true, true
+	template.KeyUsage = x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &k.PublicKey, k)
 	if err != nil {
 		t.Fatal(err)
 	}
