@@ -48,8 +48,11 @@ var All = []func(Deps) Check{Iprev, MX, SPF, SPFHelo, Submitter, DNSBL, PRA, DKI
 // header stage, the header from there on, the whole at the message stage.
 type Message struct {
 	Header smtp.Header
-	Whole  io.ReaderAt // the message as received, unstuffed; nil before the message stage
-	Size   int64       // of Whole
+	// Section is the header section that Header was read from, not dot-stuffed,
+	// with what is no field but to some readers; nil: that is not known.
+	Section []byte
+	Whole   io.ReaderAt // the message as received, unstuffed; nil before the message stage
+	Size    int64       // of Whole
 }
 
 // Resolver asks the DNS; *net.Resolver has these methods. Errors are bare

@@ -218,7 +218,7 @@ func runDMARC(t *testing.T, c *tally, known deviations) {
 			}
 		}
 		f := transaction("192.0.2.1", "client.example", "")
-		f.Header = HeaderFacts(readHeader(raw + "\r\n"))
+		f.Header = HeaderFacts(Message{Header: readHeader(raw + "\r\n")})
 		f.SPF = policy.SPF{Result: policy.Result(tc.SPF.Result), Domain: tc.SPF.Domain}
 		for _, s := range tc.DKIM {
 			f.DKIM.Signatures = append(f.DKIM.Signatures, policy.DKIMSignature{Domain: s.D, Result: policy.Result(s.Result)})

@@ -26,34 +26,14 @@ func DMARC(d Deps) Check {
 	}
 }
 
-// maxAuthors bounds how many authors' domains of one message are judged.
-const maxAuthors = 4
-
 // authors returns the domains of the message's authors; not all: there are more
-// of them, or none, or some that cannot be read.
+// of them, or none, or they can be read in two ways.
 func authors(f *policy.Facts, msg Message) (domains []string, all bool) {
 	if f.Header.FromDomain != "" {
 		return []string{f.Header.FromDomain}, true
 	}
-	all = true
-	for _, h := range msg.Header {
-		if !fieldIs(h.Name, "From") || isBlank(h.Value) {
-			continue
-		}
-		mailboxes, ok := parseMailboxes(h.Value)
-		all = all && ok
-		for _, m := range mailboxes {
-			d, _ := domainName(m.Domain)
-			switch {
-			case slices.Contains(domains, d):
-			case len(domains) == maxAuthors:
-				return domains, false
-			default:
-				domains = append(domains, d)
-			}
-		}
-	}
-	return domains, all && len(domains) > 0
+	a := ReadAuthors(msg)
+	return a.Domains, a.clear() && len(a.Domains) > 0
 }
 
 // dmarcOf evaluates each author's domain and returns the worst result. RFC 9989

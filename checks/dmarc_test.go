@@ -25,27 +25,28 @@ _dmarc.evil.example  TXT "v=DMARC1; p=none"
 ; SERVFAIL _dmarc.sick.example
 `)
 	for header, want := range map[string]policy.DMARC{
-		"From: ceo@bank.example\r\nFrom: x@evil.example\r\n":                           {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
-		"From: x@evil.example, \"C. E. O.\" <ceo@bank.example>\r\n":                    {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
-		"From: x@evil.example,\r\n a@shop.example, ceo@bank.example\r\n":               {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
-		"From: x@evil.example, a@shop.example\r\n":                                     {Result: policy.Fail, Policy: "quarantine", Domain: "shop.example"},
-		"From: x@evil.example, a@sick.example\r\n":                                     {Result: policy.TempError},
-		"From: a@evil.example, b@EVIL.example\r\n":                                     {Result: policy.Pass, Policy: "none", Domain: "evil.example"}, // one domain
-		"From: a@evil.example, b@none.example\r\n":                                     {Result: policy.PermError},
-		"From: ceo@bank.example\r\n":                                                   {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
-		"From:\r\nFrom: ceo@bank.example\r\n":                                          {Result: policy.Fail, Policy: "reject", Domain: "bank.example"}, // nobody sees the first
-		"From: <\r\nFrom: ceo@bank.example\r\n":                                        {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
-		"From: x@evil.example, >\r\n":                                                  {Result: policy.PermError}, // who knows
-		"From: x@none.example, >\r\n":                                                  {Result: policy.PermError},
-		"From: ceo@bank.example, x@evil.example <\r\n":                                 {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
-		"From: Us: ceo@bank.example;\r\n":                                              {Result: policy.PermError},
-		"From:\r\n":                                                                    {Result: policy.PermError},
-		"Subject: x\r\n":                                                               {Result: policy.PermError},
-		"From: a@a.example, b@b.example, c@c.example, d@d.example, e@bank.example\r\n": {Result: policy.PermError},
+		"From: ceo@bank.example\r\nFrom: x@evil.example\r\n":             {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
+		"From: x@evil.example, \"C. E. O.\" <ceo@bank.example>\r\n":      {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
+		"From: x@evil.example,\r\n a@shop.example, ceo@bank.example\r\n": {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
+		"From: x@evil.example, a@shop.example\r\n":                       {Result: policy.Fail, Policy: "quarantine", Domain: "shop.example"},
+		"From: x@evil.example, a@sick.example\r\n":                       {Result: policy.TempError},
+		"From: a@evil.example, b@EVIL.example\r\n":                       {Result: policy.Pass, Policy: "none", Domain: "evil.example"}, // one domain
+		"From: a@evil.example, b@none.example\r\n":                       {Result: policy.PermError},
+		"From: ceo@bank.example\r\n":                                     {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
+		"From:\r\nFrom: ceo@bank.example\r\n":                            {Result: policy.Fail, Policy: "reject", Domain: "bank.example"}, // nobody sees the first
+		"From: <\r\nFrom: ceo@bank.example\r\n":                          {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
+		"From: x@evil.example, >\r\n":                                    {Result: policy.PermError}, // who knows
+		"From: x@none.example, >\r\n":                                    {Result: policy.PermError},
+		"From: ceo@bank.example, x@evil.example <\r\n":                   {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
+		"From: Us: ceo@bank.example;\r\n":                                {Result: policy.PermError},
+		"From:\r\n":                                                      {Result: policy.PermError},
+		"Subject: x\r\n":                                                 {Result: policy.PermError},
+		// The victim behind so many others that he is not judged.
+		"From: a@a.example, b@b.example, c@c.example, d@d.example, e@e.example, f@f.example, g@g.example, h@h.example, i@bank.example\r\n": {Result: policy.PermError},
 	} {
 		msg := held(header + "\r\nx\r\n")
 		f := transaction("192.0.2.1", "client.example", "x@evil.example")
-		f.Header = HeaderFacts(msg.Header)
+		f.Header = HeaderFacts(msg)
 		f.SPF = policy.SPF{Result: policy.Pass, Domain: "evil.example"}
 		DMARC(Deps{Resolver: z}).Run(t.Context(), f, msg)
 		if f.DMARC != want {
@@ -206,7 +207,7 @@ func TestDMARCComesAfterDKIM(t *testing.T) {
 	set := only(Deps{Resolver: merged}, "dmarc")
 	set.Run(t.Context(), policy.Mail, f, Message{})
 	msg := held(raw)
-	f.Header = HeaderFacts(msg.Header)
+	f.Header = HeaderFacts(msg)
 	ran := set.Run(t.Context(), policy.Message, f, msg)
 	if f.DKIM.Result != policy.Pass || f.DMARC.Result != policy.Pass || len(ran) != 2 {
 		t.Errorf("%+v %+v %v", f.DKIM, f.DMARC, ran)
@@ -215,7 +216,7 @@ func TestDMARCComesAfterDKIM(t *testing.T) {
 	// The same message, its subject changed on the way.
 	f = transaction("192.0.2.1", "client.example", "u@elsewhere.example")
 	msg = held(strings.Replace(raw, "Subject: Is", "Subject: Was", 1))
-	f.Header = HeaderFacts(msg.Header)
+	f.Header = HeaderFacts(msg)
 	set.Run(t.Context(), policy.Message, f, msg)
 	if f.DKIM.Result == policy.Pass || f.DMARC.Result != policy.Fail || f.DMARC.Policy != "reject" {
 		t.Errorf("%+v %+v", f.DKIM, f.DMARC)

@@ -215,15 +215,14 @@ alice._at.local.example A 127.0.0.2
 
 func TestHeaderFacts(t *testing.T) {
 	for raw, want := range map[string]policy.HeaderSum{
-		"From: A <a@EXAMPLE.com>\r\nTo: b@c.example\r\n":            {FromDomain: "example.com", Count: 2},
-		"From: a@bücher.example\r\n":                                {FromDomain: "xn--bcher-kva.example", Count: 1},
-		"From: a@x.example\r\nFrom: a@y.example\r\n":                {Count: 2},
-		"From: a@x.example\r\nFrom : a@x.example\r\n":               {Count: 2},
-		"From: a@x.example, b@x.example\r\nSender: c@z.example\r\n": {Count: 2},
-		"Subject: none\r\n":                                         {Count: 1},
-		"From: a@[192.0.2.1]\r\n":                                   {Count: 1},
+		"From: A <a@EXAMPLE.com>\r\nTo: b@c.example\r\n":            {FromDomain: "example.com", Author: "one", FromCount: 1, Count: 2},
+		"From: a@bücher.example\r\n":                                {FromDomain: "xn--bcher-kva.example", Author: "one", FromCount: 1, Count: 1},
+		"From: a@x.example\r\nFrom: a@y.example\r\n":                {Author: "ambiguous", FromCount: 2, Count: 2},
+		"From: a@x.example\r\nFrom : a@x.example\r\n":               {Author: "ambiguous", FromCount: 2, Count: 2},
+		"From: a@x.example, b@x.example\r\nSender: c@z.example\r\n": {Author: "several", FromCount: 1, Count: 2},
+		"Subject: none\r\n":                                         {Author: "none", Count: 1},
 	} {
-		if got := HeaderFacts(readHeader(raw)); got != want {
+		if got := HeaderFacts(Message{Header: readHeader(raw), Section: []byte(raw)}); got != want {
 			t.Errorf("%q: %+v, want %+v", raw, got, want)
 		}
 	}

@@ -179,25 +179,12 @@ func cutLast(s string, c byte) (before, after string, found bool) {
 	return s, "", false
 }
 
-// HeaderFacts sums up a header section.
-func HeaderFacts(h smtp.Header) policy.HeaderSum {
-	sum := policy.HeaderSum{Count: len(h)}
-	var from *smtp.Field
-	for i := range h {
-		if fieldIs(h[i].Name, "From") {
-			if from != nil {
-				return sum // two From fields: whichever a reader shows, we do not vouch for it
-			}
-			from = &h[i]
-		}
-	}
-	if from == nil {
-		return sum
-	}
-	if m, ok := parseMailbox(from.Value); ok {
-		if d, ok := domainName(m.Domain); ok {
-			sum.FromDomain = d
-		}
+// HeaderFacts sums up the header section of a message.
+func HeaderFacts(msg Message) policy.HeaderSum {
+	a := ReadAuthors(msg)
+	sum := policy.HeaderSum{Author: a.Word, FromCount: a.Fields, Count: len(msg.Header)}
+	if a.Word == policy.AuthorOne && len(a.Domains) == 1 {
+		sum.FromDomain = a.Domains[0]
 	}
 	return sum
 }

@@ -189,9 +189,21 @@ type RcptTo struct {
 
 // HeaderSum is what rules may know of the header section.
 type HeaderSum struct {
-	FromDomain string `json:"from_domain" expr:"from_domain" form:"domain"` // of the one From mailbox; empty if there is not exactly one
-	Count      int    `json:"count" expr:"count"`                           // number of fields
+	FromDomain string `json:"from_domain" expr:"from_domain" form:"domain"` // of the one author; empty where Author is not one
+	// Author says how clearly the header names its author. Every reading that
+	// servers and mail programs are known to make is made.
+	Author    string `json:"author" expr:"author" words:"one several none ambiguous"`
+	FromCount int    `json:"from_count" expr:"from_count"` // number of From fields
+	Count     int    `json:"count" expr:"count"`           // number of fields
 }
+
+// The words of HeaderSum.Author.
+const (
+	AuthorOne       = "one"       // every reading finds the same mailbox
+	AuthorSeveral   = "several"   // one field, several mailboxes, all clear
+	AuthorNone      = "none"      // no From, or none with a mailbox
+	AuthorAmbiguous = "ambiguous" // readings differ
+)
 
 // PRA is the Purported Responsible Address (RFC 4407) and its authorization
 // (RFC 4406).

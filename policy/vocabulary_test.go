@@ -18,7 +18,7 @@ func TestTheContractsNames(t *testing.T) {
 			"spf.result spf.domain spf.identity spf.reason spf_helo.result iprev.result iprev.name mx.result " +
 			"dnsbl.listed dnsbl.score dnsbl.zones dns.healthy",
 		Rcpt:    "rcpt.address rcpt.domain",
-		Header:  "header.from_domain header.count pra.result pra.address pra.domain pra.matches_submitter",
+		Header:  "header.from_domain header.author header.from_count header.count pra.result pra.address pra.domain pra.matches_submitter",
 		Message: "dkim.result dkim.domains dmarc.result dmarc.policy dmarc.domain message.size",
 	} {
 		for name := range strings.FieldsSeq(names) {

@@ -177,8 +177,9 @@ func (r *relay) judgeHeader() {
 		return
 	}
 	tx.facts.Rcpt = tx.firstTaken()
-	tx.facts.Header = checks.HeaderFacts(h)
-	s.runChecks(policy.Header, checks.Message{Header: h})
+	msg := checks.Message{Header: h, Section: head}
+	tx.facts.Header = checks.HeaderFacts(msg)
+	s.runChecks(policy.Header, msg)
 	refusal := s.judge(policy.Header)
 	tx.time("header", start)
 	if !refusal.IsZero() {
@@ -199,7 +200,7 @@ func (r *relay) judgeHeader() {
 		// Nobody signed it, so the rest of it would tell nothing new: the last
 		// stage can be judged now, and the message streams.
 		start := time.Now()
-		s.runChecks(policy.Message, checks.Message{Header: h})
+		s.runChecks(policy.Message, msg)
 		refusal := s.judge(policy.Message)
 		tx.time("message", start)
 		if !refusal.IsZero() {
@@ -629,7 +630,7 @@ func (r *relay) judgeMessage() {
 		return
 	}
 	h, _ := smtp.ParseHeader(head)
-	s.runChecks(policy.Message, checks.Message{Header: h, Whole: r.hold, Size: r.hold.size})
+	s.runChecks(policy.Message, checks.Message{Header: h, Section: head, Whole: r.hold, Size: r.hold.size})
 	refusal := s.judge(policy.Message)
 	tx.time("message", start)
 	if !refusal.IsZero() {

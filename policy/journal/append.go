@@ -189,6 +189,8 @@ func appendMessage(b []byte, f *policy.Facts) []byte {
 
 	b = jsonline.Open(jsonline.Key(b, "header"))
 	b = jsonline.String(b, "from_domain", f.Header.FromDomain)
+	b = jsonline.String(b, "author", f.Header.Author)
+	b = jsonline.Int(b, "from_count", int64(f.Header.FromCount))
 	b = jsonline.Close(jsonline.Int(b, "count", int64(f.Header.Count)))
 
 	p := &f.PRA
