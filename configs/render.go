@@ -9,6 +9,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/width"
 )
 
 const (
@@ -97,24 +99,20 @@ func sourceLines(faults []error, read func(file string) (io.ReadCloser, error)) 
 //
 //	7 |       when: spf.reslt == "fail"
 //	  |             ^
+//
+// A line that is longer than shownWidth is cut on both sides, between characters.
 func excerpt(at Position, line string) string {
-	column := min(max(at.Column, 1)-1, len(line)) // in octets
+	column := characterStart(line, min(max(at.Column, 1)-1, len(line))) // in octets
 	from, to := 0, len(line)
 	if to > shownWidth {
-		from = max(0, column-shownWidth/2)
-		to = min(len(line), from+shownWidth)
+		from = characterStart(line, max(0, column-shownWidth/2))
+		to = max(column, characterStart(line, min(len(line), from+shownWidth)))
 	}
-	for from > 0 && !utf8.RuneStart(line[from]) {
-		from--
-	}
-	for to < len(line) && !utf8.RuneStart(line[to]) {
-		to++
-	}
-	before, cut := line[from:column], ""
+	before, cut := printable(line[from:column]), ""
 	if from > 0 {
 		cut = "..."
 	}
-	shown := cut + printable(line[from:to])
+	shown := cut + before + printable(line[column:to])
 	if to < len(line) {
 		shown += "..."
 	}
@@ -122,19 +120,54 @@ func excerpt(at Position, line string) string {
 		return ""
 	}
 	number := fmt.Sprintf("%5d", at.Line)
-	indent := strings.Repeat(" ", len(cut)+utf8.RuneCountInString(before))
-	return fmt.Sprintf("%s | %s\n%s | %s^\n", number, shown, strings.Repeat(" ", len(number)), indent)
+	indent := len(cut) + cells(before)
+	if r, _ := utf8.DecodeRuneInString(line[column:]); cells(before) > 0 && cellsOf(r) == 0 {
+		indent-- // it stands on the character before it
+	}
+	return fmt.Sprintf("%s | %s\n%s | %s^\n", number, shown, strings.Repeat(" ", len(number)), strings.Repeat(" ", indent))
 }
 
-// printable makes every character take one place, and none move the cursor.
+// characterStart returns where the character begins that the octet at offset belongs to.
+// An octet that belongs to none is one by itself.
+func characterStart(line string, offset int) int {
+	for start := offset; start >= 0 && offset-start < utf8.UTFMax && offset < len(line); start-- {
+		if _, size := utf8.DecodeRuneInString(line[start:]); start+size > offset && size > 1 {
+			return start
+		}
+	}
+	return offset
+}
+
+// printable lets no character move the cursor but forwards.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\t':
 			return ' '
-		case !unicode.IsPrint(r):
+		case r == utf8.RuneError, !unicode.IsPrint(r):
 			return '?'
 		}
 		return r
 	}, s)
+}
+
+// cells is how many places a printable text takes in a terminal.
+func cells(s string) (n int) {
+	for _, r := range s {
+		n += cellsOf(r)
+	}
+	return n
+}
+
+// cellsOf is how many places a printable character takes: none if it combines with the
+// one before, two if it is wide (Unicode Standard Annex 11), otherwise one.
+func cellsOf(r rune) int {
+	if unicode.In(r, unicode.Mn, unicode.Me) {
+		return 0
+	}
+	switch width.LookupRune(r).Kind() {
+	case width.EastAsianWide, width.EastAsianFullwidth:
+		return 2
+	}
+	return 1
 }

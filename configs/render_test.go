@@ -75,11 +75,45 @@ func TestRenderIsBounded(t *testing.T) {
 	}
 }
 
-// FuzzExcerpt: the caret is below the line, never behind its end by more than one.
+// The caret stands below the character at fault, however wide those before it are.
+func TestCaret(t *testing.T) {
+	for _, c := range []struct {
+		line, at string // the fault is at the first at
+		want     string // the rows, from the bar on
+	}{
+		{`name: "日本語" bad`, "bad", "name: \"日本語\" bad\n               ^"},
+		{"ｆｕｌｌ bad", "bad", "ｆｕｌｌ bad\n         ^"},
+		{"📧📧 bad", "bad", "📧📧 bad\n     ^"},
+		{"한글: bad", "bad", "한글: bad\n      ^"},
+		{"Zu\u0308rich bad", "bad", "Zu\u0308rich bad\n       ^"}, // two characters, one place
+		{"Zu\u0308rich", "\u0308", "Zu\u0308rich\n ^"},            // the mark stands on the u
+		{"ｱｲ bad", "bad", "ｱｲ bad\n   ^"},                         // half as wide as the others
+		{"\u202eevil\u2066 bad", "bad", "?evil? bad\n       ^"},
+		{"a\xff\xfe bad", "bad", "a?? bad\n    ^"},
+		{"日本", "\xac", "日本\n  ^"}, // in the middle of a character
+		{strings.Repeat("語", 100) + "!" + strings.Repeat("語", 100), "!",
+			"..." + strings.Repeat("語", 20) + "!" + strings.Repeat("語", 19) + "...\n   " + strings.Repeat(" ", 40) + "^"},
+	} {
+		var rows []string
+		for row := range strings.Lines(excerpt(Position{"a", 7, 1 + strings.Index(c.line, c.at)}, c.line)) {
+			_, row, _ = strings.Cut(row, " | ")
+			rows = append(rows, strings.TrimSuffix(row, "\n"))
+		}
+		if got := strings.Join(rows, "\n"); got != c.want {
+			t.Errorf("%q at %q:\n%s\nwant\n%s", c.line, c.at, got, c.want)
+		}
+	}
+}
+
+// FuzzExcerpt: the caret is below the line, never behind its end by more than one place,
+// and what is shown of a line is bounded, and is of that line.
 func FuzzExcerpt(f *testing.F) {
 	f.Add("when: x", 3)
 	f.Add("\tü\xff\x00", 2)
 	f.Add(strings.Repeat("ö", 400), 399)
+	f.Add("日本語: u\u0308", 11)
+	f.Add(strings.Repeat("\x80", 400), 200)
+	f.Add("a"+strings.Repeat("\u0308", 400), 600)
 	f.Fuzz(func(t *testing.T, line string, column int) {
 		if strings.ContainsAny(line, "\n") {
 			return
@@ -89,7 +123,10 @@ func FuzzExcerpt(f *testing.F) {
 			return
 		}
 		rows := strings.Split(got, "\n")
-		if len(rows) != 3 || !utf8.ValidString(got) || utf8.RuneCountInString(rows[1]) > utf8.RuneCountInString(rows[0])+1 {
+		if len(rows) != 3 || !utf8.ValidString(got) || cells(rows[1]) > cells(rows[0])+1 {
+			t.Errorf("%q %d\n%s", line, column, got)
+		}
+		if utf8.RuneCountInString(rows[0]) > len("    1 | ......")+shownWidth+utf8.UTFMax || len(line) <= shownWidth && rows[0] != "    1 | "+printable(line) {
 			t.Errorf("%q %d\n%s", line, column, got)
 		}
 	})

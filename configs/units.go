@@ -70,11 +70,12 @@ func FormatDuration(d time.Duration) string {
 		return s
 	}
 	s := d.String()
-	if d >= time.Minute {
+	// Units that are nothing are left out; the 0s of 40s is no such unit.
+	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")
-		if strings.HasSuffix(s, "h0m") {
-			s = strings.TrimSuffix(s, "0m")
-		}
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
 	}
 	return s
 }

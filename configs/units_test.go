@@ -34,6 +34,20 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// What config show writes is short, and means what was said.
+func TestDurationsAreWrittenShort(t *testing.T) {
+	for said, want := range map[string]string{
+		"0s": "0s", "30s": "30s", "60s": "1m", "100s": "1m40s", "70s": "1m10s", "110s": "1m50s", "600s": "10m", "610s": "10m10s",
+		"3600s": "1h", "3610s": "1h0m10s", "90m": "1h30m", "80m": "1h20m", "60m": "1h", "1h100s": "1h1m40s", "36h": "1d12h", "24h": "1d", "240h": "10d",
+		"24h30m": "24h30m", "1500ms": "1.5s", "100ms": "100ms", "60.5s": "1m0.5s", "0.1us": "100ns",
+	} {
+		d, err := ParseDuration(said)
+		if got := FormatDuration(d); err != nil || got != want {
+			t.Errorf("%s is written %s, not %s (%v)", said, got, want, err)
+		}
+	}
+}
+
 func FuzzDuration(f *testing.F) {
 	for _, s := range []string{"14d", "1h30m", "1d12h", "106751d", "0.1us", "1d1h1m1s"} {
 		f.Add(s)
