@@ -2,8 +2,9 @@ package journal
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
+
+	"postern/policy/journal/jsonline"
 )
 
 // Version is the schema's: it grows when the meaning of a field changes or one
@@ -23,13 +24,12 @@ var errTooLong = errors.New("journal: the record is too long")
 type encoder struct {
 	hash *hasher // nil: addresses stay
 	buf  bytes.Buffer
-	json *json.Encoder
+	json *jsonline.Encoder
 }
 
 func newEncoder(hash *hasher) *encoder {
 	e := &encoder{hash: hash}
-	e.json = json.NewEncoder(&e.buf)
-	e.json.SetEscapeHTML(false) // <> are in every address
+	e.json = jsonline.NewEncoder(&e.buf, "")
 	return e
 }
 

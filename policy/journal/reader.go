@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"postern/policy/journal/jsonline"
 )
 
 // Query says which records are wanted.
@@ -215,11 +217,7 @@ func find(dir, field, value string, wanted func(*Record) bool) (*Record, error) 
 	if err != nil {
 		return nil, err
 	}
-	quoted, err := json.Marshal(value)
-	if err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
-	}
-	needle := append([]byte(`"`+field+`":`), quoted...)
+	needle := jsonline.AppendString([]byte(`"`+field+`":`), value)
 	var stats Stats
 	var r Record
 	for _, f := range slices.Backward(files) {

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -204,6 +205,30 @@ func eventually(t *testing.T, amiss func() string) {
 		if time.Now().After(end) {
 			t.Fatalf("after a minute: %s", what)
 		}
+	}
+}
+
+// What a stranger wrote can be looked at with less or tail: a terminal finds nothing to obey in it.
+func TestRecordsHideNothing(t *testing.T) {
+	const text = "x\x1b[2J\x7f\u009b31m\u202eexe.\u2066"
+	dir := t.TempDir()
+	w := start(t, configs.Journal{Path: dir}, Options{})
+	r := sample("one")
+	r.Session, r.Facts.Helo.Name, r.BackendReply, r.DNS[0].Answer[0] = text, text, "550 "+text, text
+	w.Write(r)
+	closeWriter(t, w)
+	line, err := os.ReadFile(filepath.Join(dir, names(t, dir)[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range string(bytes.TrimSuffix(line, []byte("\n"))) {
+		if !unicode.IsPrint(c) {
+			t.Errorf("%q stands in the journal", c)
+		}
+	}
+	got, err := FindSession(dir, text)
+	if err != nil || got.Facts.Helo.Name != text || got.BackendReply != "550 "+text || got.DNS[0].Answer[0] != text {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 

@@ -16,11 +16,11 @@ type handler struct {
 	w            io.Writer
 }
 
-// NewHandler returns a handler that writes to w what slog.NewJSONHandler would,
-// from that level on. Each record is one Write, and no two at a time.
+// NewHandler returns a handler that writes to w what slog.NewJSONHandler would, with
+// characters escaped that are not printable, from that level on. Each record is one Write, and no two at a time.
 func NewHandler(w io.Writer, level slog.Leveler) slog.Handler {
 	w = &serial{w: w}
-	return &handler{Handler: slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}), w: w}
+	return &handler{Handler: slog.NewJSONHandler(escaper{w}, &slog.HandlerOptions{Level: level}), w: w}
 }
 
 // serial keeps the two that write to w apart.

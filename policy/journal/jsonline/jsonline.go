@@ -1,19 +1,18 @@
 // Package jsonline writes JSON by appending to a line. What encoding/json finds
 // out by reflection is most of the cost of a log line, and a busy proxy writes
-// one for each message. The text is the same to the octet, with HTML's characters
-// left as they are.
+// one for each message. The text is the same to the octet, but that HTML's characters
+// are left as they are, and those that are not printable are escaped.
 package jsonline
 
 import (
 	"bytes"
-	"encoding/json"
 	"math"
 	"strconv"
 )
 
 // Appender is a value that knows its own JSON.
 type Appender interface {
-	// AppendJSON appends what encoding/json makes of the value.
+	// AppendJSON appends what Encoder makes of the value.
 	AppendJSON(b []byte) []byte
 }
 
@@ -54,7 +53,7 @@ func AppendString(b []byte, v string) []byte {
 			b = append(append(b, v[from:i]...), '\\')
 			from = i
 		case c < ' ' || c > '~':
-			return reflected(b[:start], v) // rare, and encoding/json knows best how to escape it
+			return reflected(b[:start], v) // rare
 		}
 	}
 	return append(append(b, v[from:]...), '"')
@@ -83,12 +82,10 @@ func AppendFloat(b []byte, v float64) []byte {
 	return strconv.AppendFloat(b, v, 'f', -1, 64)
 }
 
-// reflected appends what encoding/json makes of v, or null where it cannot.
+// reflected appends what Encoder makes of v, or null where it cannot.
 func reflected(b []byte, v any) []byte {
 	var buf bytes.Buffer
-	e := json.NewEncoder(&buf)
-	e.SetEscapeHTML(false)
-	if e.Encode(v) != nil {
+	if NewEncoder(&buf, "").Encode(v) != nil {
 		return append(b, "null"...)
 	}
 	return append(b, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))...)

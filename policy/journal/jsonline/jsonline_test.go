@@ -8,6 +8,9 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"reflect"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 )
@@ -24,19 +27,56 @@ func reference(t *testing.T, v any) string {
 	return string(bytes.TrimSuffix(buf.Bytes(), []byte("\n")))
 }
 
-// FuzzValues: every text and every number is written as encoding/json writes it.
+// hidden are characters that a terminal obeys or does not show.
+var hidden = regexp.MustCompile("[^[:print:]\n\\pL\\pM\\pN\\pP\\pS]")
+
+// same says whether got is want, but for what is hidden.
+func same(got, want string) bool {
+	var a, b any
+	if hidden.MatchString(got) || json.Unmarshal([]byte(got), &a) != nil || json.Unmarshal([]byte(want), &b) != nil {
+		return false
+	}
+	return reflect.DeepEqual(a, b) && (hidden.MatchString(want) || got == want)
+}
+
+// What moves the cursor, or turns the direction of a text, is escaped wherever it stands.
+func TestHiddenCharacters(t *testing.T) {
+	const text = "a\x1b[2J\x7f \u0085\u009b31m \u200b\u200e\u200f \u061c \u202a\u202b\u202c\u202d\u202e \u2066\u2067\u2068\u2069 \ufeff \u00a0 \u2028 \U000e0041 <é日📧> \xff"
+	const want = `"a\u001b[2J\u007f \u0085\u009b31m \u200b\u200e\u200f \u061c \u202a\u202b\u202c\u202d\u202e \u2066\u2067\u2068\u2069 \ufeff \u00a0 \u2028 \udb40\udc41 <é日📧> \ufffd"`
+	if got := string(AppendString(nil, text)); got != want {
+		t.Errorf("a text:\n%s\nwant\n%s", got, want)
+	}
+	var buf bytes.Buffer
+	if err := NewEncoder(&buf, "\t").Encode(map[string][]string{text: {text}}); err != nil || buf.String() != "{\n\t"+want+": [\n\t\t"+want+"\n\t]\n}\n" {
+		t.Errorf("an object: %s %v", buf.String(), err)
+	}
+	for name, log := range map[string]func(*slog.Logger){
+		"by the short way":   func(l *slog.Logger) { l.Info(text, text, text) },
+		"by slog's own":      func(l *slog.Logger) { l.Info(text, text, errors.New(text)) },
+		"with what was said": func(l *slog.Logger) { l.With(text, text).Info(text) },
+	} {
+		buf.Reset()
+		log(slog.New(NewHandler(&buf, slog.LevelInfo)))
+		if hidden.MatchString(buf.String()) || strings.Count(buf.String(), want) != 3 {
+			t.Errorf("%s: %s", name, buf.String())
+		}
+	}
+}
+
+// FuzzValues: every text and every number is written as encoding/json writes it, but that
+// nothing is hidden in it.
 func FuzzValues(f *testing.F) {
 	f.Add("user@example.org", 0.25)
 	f.Add(`"quoted\" <a&b>`, 1e-7)
-	f.Add("\x00\t\n\x1b\x7f", 1e21)
+	f.Add("\x00\t\n\x1b\x7f \u009b \u202e \U000e0041", 1e21)
 	f.Add("gr\u00fc\u00dfe \u2028 \U0001f4e7 \xff\xfe", math.Copysign(0, -1))
 	f.Add("", math.MaxFloat64)
 	f.Fuzz(func(t *testing.T, s string, v float64) {
-		if got, want := string(AppendString([]byte("x"), s)), "x"+reference(t, s); got != want {
+		if got, want := string(AppendString([]byte("x"), s)), reference(t, s); got[0] != 'x' || !same(got[1:], want) {
 			t.Errorf("%s, want %s", got, want)
 		}
 		list := []string{s, "", s}
-		if got, want := string(AppendStrings(nil, list)), reference(t, list); got != want {
+		if got, want := string(AppendStrings(nil, list)), reference(t, list); !same(got, want) {
 			t.Errorf("%s, want %s", got, want)
 		}
 		want := "null"
