@@ -25,8 +25,6 @@ const (
 	patience = time.Second
 	// tidyEvery is how often old files are looked for besides when one is closed.
 	tidyEvery = time.Hour
-	// complainEvery is how often trouble is logged: a disk that is full stays so.
-	complainEvery = time.Minute
 )
 
 // Options is what a Writer works with besides its configuration.
@@ -51,7 +49,7 @@ type disk interface {
 type Writer struct {
 	config  configs.Journal
 	metrics *metrics.Metrics
-	log     *slog.Logger
+	log     *complaints
 	now     func() time.Time
 	open    func(dir, day string) (disk, int64, error)
 	encoder *encoder
@@ -74,21 +72,20 @@ type Writer struct {
 	current string
 
 	// Of the writing goroutine.
-	file     disk
-	day      string
-	size     int64
-	pending  []byte
-	records  int       // in pending
-	retry    time.Time // no file is opened before
-	full     time.Time // no file is set aside before
-	troubled atomic.Int64
+	file    disk
+	day     string
+	size    int64
+	pending []byte
+	records int       // in pending
+	retry   time.Time // no file is opened before
+	full    time.Time // no file is set aside before
 }
 
 // New returns a Writer for the journal that c describes, and starts it. The
 // folder need not exist. The error is that of the key for hashing.
 func New(c configs.Journal, o Options) (*Writer, error) {
 	w := &Writer{
-		config: c, metrics: o.Metrics, log: o.Log, now: o.Now, open: o.disk,
+		config: c, metrics: o.Metrics, now: o.Now, open: o.disk,
 		queue: make(chan *Record, queueLength), reopen: make(chan struct{}, 1), untidy: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	var hash *hasher
@@ -100,11 +97,12 @@ func New(c configs.Journal, o Options) (*Writer, error) {
 		hash = &hasher{key: key}
 	}
 	w.encoder = newEncoder(hash)
-	if w.log == nil {
-		w.log = slog.New(slog.DiscardHandler)
-	}
 	if w.now == nil {
 		w.now = time.Now
+	}
+	w.log = &complaints{log: o.Log, path: c.Path, now: w.now}
+	if o.Log == nil {
+		w.log.log = slog.New(slog.DiscardHandler)
 	}
 	if w.open == nil {
 		w.open = func(dir, day string) (disk, int64, error) { return openFile(dir, day) }
@@ -136,7 +134,7 @@ func (w *Writer) Write(r *Record) {
 	}
 	if !w.closed {
 		w.octets.Add(-octets)
-		w.complain("records are dropped: the disk does not keep up", nil)
+		w.log.begun(troubleSlow, nil)
 	}
 	w.metrics.JournalRecord("dropped")
 }
@@ -200,8 +198,13 @@ func (w *Writer) run() {
 				return
 			}
 			w.add(r)
-			if len(w.queue) == 0 || len(w.pending) >= batch {
+			// One record that found room in a full queue does not mean that the disk keeps up.
+			idle := len(w.queue) == 0
+			if idle || len(w.pending) >= batch {
 				w.flush()
+			}
+			if idle {
+				w.log.ended(troubleSlow)
 			}
 		case <-w.reopen:
 			w.flush()
@@ -215,7 +218,8 @@ func (w *Writer) add(r *Record) {
 	w.octets.Add(-weight(r))
 	line, err := w.encoder.encode(r)
 	if err != nil {
-		w.failed(1, err)
+		w.metrics.JournalRecord("error")
+		w.log.begun(troubleRecord, err)
 		return
 	}
 	if day := dayOf(w.now()); w.file != nil && day != w.day {
@@ -227,8 +231,10 @@ func (w *Writer) add(r *Record) {
 		w.flush()
 		w.closeFile()
 		if err := setAside(w.config.Path, w.day); err != nil {
-			w.complain("cannot set a full file aside", err)
+			w.log.begun(troubleSetAside, err)
 			w.full = w.now().Add(complainEvery) // it grows on
+		} else {
+			w.log.ended(troubleSetAside)
 		}
 		w.tidySoon()
 	}
@@ -254,8 +260,10 @@ func (w *Writer) openFile() {
 		w.file = nil
 		w.letGo()
 		w.retry = now.Add(patience)
-		w.complain("cannot open a file", err)
+		w.log.begun(troubleOpen, err)
+		return
 	}
+	w.log.ended(troubleOpen)
 }
 
 // flush writes what is pending. What cannot be written is lost: the next record
@@ -286,6 +294,7 @@ func (w *Writer) flush() {
 	for range w.records {
 		w.metrics.JournalRecord("written")
 	}
+	w.log.ended(troubleWrite)
 	if w.shared.Load() {
 		w.closeFile()
 	}
@@ -297,7 +306,7 @@ func (w *Writer) failed(records int, err error) {
 		w.metrics.JournalRecord("error")
 	}
 	if err != nil {
-		w.complain("cannot write records", err)
+		w.log.begun(troubleWrite, err)
 	}
 }
 
@@ -306,7 +315,9 @@ func (w *Writer) closeFile() {
 		return
 	}
 	if err := w.file.Close(); err != nil {
-		w.complain("cannot close a file", err)
+		w.log.begun(troubleClose, err)
+	} else {
+		w.log.ended(troubleClose)
 	}
 	w.file = nil
 	w.letGo()
@@ -324,20 +335,6 @@ func (w *Writer) closedFor(f file) bool {
 	w.fileMu.Lock()
 	defer w.fileMu.Unlock()
 	return f.name != w.current && (f.part < lastPart || f.day < dayOf(w.now()))
-}
-
-// complain logs trouble, once in complainEvery.
-func (w *Writer) complain(what string, err error) {
-	now := w.now().UnixNano()
-	last := w.troubled.Load()
-	if last != 0 && now-last < int64(complainEvery) || !w.troubled.CompareAndSwap(last, now) {
-		return
-	}
-	attrs := []slog.Attr{slog.String("path", w.config.Path)}
-	if err != nil {
-		attrs = append(attrs, slog.String("error", err.Error()))
-	}
-	w.log.LogAttrs(context.Background(), slog.LevelError, "journal: "+what, attrs...)
 }
 
 func (w *Writer) tidySoon() {
@@ -358,8 +355,11 @@ func (w *Writer) tidying(ctx context.Context) {
 		case <-w.untidy:
 		case <-tick.C:
 		}
-		if err := tidy(ctx, w.config.Path, w.config.Keep, w.now(), w.closedFor); err != nil && !errors.Is(err, context.Canceled) {
-			w.complain("cannot compress or remove old files", err)
+		switch err := tidy(ctx, w.config.Path, w.config.Keep, w.now(), w.closedFor); {
+		case err == nil:
+			w.log.ended(troubleTidy)
+		case !errors.Is(err, context.Canceled):
+			w.log.begun(troubleTidy, err)
 		}
 	}
 }
