@@ -12,17 +12,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/emersion/go-msgauth/dkim"
+	msgauth "github.com/emersion/go-msgauth/dkim"
 	"go.uber.org/goleak"
 
+	"postern/checks/dkim"
 	"postern/checks/dnstest"
 	"postern/policy"
 )
@@ -274,12 +275,12 @@ const testKey = "v=DKIM1; k=ed25519; %sp=%s"
 
 // signedMessage signs a message as the options say; the key's record goes to
 // sel._domainkey.<domain>, with flags in front of the key.
-func signedMessage(t *testing.T, flags string, o dkim.SignOptions, times int) (string, records) {
+func signedMessage(t *testing.T, flags string, o msgauth.SignOptions, times int) (string, records) {
 	t.Helper()
 	return sign(t, "From: a@d.example\r\nTo: b@e.example\r\nSubject: x\r\n\r\nHello.\r\n", flags, o, times)
 }
 
-func sign(t *testing.T, raw, flags string, o dkim.SignOptions, times int) (string, records) {
+func sign(t *testing.T, raw, flags string, o msgauth.SignOptions, times int) (string, records) {
 	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -289,7 +290,7 @@ func sign(t *testing.T, raw, flags string, o dkim.SignOptions, times int) (strin
 	o.HeaderKeys = []string{"From", "To", "Subject"}
 	for range times {
 		var b bytes.Buffer
-		if err := dkim.Sign(&b, strings.NewReader(raw), &o); err != nil {
+		if err := msgauth.Sign(&b, strings.NewReader(raw), &o); err != nil {
 			t.Fatal(err)
 		}
 		raw = b.String()
@@ -312,36 +313,38 @@ func TestAKeyMayBeForItsDomainAlone(t *testing.T) {
 		{"t=y; ", "joe@sub.d.example", policy.Pass},
 		{"t=s; ", "", policy.Pass},
 	} {
-		raw, z := signedMessage(t, tc.flags, dkim.SignOptions{Domain: "d.example", Identifier: tc.identifier}, 1)
+		raw, z := signedMessage(t, tc.flags, msgauth.SignOptions{Domain: "d.example", Identifier: tc.identifier}, 1)
 		if got := runDKIMCheck(t, z.zone(t), raw); got.Result != tc.want {
 			t.Errorf("%q, i=%s: %+v", tc.flags, tc.identifier, got)
 		}
 	}
 }
 
-// The package compares i= and d= by letter case; that is not the signer's fault.
-func TestLetterCaseOfTheIdentityIsNoPermerror(t *testing.T) {
-	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example", Identifier: "joe@D.Example"}, 1)
-	if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.Neutral {
-		t.Errorf("%+v", got)
+// Domains are compared without regard to letter case (RFC 4343).
+func TestLetterCaseOfTheIdentity(t *testing.T) {
+	for _, identifier := range []string{"joe@D.Example", "@SUB.d.EXAMPLE"} {
+		raw, z := signedMessage(t, "", msgauth.SignOptions{Domain: "d.example", Identifier: identifier}, 1)
+		if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.Pass {
+			t.Errorf("%s: %+v", identifier, got)
+		}
 	}
 }
 
 func TestEightSignaturesAreRead(t *testing.T) {
-	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example"}, 20)
+	raw, z := signedMessage(t, "", msgauth.SignOptions{Domain: "d.example"}, 20)
 	zone := z.zone(t)
 	got := runDKIMCheck(t, zone, raw)
-	if len(got.Signatures) != maxSignatures || passes(got) != maxSignatures || !slices.Equal(got.Domains, []string{"d.example"}) {
+	if len(got.Signatures) != dkim.MaxSignatures || passes(got) != dkim.MaxSignatures || !slices.Equal(got.Domains, []string{"d.example"}) {
 		t.Errorf("%d signatures, %d pass, %v", len(got.Signatures), passes(got), got.Domains)
 	}
-	if n := zone.Queries(); n > maxSignatures {
+	if n := zone.Queries(); n > dkim.MaxSignatures {
 		t.Errorf("%d queries", n)
 	}
 }
 
 // Where a message is its header alone, the empty line may be missing too.
 func TestAMessageWithoutABodyCanBeSigned(t *testing.T) {
-	raw, z := sign(t, "From: a@d.example\r\nTo: b@e.example\r\nSubject: x\r\n\r\n", "", dkim.SignOptions{Domain: "d.example"}, 1)
+	raw, z := sign(t, "From: a@d.example\r\nTo: b@e.example\r\nSubject: x\r\n\r\n", "", msgauth.SignOptions{Domain: "d.example"}, 1)
 	for _, raw := range []string{raw, strings.TrimSuffix(raw, "\r\n")} {
 		if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.Pass {
 			t.Errorf("%q: %+v", raw, got)
@@ -349,9 +352,15 @@ func TestAMessageWithoutABodyCanBeSigned(t *testing.T) {
 	}
 	// It may stand on the seam of two reads.
 	for pad := range 12 {
-		text := strings.Repeat("x", 4088+pad) + "\r\n\r\n"
-		if !hasBody(held(text)) || hasBody(held(text[:len(text)-1])) {
-			t.Errorf("the empty line at %d is not seen", 4088+pad)
+		text := "X: " + strings.Repeat("x", 8<<10-3-8+pad) + "\r\n\r\nHello.\r\n"
+		split, err := splitMessage(held(text))
+		if body, _ := io.ReadAll(split.Body); err != nil || len(split.Header) != 8<<10-8+pad+2 || string(body) != "Hello.\r\n" {
+			t.Errorf("the empty line at %d is not seen: %d octets of header, %q, %v", 8<<10-8+pad, len(split.Header), body, err)
+		}
+	}
+	for raw, header := range map[string]string{"\r\nx\r\n": "", "": "", "\r\n": "", "A: b": "A: b", "A: b\r\n": "A: b\r\n"} {
+		if split, err := splitMessage(held(raw)); err != nil || string(split.Header) != header {
+			t.Errorf("%q: %q, %v", raw, split.Header, err)
 		}
 	}
 }
@@ -370,7 +379,7 @@ func (f failing) ReadAt(p []byte, at int64) (int, error) {
 // waiting for the rest of the message.
 func TestOurTroubleIsATemperror(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example"}, 3)
+	raw, z := signedMessage(t, "", msgauth.SignOptions{Domain: "d.example"}, 3)
 	zone := z.zone(t)
 	run := func(ctx context.Context, msg Message) policy.DKIM {
 		f := transaction("192.0.2.1", "client.example", "")
@@ -401,51 +410,9 @@ func TestOurTroubleIsATemperror(t *testing.T) {
 	all("a name server in trouble", run(t.Context(), held(raw)))
 }
 
-func TestAHeaderMadeToKeepUsBusyIsNotVerified(t *testing.T) {
-	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example"}, 1)
-	zone := z.zone(t)
-	for name, prefix := range map[string]string{
-		"names":  "DKIM-Signature: v=1; d=d.example; s=sel; h=" + strings.Repeat("x:", 60000) + "from\r\n" + strings.Repeat("X:\r\n", 20000),
-		"folded": "X: y" + strings.Repeat("\r\n z", 40000) + "\r\n",
-		// What is no field is looked through all the same.
-		"names, and lines": "DKIM-Signature: v=1; d=d.example; s=sel; h=" + strings.Repeat("x:", 60000) + "from\r\n" + strings.Repeat("x\r\n", 20000),
-		"a folded line":    "Y: \r\nx" + strings.Repeat("\r\n z", 40000) + "\r\n",
-		"white space":      "DKIM-Signature: v=1; d=d.example; s=sel; h=" + strings.Repeat("x:", 60000) + "from\r\nX:" + strings.Repeat(" ", 60000) + "\r\n",
-		"a long name":      "DKIM-Signature: v=1; d=d.example; s=sel; h=" + strings.Repeat("x:", 60000) + "from\r\n" + strings.Repeat("x", 60000) + ": y\r\n",
-	} {
-		if got := runDKIMCheck(t, zone, prefix+raw); got.Result != policy.Neutral {
-			t.Errorf("%s: %s", name, got.Result)
-		}
-	}
-}
-
-// Empty lines pile up in the dkim package. Some are fine, wherever they stand.
-func TestEmptyLinesWithoutEndAreNotVerified(t *testing.T) {
-	for _, c := range []dkim.Canonicalization{dkim.CanonicalizationSimple, dkim.CanonicalizationRelaxed} {
-		raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example", BodyCanonicalization: c}, 8)
-		if got := runDKIMCheck(t, z.zone(t), raw+strings.Repeat("\r\n", 5000)); got.Result != policy.Pass {
-			t.Errorf("%s: %+v", c, got)
-		}
-		for _, line := range []string{"\r\n", " \t\r\n"} {
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			got := runDKIMCheck(t, z.zone(t), raw+strings.Repeat(line, 1<<20)+"x\r\n")
-			runtime.ReadMemStats(&after)
-			if got.Result != policy.Neutral || len(got.Signatures) != 8 {
-				t.Errorf("%s, %q: %s", c, line, got.Result)
-			}
-			if n := after.TotalAlloc - before.TotalAlloc; n > 32<<20 {
-				t.Errorf("%s, %q: %d octets were allocated", c, line, n)
-			}
-		}
-	}
-}
-
-// The dkim package takes for a signature what has white space of any kind in its
-// name; we do not. With as many as are read, results could be put down to the
-// wrong domain.
+// Software that is generous with white space takes for a signature what is no field.
 func TestNobodyPassesUnderAnothersName(t *testing.T) {
-	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example", HeaderCanonicalization: dkim.CanonicalizationRelaxed}, 1)
+	raw, z := signedMessage(t, "", msgauth.SignOptions{Domain: "d.example", HeaderCanonicalization: msgauth.CanonicalizationRelaxed}, 1)
 	raw = strings.Replace(raw, "DKIM-Signature:", "DKIM-Signature\v:", 1)
 	victim := "DKIM-Signature: v=1; a=ed25519-sha256; d=victim.example; s=sel; h=from; bh=AAAA; b=AAAA\r\n"
 	first, rest, _ := strings.Cut(raw, "From: ")
@@ -455,11 +422,11 @@ func TestNobodyPassesUnderAnothersName(t *testing.T) {
 	}
 }
 
-// The dkim package takes a line for a field where nobody else does, by white space of
-// Unicode, letters that are others in upper case, or without a colon. The field that
-// was signed could hide there, and readers be shown another one of its name.
+// Software that is generous takes a line for a field where we do not, by white space of
+// Unicode or letters that are others in upper case. The field that was signed could hide
+// there, and readers be shown another one of its name.
 func TestWhatWasSignedIsWhatIsShown(t *testing.T) {
-	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example", HeaderCanonicalization: dkim.CanonicalizationRelaxed}, 1)
+	raw, z := signedMessage(t, "", msgauth.SignOptions{Domain: "d.example", HeaderCanonicalization: msgauth.CanonicalizationRelaxed}, 1)
 	signature, header, _ := strings.Cut(raw, "From: ")
 	header = "From: " + header
 	for _, hidden := range []string{
@@ -478,11 +445,11 @@ func TestWhatWasSignedIsWhatIsShown(t *testing.T) {
 	}
 	// An empty field, and a line that has no colon.
 	empty, z2 := sign(t, "From: a@d.example\r\nTo: b@e.example\r\nSubject:\r\n\r\nHello.\r\n", "",
-		dkim.SignOptions{Domain: "d.example", HeaderCanonicalization: dkim.CanonicalizationRelaxed}, 1)
+		msgauth.SignOptions{Domain: "d.example", HeaderCanonicalization: msgauth.CanonicalizationRelaxed}, 1)
 	if got := runDKIMCheck(t, z2.zone(t), empty); got.Result != policy.Pass {
 		t.Errorf("%+v", got)
 	}
-	if got := runDKIMCheck(t, z2.zone(t), strings.Replace(empty, "Subject:\r\n", "Subject: another\r\nSubject\r\n", 1)); got.Result != policy.PermError {
+	if got := runDKIMCheck(t, z2.zone(t), strings.Replace(empty, "Subject:\r\n", "Subject: another\r\nSubject\r\n", 1)); got.Result != policy.Fail {
 		t.Errorf("%+v", got)
 	}
 	// Lines that are nothing but rubbish have always been let through, and "Subject :"
@@ -496,7 +463,7 @@ func TestWhatWasSignedIsWhatIsShown(t *testing.T) {
 
 // Two keys at one selector: the one for the signature's algorithm counts.
 func TestTwoKeysAtOneSelector(t *testing.T) {
-	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example"}, 1)
+	raw, z := signedMessage(t, "", msgauth.SignOptions{Domain: "d.example"}, 1)
 	z.add("sel._domainkey.d.example", "TXT", "v=DKIM1; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQ==")
 	if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.Pass {
 		t.Errorf("%+v", got)
@@ -510,7 +477,7 @@ func TestTwoKeysAtOneSelector(t *testing.T) {
 // White space of any kind may stand in a key (RFC 6376 §3.2, §3.6.1): zone files are
 // indented, and some are indented within the quotes.
 func TestAKeyMayBeFolded(t *testing.T) {
-	raw, z := signedMessage(t, "", dkim.SignOptions{Domain: "d.example"}, 1)
+	raw, z := signedMessage(t, "", msgauth.SignOptions{Domain: "d.example"}, 1)
 	txts, err := z.zone(t).LookupTXT(t.Context(), "sel._domainkey.d.example")
 	if err != nil {
 		t.Fatal(err)
@@ -525,14 +492,13 @@ func TestAKeyMayBeFolded(t *testing.T) {
 }
 
 func TestAHugeKeyIsNone(t *testing.T) {
-	raw, z := signedMessage(t, strings.Repeat("n=long;", 300), dkim.SignOptions{Domain: "d.example"}, 1)
+	raw, z := signedMessage(t, strings.Repeat("n=long;", 300), msgauth.SignOptions{Domain: "d.example"}, 1)
 	if got := runDKIMCheck(t, z.zone(t), raw); got.Result != policy.PermError {
 		t.Errorf("%+v", got)
 	}
 }
 
 // FuzzDKIMKey: whatever a domain publishes as its key, nothing panics over it.
-// The package verifies in goroutines of its own, where a panic ends the process.
 func FuzzDKIMKey(f *testing.F) {
 	key := func(n *big.Int, e int) []byte { return x509.MarshalPKCS1PublicKey(&rsa.PublicKey{N: n, E: e}) }
 	odd := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 1024), big.NewInt(1))

@@ -1,0 +1,208 @@
+package dkim
+
+import (
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+
+	"postern/policy"
+)
+
+const (
+	// minKeyBits is what RFC 8301 §3.2 asks of an RSA key.
+	minKeyBits = 1024
+	// maxKeyBits and, for keys above smallKeyBits, maxExponent keep a key that takes
+	// long to multiply from being published. RFC 8301 §3.2 asks for 4096 bits.
+	maxKeyBits   = 4096
+	smallKeyBits = 2048
+	maxExponent  = 1<<16 + 1
+	// maxKeyRecord bounds a key record, in octets: an RSA key of 4096 bits takes
+	// some 740.
+	maxKeyRecord = 2048
+	// maxKeyName is the longest name that the DNS can be asked for (RFC 1035
+	// §2.3.4), as text without the final dot.
+	maxKeyName = 253
+
+	domainKey = "._domainkey."
+)
+
+// publicKey verifies signatures over a SHA-256 sum.
+type publicKey interface {
+	verify(sum, sig []byte) bool
+}
+
+type rsaKey struct{ *rsa.PublicKey }
+
+func (k rsaKey) verify(sum, sig []byte) bool {
+	return rsa.VerifyPKCS1v15(k.PublicKey, crypto.SHA256, sum, sig) == nil
+}
+
+type ed25519Key ed25519.PublicKey
+
+// verify is PureEdDSA over the sum (RFC 8463 §3).
+func (k ed25519Key) verify(sum, sig []byte) bool {
+	return ed25519.Verify(ed25519.PublicKey(k), sum, sig)
+}
+
+// keyName is where the key of the signature is published, as A-labels in lower
+// case (RFC 6376 §3.6.2.1, RFC 8616 §4); empty: no name can be made of d= and s=.
+func (s *signature) keyName() string {
+	domain, ok := asciiDomain(s.domain)
+	if !ok {
+		return ""
+	}
+	selector := strings.ToLower(s.selector)
+	if ascii, ok := asciiDomain(selector); ok {
+		selector = ascii
+	}
+	name := selector + domainKey + domain
+	if len(name) > maxKeyName {
+		return ""
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > 63 {
+			return ""
+		}
+	}
+	return name
+}
+
+// useKey takes the answer of the DNS for the name of the signature's key.
+func (s *signature) useKey(txts []string, err error) {
+	switch {
+	case errors.Is(err, ErrNoKey), err == nil && len(txts) == 0:
+		s.end(policy.PermError, "no key for signature")
+		return
+	case err != nil:
+		s.trouble = "the key cannot be looked up"
+		return
+	}
+	record, reason := s.chooseKey(txts)
+	if reason == "" {
+		s.key, reason = record.keyFor(s)
+	}
+	if reason != "" {
+		s.end(policy.PermError, reason)
+	}
+}
+
+// chooseKey picks the record for the algorithm of the signature where a selector
+// has several. RFC 6376 §3.6.2.2 leaves that undefined; people do it to publish
+// an Ed25519 key beside the RSA one.
+func (s *signature) chooseKey(txts []string) (keyRecord, string) {
+	if len(txts) == 1 {
+		return readKey(txts[0])
+	}
+	var fit []keyRecord
+	seen := make([]string, 0, len(txts))
+	for _, txt := range txts {
+		if slices.Contains(seen, txt) {
+			continue
+		}
+		seen = append(seen, txt)
+		if k, reason := readKey(txt); reason == "" && k.algorithm == s.algorithm && k.data != "" {
+			fit = append(fit, k)
+		}
+	}
+	if len(fit) != 1 {
+		return keyRecord{}, "the selector has several keys, and not one for the signature"
+	}
+	return fit[0], ""
+}
+
+// keyRecord is a key record (RFC 6376 §3.6.1).
+type keyRecord struct {
+	algorithm string // k=, rsa where there is none
+	data      string // p= in base64; empty: the key was revoked
+	hashes    []string
+	services  []string
+	flags     []string
+}
+
+// readKey reads a key record; a reason says why it is none.
+func readKey(txt string) (k keyRecord, reason string) {
+	if len(txt) > maxKeyRecord {
+		return k, "key record too long"
+	}
+	tags, err := readTags(txt)
+	if err != nil {
+		return k, "malformed key record: " + err.Error()
+	}
+	list := func(name string) []string {
+		if v, ok := tags.get(name); ok {
+			return strings.Split(v, ":")
+		}
+		return nil
+	}
+	if v, ok := tags.get("v"); ok && (v != "DKIM1" || tags[0].name != "v") {
+		return k, "incompatible key version"
+	}
+	k = keyRecord{algorithm: "rsa", hashes: list("h"), services: list("s"), flags: list("t")}
+	if v, ok := tags.get("k"); ok && v != "" {
+		k.algorithm = v
+	}
+	data, ok := tags.get("p")
+	if !ok {
+		return k, "key record has no p="
+	}
+	k.data = data
+	return k, ""
+}
+
+// keyFor returns the key where it may be used for that signature (RFC 6376
+// §6.1.2), or a reason.
+func (k keyRecord) keyFor(s *signature) (publicKey, string) {
+	switch {
+	case k.data == "":
+		return nil, "key was revoked"
+	case k.algorithm != s.algorithm:
+		return nil, "inappropriate key algorithm"
+	case k.hashes != nil && !slices.Contains(k.hashes, "sha256"):
+		return nil, "inappropriate hash algorithm"
+	case k.services != nil && !slices.Contains(k.services, "*") && !slices.Contains(k.services, "email"):
+		return nil, "inappropriate service"
+	case slices.Contains(k.flags, "s"):
+		if domain, _ := asciiDomain(s.domain); s.agent != domain {
+			return nil, "the key is for the domain itself alone (t=s), and i= is below it"
+		}
+	}
+	der, err := base64.StdEncoding.DecodeString(k.data)
+	if err != nil {
+		return nil, "malformed key"
+	}
+	if k.algorithm == "ed25519" {
+		if len(der) != ed25519.PublicKeySize {
+			return nil, "malformed Ed25519 key: " + strconv.Itoa(len(der)) + " octets"
+		}
+		return ed25519Key(der), ""
+	}
+	return readRSA(der)
+}
+
+// readRSA reads an RSA key as a SubjectPublicKeyInfo or as an RSAPublicKey
+// (erratum 3017 of RFC 6376: both are about).
+func readRSA(der []byte) (publicKey, string) {
+	public, err := x509.ParsePKIXPublicKey(der)
+	if err != nil {
+		public, err = x509.ParsePKCS1PublicKey(der)
+	}
+	key, ok := public.(*rsa.PublicKey)
+	if err != nil || !ok {
+		return nil, "malformed RSA key"
+	}
+	switch n := key.N.BitLen(); {
+	case n < minKeyBits:
+		return nil, "key too short: " + strconv.Itoa(n) + " bits"
+	case n > maxKeyBits:
+		return nil, "key too long: " + strconv.Itoa(n) + " bits"
+	case n > smallKeyBits && key.E > maxExponent:
+		return nil, "the exponent of the key is too large"
+	}
+	return rsaKey{key}, ""
+}
