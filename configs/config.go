@@ -241,6 +241,9 @@ type Limits struct {
 	Recipients           int  `yaml:"recipients"`
 	Connections          int  `yaml:"connections"`
 	ConnectionsPerClient int  `yaml:"connections_per_client"`
+	// BackendConnectionsPerClient is how many connections to a backend one client
+	// may have at a time; 0: as many as it leaves free for others.
+	BackendConnectionsPerClient int `yaml:"backend_connections_per_client" min:"0"`
 
 	// Of one client, an IPv4 address or an IPv6 /64, in a minute; 0: no limit.
 	ConnectionRate int `yaml:"connection_rate" min:"0"`

@@ -129,6 +129,8 @@ func (s *session) fault(r smtp.Reply) {
 	s.errors++
 	s.lastFault = r
 	if d := s.set.Limits.Tarpit; d > 0 && s.errors > freeErrors {
+		// Who is made to wait makes nobody else wait.
+		s.giveUpFor(errPenalty, "given up: a client that is made to wait keeps no connection")
 		t := time.NewTimer(d)
 		select {
 		case <-t.C:

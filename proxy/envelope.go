@@ -38,11 +38,11 @@ type transaction struct {
 	tagsSize int          // octets of them
 
 	pool     *backend.Pool
-	mailSent bool   // the backend has, or will have heard, MAIL
-	mailDue  bool   // its reply to MAIL is still to be read
-	pending  []int  // recipients whose reply the client waits for, in order
-	broken   string // the conversation with the backend ended: what we make of it for the log
-	slow     bool   // that was since the client said nothing while others waited
+	mailSent bool       // the backend has, or will have heard, MAIL
+	mailDue  bool       // its reply to MAIL is still to be read
+	pending  []int      // recipients whose reply the client waits for, in order
+	broken   string     // the conversation with the backend ended: what we make of it for the log
+	gaveUp   smtp.Reply // that was since we let go of it; what the client is told
 	// turnedAway is what the backend had to say on this client, told who it is.
 	turnedAway smtp.Reply
 
@@ -361,7 +361,7 @@ func (s *session) together(r *recipient) smtp.Reply {
 	if pool != tx.pool {
 		// Nobody before is served. If that is since their backend is down, it
 		// says nothing of this one.
-		tx.broken, tx.slow, tx.turnedAway, tx.mailSent = "", false, smtp.Reply{}, false
+		tx.broken, tx.gaveUp, tx.turnedAway, tx.mailSent = "", smtp.Reply{}, smtp.Reply{}, false
 	}
 	tx.pool, tx.sure = pool, sure
 	return smtp.Reply{}
@@ -369,8 +369,8 @@ func (s *session) together(r *recipient) smtp.Reply {
 
 // unserved is the answer where the backend is gone that the transaction began with.
 func (s *session) unserved() smtp.Reply {
-	if s.tx.slow {
-		return withID(errSlow, s.tx.facts.ID)
+	if r := s.tx.gaveUp; !r.IsZero() {
+		return withID(r, s.tx.facts.ID)
 	}
 	return withID(errBackend, s.tx.facts.ID)
 }

@@ -27,6 +27,7 @@ var (
 	errEightBit     = smtp.Reply{Code: 554, Enhanced: "6.3", Text: "The mail server behind us takes no 8-bit text"}
 	errSpool        = smtp.Reply{Code: 452, Enhanced: "3.1", Text: "Cannot hold the message at the moment, try again later"}
 	errSlow         = smtp.Reply{Code: 451, Enhanced: "4.5", Text: "Too slow while others waited for the mail server behind us, try again later"}
+	errPenalty      = smtp.Reply{Code: 451, Enhanced: "7.0", Text: "Too many errors in this transaction, try again later"}
 	errUnknown      = smtp.Reply{Code: 451, Enhanced: "4.2", Text: "The mail server behind us did not confirm the message, try again later"}
 )
 

@@ -351,3 +351,14 @@ var rigCertificate = sync.OnceValue(func() tls.Certificate {
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 })
+
+// session returns the only session that there is.
+func (r *rig) session() *session {
+	r.srv.mu.Lock()
+	defer r.srv.mu.Unlock()
+	for s := range r.srv.sessions {
+		return s
+	}
+	r.t.Fatal("no session")
+	return nil
+}

@@ -412,11 +412,13 @@ func (s *session) waitForCommand() error {
 	}
 	patient := s.deadline
 	if s.tx == nil {
-		patience := parkAfter
+		p := time.Now().Add(parkAfter)
 		if s.bc != nil {
-			patience = idleBackend
+			// NOT: from now. A client that says NOOP every second or two would keep
+			// the connection for as long as it likes.
+			p = s.bc.LastUsed().Add(idleBackend)
 		}
-		if p := time.Now().Add(patience); p.Before(patient) {
+		if p.Before(patient) {
 			patient = p
 		}
 	}
@@ -446,13 +448,14 @@ func (s *session) waitForCommand() error {
 }
 
 // spare says whether the session could do without its connection to the backend
-// while it waits for its client, and tells the pool so: the backend has heard of
-// no message, and has no answer to give. To be ended by wanted.
+// while it waits for its client, and tells the pool so: the backend has no answer
+// to give, and has heard of no message, or of one that comes too slowly. To be
+// ended by wanted.
 func (s *session) spare() bool {
 	if s.bc == nil {
 		return false
 	}
-	if tx := s.tx; tx != nil && (len(tx.pending) > 0 || tx.mailDue || tx.relay != nil && tx.relay.begun) {
+	if tx := s.tx; tx != nil && (len(tx.pending) > 0 || tx.mailDue) {
 		return false
 	}
 	s.wakeMu.Lock()
@@ -499,8 +502,14 @@ func (s *session) gaveUp(spare bool, err error) bool {
 // is told to come again. NOT: what it has been told so far said again later, on
 // another connection; there may be none then, and the backend may think otherwise.
 func (s *session) giveUp() {
-	if tx := s.tx; tx != nil {
-		tx.broken, tx.slow = "given up for others: the client was silent while they waited for a connection", true
+	s.giveUpFor(errSlow, "given up for others: the client was silent or slow while they waited for a connection")
+}
+
+// giveUpFor is giveUp, with what the client is told and the record says. A message
+// that has begun is cut: without its end the backend has none.
+func (s *session) giveUpFor(r smtp.Reply, why string) {
+	if tx := s.tx; tx != nil && s.bc != nil {
+		tx.broken, tx.gaveUp = why, r
 		if tx.relay != nil {
 			tx.relay.discard(s.unserved(), journal.OutcomeFailed)
 		}

@@ -145,11 +145,9 @@ func TestWhoIsAtWorkKeepsItsConnection(t *testing.T) {
 		c := r.until("DATA")
 		other := r.until("RCPT")
 		other.send("RCPT TO:<rcpt@local.example>\r\n")
-		for i := range 10 {
-			time.Sleep(time.Second)
-			if i < 9 {
-				c.cmd("NOOP", "250 ")
-			}
+		for range 5 {
+			time.Sleep(2 * time.Second)
+			c.cmd("RCPT TO:<another@local.example>", "250 ")
 		}
 		c.cmd("DATA", "354 ")
 		c.send(rigMessage + ".\r\n")

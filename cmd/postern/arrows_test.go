@@ -24,6 +24,7 @@ var floors = map[string]int{
 	"metrics/admin":           1,
 	"policy/journal/jsonline": 0,
 	"proxy/smtp":              0,
+	"proxy/share":             0,
 	"metrics":                 0,
 	"configs":                 0,
 }

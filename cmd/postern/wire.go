@@ -99,7 +99,8 @@ func build(cfg *configs.Config, w *world, old *parts) (*parts, error) {
 	if old != nil && sameBackends(cfg, old.config) {
 		p.backends = old.backends
 	} else if p.backends, err = backend.New(backends, cfg.Routes, backend.Options{
-		Hostname: name, Timeouts: cfg.Timeouts, Metrics: w.metrics, Log: w.log, Dial: w.dial,
+		PerClient: cfg.Limits.BackendConnectionsPerClient,
+		Hostname:  name, Timeouts: cfg.Timeouts, Metrics: w.metrics, Log: w.log, Dial: w.dial,
 	}); err != nil {
 		note("backends", err)
 	}
@@ -193,7 +194,8 @@ func sameBackends(a, b *configs.Config) bool {
 		}
 	}
 	pick := func(c *configs.Config) configs.Config {
-		return configs.Config{Hostname: c.Hostname, Backends: c.Backends, Routes: c.Routes, Timeouts: c.Timeouts}
+		share := configs.Limits{BackendConnectionsPerClient: c.Limits.BackendConnectionsPerClient}
+		return configs.Config{Hostname: c.Hostname, Backends: c.Backends, Routes: c.Routes, Timeouts: c.Timeouts, Limits: share}
 	}
 	return same(pick(a), pick(b))
 }

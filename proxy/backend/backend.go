@@ -105,6 +105,10 @@ type Options struct {
 	// Dial opens a connection; nil: a net.Dialer. Tests put pipes here.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
+	// PerClient is how many connections to a backend one client may have at a
+	// time; 0: as many as it leaves free for others, where there is a limit.
+	PerClient int
+
 	IdlePerAddress int           // connections kept open for later, per address; 0: 20, negative: none
 	IdleTime       time.Duration // how long; 0: 60 s. Stay below what the MTA allows (Postfix: smtpd_timeout, 300 s)
 	MaxUses        int           // transactions per connection; 0: 100. A backend's own MAILMAX may lower it

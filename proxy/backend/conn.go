@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"postern/proxy/share"
 	"postern/proxy/smtp"
 )
 
@@ -34,6 +35,7 @@ import (
 type Conn struct {
 	pool   *Pool
 	client Client
+	who    share.Client // the client as one that has a share
 
 	mu     sync.Mutex // guards the three below against Abort
 	l      *link
@@ -62,8 +64,14 @@ type Conn struct {
 	textAt time.Time     // when the message began
 	faulty bool          // a failure has been counted
 
-	borrower   Borrower // of Spare, with the time of it; guarded by Pool.mu
+	used      time.Time // when it was last of use: see LastUsed
+	carried   int       // octets of the message since then
+	idleSince time.Time // when it was lent, or the last message ended
+
+	// Of Spare, guarded by loans.mu.
+	borrower   Borrower
 	spareSince time.Time
+	spareText  bool // in a message
 
 	ready []smtp.Reply // read ahead of Reply, in serial mode only
 	werr  error        // a failed write; there may be a reply that tells why
@@ -96,8 +104,9 @@ const bufferSize = 32 << 10
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, bufferSize); return &b }}
 
-func newConn(p *Pool, client Client, l *link, reused bool) *Conn {
-	c := &Conn{pool: p, client: client, l: l, serial: !l.caps.Pipelining, replay: reused}
+func newConn(p *Pool, client Client, who share.Client, l *link, reused bool) *Conn {
+	c := &Conn{pool: p, client: client, who: who, l: l, serial: !l.caps.Pipelining, replay: reused, used: time.Now()}
+	c.idleSince = c.used
 	c.buf = buffers.Get().(*[]byte)
 	c.out, c.queue = (*c.buf)[:0], c.first[:0]
 	if reused && p.identity != identityXClient {
@@ -296,6 +305,9 @@ func (c *Conn) Write(p []byte) (int, error) {
 			return 0, c.werr
 		}
 		c.body -= int64(len(p))
+	}
+	if c.carried += len(p); c.carried >= bufferSize {
+		c.used, c.carried = time.Now(), 0
 	}
 	if len(c.out)+len(p) <= bufferSize {
 		c.out = append(c.out, p...)

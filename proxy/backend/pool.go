@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"postern/proxy/share"
 )
 
 // The modes of configs.Backend.TLS.
@@ -22,16 +24,13 @@ type Pool struct {
 	name     string
 	identity string
 	tlsMode  string
-	limit    int // connections at one time; 0: no limit
 	o        Options
 
-	mu      sync.Mutex
-	addrs   []*address // in the order of the configuration
-	inUse   int        // connections lent, or being opened
-	waiting []chan struct{}
-	spare   []*Conn // loans that their sessions could do without, the longest first
-	turn    int     // where the search among equals starts
-	closed  bool
+	mu     sync.Mutex
+	addrs  []*address // in the order of the configuration
+	loans  loans      // connections lent, or being opened, and who waits for one
+	turn   int        // where the search among equals starts
+	closed bool
 }
 
 // address is one place where a backend can be reached. Its fields below the
@@ -72,15 +71,16 @@ func (p *Pool) Name() string { return p.name }
 //
 // The error is an *Error.
 func (p *Pool) Open(ctx context.Context, c Client) (*Conn, error) {
-	if err := p.acquire(ctx); err != nil {
+	who := share.Of(c.Addr.Addr())
+	if err := p.acquire(ctx, who); err != nil {
 		return nil, err
 	}
 	l, reused, err := p.connect(ctx, &c, false)
 	if err != nil {
-		p.release()
+		p.loans.giveBack(who)
 		return nil, err
 	}
-	return newConn(p, c, l, reused), nil
+	return newConn(p, c, who, l, reused), nil
 }
 
 // connect finds or makes a link on the slot that the caller holds; fresh says
@@ -214,17 +214,18 @@ func (p *Pool) evict() {
 func (p *Pool) surplus() *link {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.limit == 0 {
+	limit := p.loans.limits.All
+	if limit == 0 {
 		return nil
 	}
-	open, oldest := p.inUse, (*address)(nil)
+	open, oldest := p.loans.lent(), (*address)(nil)
 	for _, a := range p.addrs {
 		open += len(a.idle)
 		if len(a.idle) > 0 && (oldest == nil || a.idle[0].idle.Before(oldest.idle[0].idle)) {
 			oldest = a
 		}
 	}
-	if open <= p.limit || oldest == nil {
+	if int64(open) <= limit || oldest == nil {
 		return nil
 	}
 	l := oldest.idle[0]
@@ -232,136 +233,14 @@ func (p *Pool) surplus() *link {
 	return l
 }
 
-// acquire takes a slot, one of the connections that the backend may have at a
-// time. It waits for one as long as for a connection (timeouts.backend_connect),
-// in a queue no longer than there are slots.
-func (p *Pool) acquire(ctx context.Context) error {
-	p.mu.Lock()
-	switch {
-	case p.limit == 0 || p.inUse < p.limit:
-		p.inUse++
-		p.mu.Unlock()
-		return nil
-	case len(p.waiting) >= p.limit:
-		p.mu.Unlock()
-		return p.busy(errors.New("too many are waiting for a connection"))
-	}
-	ch := make(chan struct{}, 1)
-	p.waiting = append(p.waiting, ch)
-	p.mu.Unlock()
-
-	why := p.wait(ctx, ch)
-	if why == nil {
-		return nil
-	}
-	p.mu.Lock()
-	i := slices.Index(p.waiting, ch)
-	if i >= 0 {
-		p.waiting = slices.Delete(p.waiting, i, i+1)
-	}
-	p.mu.Unlock()
-	if i < 0 {
-		// The slot came at the same moment.
-		p.release()
-	}
-	return p.busy(why)
-}
-
-// wait waits until a slot comes by ch. Meanwhile it asks for those that are of no
-// use at the moment, one at a time.
-func (p *Pool) wait(ctx context.Context, ch <-chan struct{}) error {
-	limit := p.o.Timeouts.BackendConnect
-	least := min(spareFor, limit/2)
-	t := time.NewTimer(limit)
-	defer t.Stop()
-	ask := time.NewTicker(max(least/4, time.Millisecond))
-	defer ask.Stop()
-	for {
-		p.askForOne(least)
-		select {
-		case <-ch:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-t.C:
-			return errors.New("no connection became free")
-		case <-ask.C:
-		}
-	}
-}
-
-// spareFor is how long a connection must have been of no use to its session
-// before that is asked to give it up for another: longer than a client takes
-// for its next word on a bad line.
-const spareFor = 3 * time.Second
-
-// Borrower is a session that has a connection on loan.
-type Borrower interface {
-	// Asked says that others wait, and this session could have done without its
-	// connection for longest: it should let go of it. It is called from another
-	// goroutine, under a lock of the pool, and must return at once.
-	Asked()
-}
-
-// askForOne asks the session that could have done without its connection for
-// longest to give it up, if that is at least since.
-func (p *Pool) askForOne(since time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.spare) > 0 && time.Since(p.spare[0].spareSince) >= since {
-		c := p.spare[0]
-		p.spare = slices.Delete(p.spare, 0, 1)
-		c.borrower.Asked()
-	}
-}
-
-// Spare says that the session waits for its client, and that nothing is under
-// way on the connection that could not be given up. Until Wanted is called b may
-// be asked for it, once, should the limit of connections keep others waiting.
-func (c *Conn) Spare(b Borrower) {
-	p := c.pool
-	if p.limit == 0 {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	c.borrower, c.spareSince = b, time.Now()
-	p.spare = append(p.spare, c)
-}
-
-// Wanted ends what Spare began: from here on nobody is asked any more.
-func (c *Conn) Wanted() {
-	p := c.pool
-	if p.limit == 0 {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if i := slices.Index(p.spare, c); i >= 0 {
-		p.spare = slices.Delete(p.spare, i, i+1)
-	}
-}
-
 func (p *Pool) busy(why error) error {
 	p.o.Metrics.BackendError(p.name, string(KindBusy))
 	return &Error{Kind: KindBusy, Backend: p.name, Err: why}
 }
 
-// release gives a slot back, or on to who waits longest.
-func (p *Pool) release() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.waiting) > 0 {
-		p.waiting[0] <- struct{}{}
-		p.waiting = slices.Delete(p.waiting, 0, 1)
-		return
-	}
-	p.inUse--
-}
-
 // giveBack ends the loan of l. It stays open for another session if keep says
 // so and there is room.
-func (p *Pool) giveBack(l *link, keep bool) {
+func (p *Pool) giveBack(l *link, who share.Client, keep bool) {
 	now := time.Now()
 	p.mu.Lock()
 	a := l.at
@@ -375,14 +254,14 @@ func (p *Pool) giveBack(l *link, keep bool) {
 	if !keep {
 		l.quit()
 	}
-	p.release()
+	p.loans.giveBack(who)
 }
 
 // drop ends the loan of a connection that is closed already, or shall be at once.
-func (p *Pool) drop(l *link) {
+func (p *Pool) drop(l *link, who share.Client) {
 	l.close()
 	p.putAddress(l.at)
-	p.release()
+	p.loans.giveBack(who)
 }
 
 // sweep ends the idle connections that nobody has wanted for a while.

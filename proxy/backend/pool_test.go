@@ -273,8 +273,8 @@ func TestAbortEndsTheSearchForAnotherConnection(t *testing.T) {
 		p := s.pools[0]
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if p.inUse != 0 || p.addrs[0].inUse != 0 || p.addrs[0].failed {
-			t.Errorf("in use: %d, %d; blamed: %v", p.inUse, p.addrs[0].inUse, p.addrs[0].failed)
+		if p.loans.lent() != 0 || p.addrs[0].inUse != 0 || p.addrs[0].failed {
+			t.Errorf("in use: %d, %d; blamed: %v", p.loans.lent(), p.addrs[0].inUse, p.addrs[0].failed)
 		}
 	})
 }
@@ -570,7 +570,7 @@ func TestTheLimitOfConnections(t *testing.T) {
 		defer sink.Close()
 		b := backendAt(identityXClient, "mta:25")
 		b.Connections = 2
-		s := newSet(t, Options{Dial: sink.Dial, Timeouts: configs.Timeouts{BackendConnect: 10 * time.Second}}, b)
+		s := newSet(t, Options{PerClient: 2, Dial: sink.Dial, Timeouts: configs.Timeouts{BackendConnect: 10 * time.Second}}, b)
 		one, two := open(t, s, alice), open(t, s, alice)
 
 		start := time.Now()
@@ -604,8 +604,8 @@ func TestTheLimitOfConnections(t *testing.T) {
 			(<-got).Release()
 		}
 		s.pools[0].mu.Lock()
-		if s.pools[0].inUse != 0 || s.pools[0].addrs[0].inUse != 0 {
-			t.Errorf("in use: %d, %d", s.pools[0].inUse, s.pools[0].addrs[0].inUse)
+		if s.pools[0].loans.lent() != 0 || s.pools[0].addrs[0].inUse != 0 {
+			t.Errorf("in use: %d, %d", s.pools[0].loans.lent(), s.pools[0].addrs[0].inUse)
 		}
 		s.pools[0].mu.Unlock()
 		if n := sink.Connections(); n < 2 || n > 3 {
@@ -634,7 +634,7 @@ func TestSpareConnections(t *testing.T) {
 		sink := newSink(t, smtptest.SinkOptions{})
 		b := backendAt(identityNone, "mx:25")
 		b.Connections = 3
-		s := newSet(t, Options{Dial: sink.Dial}, b)
+		s := newSet(t, Options{PerClient: 3, Dial: sink.Dial}, b)
 		start := time.Now()
 		old, young, busy := open(t, s, alice), open(t, s, alice), open(t, s, alice)
 		// A session that was spare, and has a use for it again, is left alone.
@@ -658,8 +658,8 @@ func TestSpareConnections(t *testing.T) {
 			c.Release()
 		}
 		s.pools[0].mu.Lock()
-		if p := s.pools[0]; len(p.spare) > 0 || p.inUse > 0 {
-			t.Errorf("%d spare, %d in use", len(p.spare), p.inUse)
+		if p := s.pools[0]; len(p.loans.spare) > 0 || p.loans.lent() > 0 {
+			t.Errorf("%d spare, %d in use", len(p.loans.spare), p.loans.lent())
 		}
 		s.pools[0].mu.Unlock()
 		s.Close()
@@ -681,7 +681,13 @@ func TestSpareConnectionsComeLate(t *testing.T) {
 			t.Errorf("%v after %v", e, time.Since(start))
 		}
 		late := &borrower{at: make(chan time.Time, 1), given: c}
-		time.AfterFunc(300*time.Millisecond, func() { c.Spare(late) })
+		time.AfterFunc(300*time.Millisecond, func() {
+			c.QueueMail(sender, nil)
+			if _, err := c.Reply(); err != nil {
+				t.Error(err)
+			}
+			c.Spare(late)
+		})
 		start = time.Now()
 		open(t, s, alice).Release()
 		if d := time.Since(start); d < 800*time.Millisecond || d >= time.Second {
@@ -699,7 +705,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 	defer h.close()
 	b := backendAt(identityNone, "one:25", "two:25")
 	b.Connections = 2
-	s := newSet(t, Options{Dial: h.dial}, b)
+	s := newSet(t, Options{PerClient: 2, Dial: h.dial}, b)
 	c, d := open(t, s, alice), open(t, s, alice)
 	c.Release()
 	d.Release()
@@ -761,7 +767,7 @@ func TestCrowd(t *testing.T) {
 	}
 	s.pools[0].mu.Lock()
 	defer s.pools[0].mu.Unlock()
-	if s.pools[0].inUse != 0 || s.pools[0].addrs[0].inUse != 0 || len(s.pools[0].waiting) != 0 {
-		t.Errorf("in use: %d, %d", s.pools[0].inUse, s.pools[0].addrs[0].inUse)
+	if s.pools[0].loans.lent() != 0 || s.pools[0].addrs[0].inUse != 0 || len(s.pools[0].loans.waiting) != 0 {
+		t.Errorf("in use: %d, %d", s.pools[0].loans.lent(), s.pools[0].addrs[0].inUse)
 	}
 }

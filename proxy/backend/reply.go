@@ -111,6 +111,8 @@ func (c *Conn) concluded(r smtp.Reply) {
 	// After a refusal most MTAs have forgotten the transaction, and RFC 3030 §2
 	// leaves open what state a failed BDAT is in: RSET settles it.
 	c.mail = !r.Positive()
+	c.used = time.Now()
+	c.idleSince = c.used
 	if r.Positive() {
 		c.l.errors = 0
 	} else {
@@ -178,6 +180,9 @@ func (c *Conn) next() (smtp.Reply, error) {
 		}
 		if r.Code >= 400 {
 			c.l.errors++
+		}
+		if cmd.kind == kindMail || cmd.kind == kindRcpt || cmd.kind == kindData {
+			c.used = time.Now()
 		}
 		return r, nil
 	}
@@ -284,7 +289,7 @@ func (c *Conn) Release() {
 	l, p := c.l, c.pool
 	if c.data || c.body > 0 || c.werr != nil || c.head < len(c.queue) || c.written < len(c.out) {
 		// NOT: QUIT. In the middle of a message it would be part of it.
-		p.drop(l)
+		p.drop(l, c.who)
 		return
 	}
 	*c.buf = (*c.buf)[:0]
@@ -293,12 +298,12 @@ func (c *Conn) Release() {
 	keep := l.forOthers() && !c.Worn()
 	if keep && c.mail {
 		if err := l.write([]byte("RSET\r\n"), lastWords); err != nil {
-			p.drop(l)
+			p.drop(l, c.who)
 			return
 		}
 		l.resetting = true
 	}
-	p.giveBack(l, keep)
+	p.giveBack(l, c.who, keep)
 }
 
 // Abort ends the loan at once: the connection is closed, without a dot and
@@ -314,5 +319,5 @@ func (c *Conn) Abort() {
 	if c.cancel != nil {
 		c.cancel()
 	}
-	c.pool.drop(c.l)
+	c.pool.drop(c.l, c.who)
 }

@@ -98,7 +98,8 @@ func (s *Set) reachable() []*Pool {
 }
 
 func newPool(b configs.Backend, o Options, fault func(string, ...any)) *Pool {
-	p := &Pool{name: b.Name, identity: b.Identity, tlsMode: b.TLS, limit: b.Connections, o: o}
+	p := &Pool{name: b.Name, identity: b.Identity, tlsMode: b.TLS, o: o}
+	p.loans.limits = limitsOf(b.Connections, o.PerClient)
 	if p.identity == "" {
 		p.identity = identityNone
 	}
@@ -111,7 +112,7 @@ func newPool(b configs.Backend, o Options, fault func(string, ...any)) *Pool {
 	if !slices.Contains([]string{tlsOff, tlsOpportunistic, tlsVerify}, p.tlsMode) {
 		fault("tls %q: want off, opportunistic or verify", b.TLS)
 	}
-	if p.limit < 0 {
+	if b.Connections < 0 {
 		fault("connections: %d is less than none", b.Connections)
 	}
 	var roots *x509.CertPool
