@@ -158,6 +158,9 @@ type List struct {
 // Policy is the chain.
 type Policy struct {
 	Mode string `yaml:"mode" words:"enforce observe"` // enforce | observe
+	// BuiltIn says whether the built-in rules are read below these: BuiltInAfter or
+	// BuiltInOff. Empty, as no file can have it, is off.
+	BuiltIn string `yaml:"builtin" words:"after off"`
 	// Candidate is a second file of rules, judged beside these on live mail.
 	Candidate string `yaml:"candidate" path:"file"`
 	Let       []Let  `yaml:"let"` // names for expressions that rules share
@@ -167,11 +170,15 @@ type Policy struct {
 	Include []string `yaml:"include"`
 	// Overrides are those of the configuration: they become rules with the others.
 	Overrides []Override `yaml:"-"`
-	// BuiltIn says that no rules were given, so that the built-in ones apply: a
-	// section that says only the mode changes the mode and not the rules. An
-	// empty list is a policy: everything passes.
-	BuiltIn bool `yaml:"-"`
+
+	BuiltInPosition Position `yaml:"-"`
 }
+
+// The words of Policy.BuiltIn.
+const (
+	BuiltInAfter = "after" // the site's own rules, then the built-in ones
+	BuiltInOff   = "off"   // the site's own rules alone
+)
 
 // Override is an exception for somebody who is known, and what proves that it is
 // them. It is a rule, or a guard on rules, by the name override:NAME.
@@ -220,6 +227,9 @@ type Rule struct {
 	Reply  string `yaml:"reply"`
 	Header string `yaml:"header"`
 	At     string `yaml:"at"` // moves the decision to a later stage
+
+	BuiltIn bool   `yaml:"-"` // it is one of those that the program carries
+	Comment string `yaml:"-"` // what stands above it where it is written down
 
 	Position       Position `yaml:"-"` // of the rule
 	WhenPosition   Position `yaml:"-"` // of the first octet of the expression's text
@@ -298,7 +308,7 @@ func Default() *Config {
 			Cache: DNSCache{Entries: 100000, MaxTTL: 24 * time.Hour, NegativeMaxTTL: 15 * time.Minute, ServeStale: time.Hour},
 		},
 		Checks:  Checks{Submitter: SubmitterCheck{Match: "address"}},
-		Policy:  Policy{Mode: "enforce", BuiltIn: true},
+		Policy:  Policy{Mode: "enforce", BuiltIn: BuiltInAfter},
 		Headers: Headers{AuthenticationResults: true, ReceivedSPF: true, Received: true},
 		Limits: Limits{
 			MessageSize: 50 * MiB, HeaderSize: 256 * KiB, Recipients: 1000,

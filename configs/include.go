@@ -90,9 +90,7 @@ func (l *loader) include(cfg *Config, path, file string) {
 		}
 	}
 	cfg.Policy.Let = append(cfg.Policy.Let, inc.Let...)
-	if inc.Rules != nil {
-		cfg.Policy.Rules = slices.Concat([]Rule{}, cfg.Policy.Rules, inc.Rules)
-	}
+	cfg.Policy.Rules = slices.Concat(cfg.Policy.Rules, inc.Rules)
 	cfg.Lists = append(cfg.Lists, inc.Lists...)
 	cfg.Overrides = append(cfg.Overrides, inc.Overrides...)
 }

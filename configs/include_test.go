@@ -56,7 +56,7 @@ rules:
 	if d := cmp.Diff([]string{"own", "a1", "a2", "b"}, names); d != "" {
 		t.Error(d)
 	}
-	if c.Policy.BuiltIn || len(c.Policy.Let) != 1 || len(c.Overrides) != 1 || len(c.Policy.Overrides) != 1 {
+	if c.Policy.BuiltIn != BuiltInAfter || len(c.Policy.Let) != 1 || len(c.Overrides) != 1 || len(c.Policy.Overrides) != 1 {
 		t.Errorf("%+v", c.Policy)
 	}
 	a := filepath.Join(dir, "conf.d/10-a.yaml")
@@ -87,7 +87,7 @@ func TestIncludedListsAreNoRules(t *testing.T) {
 		"l.yaml":       "lists: [{name: trusted_forwarders, entries: [192.0.2.1]}]\n",
 	})
 	c, err := Load(Options{File: filepath.Join(dir, "postern.yaml"), NoEnvironment: true})
-	if err != nil || !c.Policy.BuiltIn || len(c.Lists) != 1 {
+	if err != nil || c.Policy.BuiltIn != BuiltInAfter || len(c.Policy.Rules) != 0 || len(c.Lists) != 1 {
 		t.Error(c, err)
 	}
 }

@@ -127,7 +127,6 @@ func (l *loader) assemble(file map[string]any, opt Options) *Config {
 	}
 	l.finish(reflect.ValueOf(cfg).Elem(), "", folder, false)
 	l.includes(cfg, folder)
-	cfg.Policy.BuiltIn = cfg.Policy.Rules == nil
 	cfg.Policy.Overrides = cfg.Overrides
 	cfg.places = l.places
 	return cfg

@@ -98,7 +98,7 @@ policy: {mode: observe, rules: []}
 	want.Limits.MessageSize, want.Limits.Recipients = 1e9, 7
 	want.Timeouts.Greeting, want.Timeouts.Command = 50*time.Millisecond, 90*time.Minute
 	want.Journal.Keep = 36 * time.Hour
-	want.Policy = Policy{Mode: "observe", Rules: []Rule{}}
+	want.Policy = Policy{Mode: "observe", BuiltIn: BuiltInAfter, Rules: []Rule{}}
 	says(t, c, want)
 	roundTrip(t, c)
 }
@@ -123,16 +123,20 @@ func TestAZeroThatIsSaidStays(t *testing.T) {
 	roundTrip(t, fromFile)
 }
 
-// A section that says only the mode must not switch the rules off.
-func TestBuiltInRulesStayUntilRulesAreGiven(t *testing.T) {
-	for text, builtIn := range map[string]bool{
-		"":                                 true,
-		"policy: {}":                       true,
-		"policy: {mode: observe}":          true,
-		"policy: {rules: ~}":               true,
-		"policy: {rules: []}":              false,
-		"policy: {rules: [{name: a}]}":     false,
-		"policy: {mode: observe, let: []}": true,
+// Nothing but its own key switches the built-in rules off.
+func TestBuiltInRulesStayUntilTheyAreSwitchedOff(t *testing.T) {
+	for text, builtIn := range map[string]string{
+		"":                             BuiltInAfter,
+		"policy: {}":                   BuiltInAfter,
+		"policy: {mode: observe}":      BuiltInAfter,
+		"policy: {rules: ~}":           BuiltInAfter,
+		"policy: {rules: []}":          BuiltInAfter,
+		"policy: {rules: [{name: a}]}": BuiltInAfter,
+		"policy: {builtin: ~, rules: [{name: a}]}":   BuiltInAfter,
+		"policy: {builtin: after}":                   BuiltInAfter,
+		"policy: {builtin: off}":                     BuiltInOff,
+		"policy: {builtin: \"off\", rules: []}":      BuiltInOff,
+		"policy: {builtin: off, rules: [{name: a}]}": BuiltInOff,
 	} {
 		c := mustLoad(t, text)
 		if c.Policy.BuiltIn != builtIn {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"reflect"
+	"slices"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -16,7 +17,25 @@ func (c *Config) YAML(all bool) ([]byte, error) {
 	if !all {
 		def = reflect.ValueOf(Default()).Elem()
 	}
-	n := toNode(reflect.ValueOf(c).Elem(), def, false)
+	return encode(toNode(reflect.ValueOf(c).Elem(), def, false))
+}
+
+// YAMLOf is YAML, without what is as by default, of some sections alone.
+func (c *Config) YAMLOf(sections ...string) ([]byte, error) {
+	n := toNode(reflect.ValueOf(c).Elem(), reflect.ValueOf(Default()).Elem(), false)
+	if n == nil {
+		return nil, nil
+	}
+	some := &yaml.Node{Kind: yaml.MappingNode}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if slices.Contains(sections, n.Content[i].Value) {
+			some.Content = append(some.Content, n.Content[i], n.Content[i+1])
+		}
+	}
+	return encode(some)
+}
+
+func encode(n *yaml.Node) ([]byte, error) {
 	if n == nil || len(n.Content) == 0 {
 		return nil, nil
 	}
@@ -55,7 +74,11 @@ func toNode(v, def reflect.Value, element bool) *yaml.Node {
 			n.Style = yaml.FlowStyle
 		}
 		for i := range v.Len() {
-			n.Content = append(n.Content, toNode(v.Index(i), reflect.Value{}, true))
+			e := toNode(v.Index(i), reflect.Value{}, true)
+			if r, ok := v.Index(i).Interface().(Rule); ok {
+				e.HeadComment = r.Comment
+			}
+			n.Content = append(n.Content, e)
 		}
 		return n
 	}
@@ -78,13 +101,6 @@ func sectionNode(v, def reflect.Value, element bool) *yaml.Node {
 		f, fdef := v.Field(i), reflect.Value{}
 		if def.IsValid() {
 			fdef = def.Field(i)
-		}
-		// The built-in rules are what no list means; an empty list means no rules.
-		if p, ok := v.Interface().(Policy); ok && key == "rules" {
-			if p.BuiltIn {
-				continue
-			}
-			fdef = reflect.Value{}
 		}
 		// What the included files say is shown as if it stood here.
 		if _, ok := v.Interface().(Policy); ok && key == "include" {

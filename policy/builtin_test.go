@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -238,5 +239,139 @@ func TestBuiltIn(t *testing.T) {
 	}
 	if chain.Last() != Message || !chain.HoldsMessage() || chain.OneDomain() {
 		t.Errorf("last %s, holds %t, one domain %t", chain.Last(), chain.HoldsMessage(), chain.OneDomain())
+	}
+}
+
+// names are those of the rules, in order.
+func names(p configs.Policy) string {
+	var all []string
+	for _, r := range p.Rules {
+		all = append(all, r.Name)
+	}
+	return strings.Join(all, " ")
+}
+
+// after is a policy of some rules with the built-in ones below them.
+func after(lines ...string) configs.Policy {
+	p := rules(lines...)
+	p.BuiltIn = configs.BuiltInAfter
+	return p
+}
+
+// TestWhole is the law by which own and built-in rules come together.
+func TestWhole(t *testing.T) {
+	all := names(BuiltIn())
+	without := func(name string) string {
+		return strings.Join(strings.Fields(strings.Replace(" "+all+" ", " "+name+" ", " ", 1)), " ")
+	}
+	for _, c := range []struct {
+		name  string
+		lines []string
+		want  string
+	}{
+		{"nothing of one's own", nil, all},
+		{"a tag", []string{`a: helo.name == "x" -> tag X-A: b`}, "a " + all},
+		{"a refusal", []string{`a: spf.result == "fail" -> reject`}, "a " + all},
+		{"in the place of a built-in one", []string{`a: helo.name == "x" -> pass`, `spf-fail: false -> reject`, `b: helo.name == "y" -> pass`}, "a spf-fail b " + without("spf-fail")},
+		{"that of postmaster", []string{`postmaster: rcpt.address == "postmaster" -> pass`, `late: dmarc.result == "fail" -> reject`}, "postmaster late " + without("postmaster")},
+		{"one that waits for the message", []string{`a: spf.result == "fail" -> reject`, `late: dmarc.result == "fail" -> reject`, `b: true -> defer`}, "a postmaster late b " + without("postmaster")},
+		{"one that waits for the header", []string{`late: header.count > 100 -> defer`}, "postmaster late " + without("postmaster")},
+		{"one that is moved there", []string{`late: spf.result == "fail" -> reject@message`}, "postmaster late " + without("postmaster")},
+		{"a tag that waits keeps nothing waiting", []string{`late: dmarc.result == "fail" -> tag X-A: b`}, "late " + all},
+	} {
+		p := after(c.lines...)
+		if got := names(Whole(p)); got != c.want {
+			t.Errorf("%s:\n got  %s\n want %s", c.name, got, c.want)
+		}
+		chain, err := Compile(p, propertyLists(t))
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if again := mustCompile(t, Whole(Whole(p)), nil); again.Fingerprint() != chain.Fingerprint() {
+			t.Errorf("%s: whole once more it is another policy", c.name)
+		}
+		if len(chain.Gaps()) != 0 && c.name != "in the place of a built-in one" {
+			t.Errorf("%s: %v", c.name, chain.Gaps())
+		}
+		for _, w := range chain.Warnings() {
+			if w.Position.File == "builtin.yaml" {
+				t.Errorf("%s: what an own rule does, no built-in one need do: %v", c.name, w)
+			}
+		}
+	}
+	off := rules(`a: helo.name == "x" -> tag X-A: b`)
+	off.BuiltIn = configs.BuiltInOff
+	if got := names(Whole(off)); got != "a" {
+		t.Errorf("off: %s", got)
+	}
+
+	// A let is read through, and the reading order within the site's own rules stays.
+	p := after(`late: strange -> reject`)
+	p.Let = []configs.Let{{Name: "deep", Is: `dkim.result == "fail"`}, {Name: "strange", Is: `deep and helo.name == "x"`}}
+	if got := names(Whole(p)); got != "postmaster late "+without("postmaster") {
+		t.Error(got)
+	}
+}
+
+// One own rule, a tag even, lets no forger in and keeps nobody from postmaster.
+func TestAnOwnRuleSwitchesNothingOff(t *testing.T) {
+	chain := mustCompile(t, after(`mine: spf.result != "pass" -> tag X-Postern-Tag: spf-softfail`), nil)
+	f := known(func(f *Facts) { f.SPF.Result = Fail })
+	if v := chain.Decide(Message, f); v.Rule != "spf-fail" || v.Disposition != DispositionReject {
+		t.Errorf("%+v", v)
+	}
+	f.Rcpt.Address = "postmaster@example.org"
+	if v := chain.Decide(Rcpt, f); v.Rule != "postmaster" || v.Disposition != DispositionPass {
+		t.Errorf("%+v", v)
+	}
+	// What an own rule and a built-in one say in the same words is said once.
+	f = known(func(f *Facts) { f.SPF.Result, f.PRA.Address = SoftFail, "a@b.example" })
+	if v := chain.Decide(Message, f); len(v.Tags) != 1 {
+		t.Errorf("%+v", v.Tags)
+	}
+	if !chain.SiteReads("spf") || chain.SiteReads("pra") || chain.SiteReads("submitter") {
+		t.Error("the site reads spf, and not what the built-in rules read")
+	}
+}
+
+// A policy that lets pass what SPF fails says so.
+func TestGaps(t *testing.T) {
+	for _, c := range []struct {
+		gap   bool
+		lines []string
+	}{
+		{true, nil},
+		{true, []string{`a: helo.name == "x" -> reject`}},
+		{true, []string{`a: dmarc.result == "fail" -> reject`}},
+		{true, []string{`a: spf.result == "fail" -> pass`}},
+		{true, []string{`a: spf.result in ["softfail", "temperror"] -> reject`}},
+		{true, []string{`a: true -> pass`, `b: spf.result == "fail" -> reject`}},
+		{true, []string{`a: spf.result == "fail" and spf.result == "pass" -> reject`}},
+		{false, []string{`a: spf.result == "fail" -> reject`}},
+		{false, []string{`a: spf.result != "pass" -> defer`}},
+		{false, []string{`a: spf.result == "fail" -> tag X-A: b`}},
+		{false, []string{`a: spf.result == "fail" and in_list("forwarders", client.ip) -> tag X-A: b`}},
+	} {
+		gaps := compile(t, c.lines...).Gaps()
+		if (len(gaps) > 0) != c.gap {
+			t.Errorf("%q: %v", c.lines, gaps)
+		}
+	}
+	if gaps := mustBuiltIn(t).Gaps(); len(gaps) != 0 {
+		t.Error(gaps)
+	}
+}
+
+// The built-in rules bear the comments of their file, and are told from others.
+func TestBuiltInRulesAreKnown(t *testing.T) {
+	p := BuiltIn()
+	for i := range p.Rules {
+		if !p.Rules[i].BuiltIn {
+			t.Errorf("%s", p.Rules[i].Name)
+		}
+	}
+	if c := p.Rules[0].Comment; !strings.HasPrefix(c, "RFC 5321 §4.5.1, RFC 2142: ") || strings.Contains(c, "#") {
+		t.Errorf("%q", c)
 	}
 }

@@ -23,7 +23,8 @@ type Chain struct {
 	tagsSize    int
 	oneDomain   bool
 	readsSize   bool
-	notes       []configs.Fault // warnings about overrides
+	notes       []configs.Fault  // warnings about overrides
+	place       configs.Position // of what says whether the built-in rules count
 	lets        []configs.Let
 }
 
@@ -70,12 +71,13 @@ func (c *compilation) faultAt(at configs.Position, format string, args ...any) {
 
 // Compile checks a policy and makes it a Chain. Every fault of every rule is in
 // the error, each a *configs.Fault that points into the rule's text, joined in
-// the order of the rules. Lists may be nil where there are none.
+// the order of the rules. Lists may be nil where there are none. The built-in rules
+// are part of it where the policy says so, see Whole.
 func Compile(p configs.Policy, lists *Lists) (*Chain, error) {
 	c := &compilation{}
-	p, lists, notes := c.overrides(p, lists)
+	p, lists, notes := c.overrides(Whole(p), lists)
 	lets := c.lets(p.Let, lists)
-	chain := &Chain{lists: lists, fingerprint: fingerprint(p), notes: notes, lets: p.Let}
+	chain := &Chain{lists: lists, fingerprint: fingerprint(p), notes: notes, lets: p.Let, place: p.BuiltInPosition}
 	names := map[string]bool{}
 	for i := range p.Rules {
 		r := c.rule(p.Rules[i], i, lets, lists)
@@ -359,7 +361,10 @@ func (c *Chain) decide(st Stage, s scope) (v Verdict) {
 		switch r.do {
 		case DispositionTag:
 			v.Disposition = DispositionTag
-			v.Tags = append(v.Tags, r.header.expand(s))
+			// Once is enough, where an own rule and a built-in one say the same.
+			if t := r.header.expand(s); !slices.Contains(v.Tags, t) {
+				v.Tags = append(v.Tags, t)
+			}
 		case DispositionPass:
 			v.Disposition, v.Decided = DispositionPass, true
 			return v

@@ -249,10 +249,7 @@ type refusing struct {
 }
 
 func refusingRules(p configs.Policy) refusing {
-	lets := map[string]map[string]bool{}
-	for _, let := range p.Let {
-		lets[let.Name] = factsIn(let.Is, lets)
-	}
+	lets := letFacts(p.Let)
 	found := refusing{rules: map[string][]int{}, facts: make([]map[string]bool, len(p.Rules))}
 	for i, r := range p.Rules {
 		if r.Do != "reject" && r.Do != "defer" {
@@ -264,6 +261,15 @@ func refusingRules(p configs.Policy) refusing {
 				found.rules[check] = append(found.rules[check], i)
 			}
 		}
+	}
+	return found
+}
+
+// letFacts returns the facts that each let reads.
+func letFacts(lets []configs.Let) map[string]map[string]bool {
+	found := map[string]map[string]bool{}
+	for _, let := range lets {
+		found[let.Name] = factsIn(let.Is, found)
 	}
 	return found
 }

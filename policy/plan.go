@@ -21,6 +21,7 @@ type Step struct {
 	HoldsMessage bool   `json:"holds_message"`
 	OneDomain    bool   `json:"one_domain"`
 	Position     string `json:"position"` // file:line:column
+	BuiltIn      bool   `json:"built_in"` // it is one of ours, and Position is in builtin.yaml
 }
 
 // Plan returns the rules in their order, with the stage of each and why.
@@ -29,7 +30,7 @@ func (c *Chain) Plan() []Step {
 	for _, r := range c.rules {
 		steps = append(steps, Step{
 			Rule: r.Name, Do: r.do.String(), When: r.When, Own: r.own, Stage: r.stage, Why: r.why(),
-			HoldsMessage: r.stage == Message, OneDomain: r.oneDomain(), Position: r.Position.String(),
+			HoldsMessage: r.stage == Message, OneDomain: r.oneDomain(), Position: r.Position.String(), BuiltIn: r.BuiltIn,
 		})
 	}
 	return steps
@@ -83,6 +84,12 @@ func (c *Chain) Needs(name string) bool {
 		}
 	}
 	return false
+}
+
+// SiteReads says whether a rule that the site wrote itself, or what such a rule
+// writes, uses a fact of a check. Overrides are the site's, the built-in rules are not.
+func (c *Chain) SiteReads(check string) bool {
+	return slices.ContainsFunc(c.rules, func(r *rule) bool { return !r.BuiltIn && r.reads(check) })
 }
 
 // Reader returns the first rule whose condition reads a fact, and where it stands;

@@ -30,7 +30,7 @@ type Verdict struct {
 	// with no rule a tag.
 	Decided bool
 	Reply   smtp.Reply   // for Defer and Reject; without the transaction id, which the proxy adds
-	Tags    []smtp.Field // of the tag rules that matched above the deciding one, in order; each Value starts with a space
+	Tags    []smtp.Field // of the tag rules that matched above the deciding one, in order, each text once; each Value starts with a space
 	Rule    string       // the rule that decided, or the last tag rule that matched; empty when none did
 	Stage   Stage        // at which Rule was decided
 }

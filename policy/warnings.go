@@ -22,7 +22,12 @@ const maxCases = 1 << 12
 func (c *Chain) Warnings() []configs.Fault {
 	warnings := slices.Clone(c.notes)
 	for i, r := range c.rules {
-		if text := c.warning(r, c.rules[:i]); text != "" {
+		above := c.rules[:i]
+		if r.BuiltIn {
+			// That an own rule does the work of a built-in one is no fault of either.
+			above = slices.DeleteFunc(slices.Clone(above), func(a *rule) bool { return !a.BuiltIn })
+		}
+		if text := c.warning(r, above); text != "" {
 			warnings = append(warnings, configs.Fault{Position: textPosition(r.WhenPosition, r.Position, r.Name), Text: fmt.Sprintf("rule %q %s", r.Name, text)})
 		}
 	}
@@ -72,6 +77,31 @@ func (c *Chain) warning(r *rule, above []*rule) string {
 	return ""
 }
 
+// Gaps returns what the policy as a whole leaves open though one would think that
+// it does not: no rule that gets its turn refuses or tags a message for that SPF
+// failed.
+func (c *Chain) Gaps() []configs.Fault {
+	for i, r := range c.rules {
+		if r.do != DispositionPass && r.catchesSPF() && c.warning(r, c.rules[:i]) == "" {
+			return nil
+		}
+	}
+	return []configs.Fault{{Position: c.place, Text: "no rule refuses or tags by spf.result: a message whose sender's domain says that this client may not send for it passes untouched; policy.builtin: after adds the built-in rules, which refuse it"}}
+}
+
+// catchesSPF says whether the rule reads spf.result and may match where that is fail.
+func (r *rule) catchesSPF() bool {
+	result := vocabulary["spf.result"]
+	if _, reads := r.facts[result]; !reads {
+		return false
+	}
+	if cases([]*rule{r}) > maxCases {
+		return true
+	}
+	others := slices.DeleteFunc(variables([]*rule{r}), func(v *variable) bool { return v.fact == result })
+	return try(imagine(Facts{SPF: SPF{Result: Fail}}), others, r.when.truth)
+}
+
 // cases counts the combinations of values of the rules' variables, up to a
 // little above maxCases.
 func cases(rules []*rule) int {
@@ -87,20 +117,19 @@ func cases(rules []*rule) int {
 // possible says whether some combination of values of the rules' variables
 // makes the condition true.
 func possible(rules []*rule, condition func(scope) bool) bool {
-	s := imagine(Facts{})
-	all := variables(rules)
-	var try func(i int) bool
-	try = func(i int) bool {
-		if i == len(all) {
-			return condition(s)
-		}
-		for value := range all[i].count() {
-			all[i].set(s, value)
-			if try(i + 1) {
-				return true
-			}
-		}
-		return false
+	return try(imagine(Facts{}), variables(rules), condition)
+}
+
+// try says whether some combination of values of variables makes the condition true.
+func try(s scope, all []*variable, condition func(scope) bool) bool {
+	if len(all) == 0 {
+		return condition(s)
 	}
-	return try(0)
+	for value := range all[0].count() {
+		all[0].set(s, value)
+		if try(s, all[1:], condition) {
+			return true
+		}
+	}
+	return false
 }

@@ -348,7 +348,7 @@ func TestE2EPostfixKilledDuringData(t *testing.T) {
 	mta := startPostfix(t)
 	// A policy that needs nothing of the body, so that it is streamed as it comes
 	// and Postfix dies with a part of the message in its hands.
-	p := startPosternOn(t, freePort(t), mta.port, "policy: {rules: []}\n")
+	p := startPosternOn(t, freePort(t), mta.port, "policy: {builtin: off}\n")
 	s, _ := dial(t, p.addr(), honest)
 	s.say("250", "EHLO mx.sender.example")
 	s.say("250 ", "MAIL FROM:<alice@sender.example>")

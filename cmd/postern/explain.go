@@ -78,11 +78,7 @@ func explain(src journalSource, id, recipient string) (view, error) {
 	if recipient != "" && !hasRecipient(r, recipient) {
 		return view{}, usageError{fmt.Errorf("--rcpt %s: the transaction has no such recipient", recipient)}
 	}
-	from := "the built-in policy"
-	if !cfg.Policy.BuiltIn {
-		from = cfg.At("policy.rules").File
-	}
-	return newView(r, now.chain, from, recipient), nil
+	return newView(r, now.chain, policySource(cfg), recipient), nil
 }
 
 func hasRecipient(r *journal.Record, address string) bool {

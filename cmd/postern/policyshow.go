@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,7 +16,7 @@ import (
 
 func newPolicy() *cobra.Command {
 	var opt configs.Options
-	var listChecks bool
+	var listChecks, asYAML bool
 	show := &cobra.Command{
 		Use: "show", Short: "Print the rules in order, the stage each is decided at, and why", Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -24,9 +26,18 @@ func newPolicy() *cobra.Command {
 			}
 			defer p.close(nil)
 			var b strings.Builder
-			if listChecks {
+			switch {
+			case listChecks && asYAML:
+				return usageError{errors.New("say --checks or --yaml, not both")}
+			case asYAML:
+				text, err := policyYAML(p.config)
+				if err != nil {
+					return err
+				}
+				b.Write(text)
+			case listChecks:
 				showChecks(&b, p)
-			} else {
+			default:
 				showPolicy(&b, p)
 			}
 			_, err = io.WriteString(cmd.OutOrStdout(), b.String())
@@ -35,19 +46,21 @@ func newPolicy() *cobra.Command {
 	}
 	configFlag(show, &opt.File)
 	show.Flags().BoolVar(&listChecks, "checks", false, "the checks instead: what is measured, when, and whether somebody wants it")
+	show.Flags().BoolVar(&asYAML, "yaml", false, "the resulting rules, with lists and overrides, as a configuration file would have them: to copy")
 	return group("policy", "Look at the policy, and test it", show, newPolicyTest())
 }
 
 func showPolicy(b *strings.Builder, p *parts) {
-	source := "The policy of " + p.config.At("policy.rules").File
-	if p.config.Policy.BuiltIn {
-		source = "No rules are configured: the built-in policy"
-	}
-	fmt.Fprintf(b, "%s, mode %s.\n", source, p.config.Policy.Mode)
+	source := policySource(p.config)
+	fmt.Fprintf(b, "%s, mode %s.\n", strings.ToUpper(source[:1])+source[1:], p.config.Policy.Mode)
 	if p.config.Policy.Mode == "observe" {
 		b.WriteString("It is computed, logged and counted; nothing is refused.\n")
 	}
 	steps := p.rules.chain.Plan()
+	builtIn := map[string]bool{}
+	for _, r := range policy.BuiltIn().Rules {
+		builtIn[r.Name] = p.config.Policy.BuiltIn == configs.BuiltInAfter
+	}
 	if len(steps) == 0 {
 		b.WriteString("There are no rules: everything passes.\n")
 	} else {
@@ -66,16 +79,61 @@ func showPolicy(b *strings.Builder, p *parts) {
 		if s.OneDomain {
 			b.WriteString("    cost    one recipient domain a transaction: the others hear 452 and come again\n")
 		}
-		if !p.config.Policy.BuiltIn || strings.HasPrefix(s.Rule, configs.OverrideMark) {
-			fmt.Fprintf(b, "    from    %s\n", s.Position)
+		from := origin(s, builtIn)
+		if next := slices.IndexFunc(steps[i:], func(s policy.Step) bool { return !s.BuiltIn && !strings.HasPrefix(s.Rule, configs.OverrideMark) }); s.BuiltIn && next > 0 {
+			from += fmt.Sprintf(": it stands above rule %q, which waits for the message, since recipients cannot be told apart any more then", steps[i+next].Rule)
 		}
+		fmt.Fprintf(b, "    from    %s\n", from)
 	}
-	for _, w := range p.rules.chain.Warnings() {
+	for _, w := range append(p.rules.chain.Warnings(), p.rules.chain.Gaps()...) {
 		b.WriteString("\nwarning: " + configs.Render(&w, nil))
 	}
-	if p.config.Policy.BuiltIn {
-		fmt.Fprintf(b, "\nAs a configuration file would have it:\n\n%s", policy.BuiltInYAML)
+}
+
+// origin says where a rule comes from.
+func origin(s policy.Step, builtIn map[string]bool) string {
+	switch {
+	case s.BuiltIn:
+		return "the built-in policy"
+	case builtIn[s.Rule]:
+		return s.Position + ", in place of the built-in rule of this name"
 	}
+	return s.Position
+}
+
+// policySource says in words which rules are in force.
+func policySource(cfg *configs.Config) string {
+	own := "the rules of " + cfg.At("policy.rules").File
+	switch {
+	case cfg.Policy.BuiltIn == configs.BuiltInOff && len(cfg.Policy.Rules) == 0:
+		return "no rules at all (policy.builtin: off)"
+	case cfg.Policy.BuiltIn == configs.BuiltInOff:
+		return own + " alone (policy.builtin: off)"
+	case len(cfg.Policy.Rules) == 0:
+		return "the built-in rules"
+	}
+	return own + ", then the built-in ones"
+}
+
+// policyYAML is everything that makes the policy, with the rules as they result from
+// own, included and built-in ones: it can be copied into a configuration, or stand
+// as a candidate by itself.
+func policyYAML(cfg *configs.Config) ([]byte, error) {
+	p := policy.Whole(cfg.Policy)
+	p.BuiltIn, p.Include, p.Candidate = configs.BuiltInOff, nil, ""
+	for i := range p.Rules {
+		r := &p.Rules[i]
+		from := "From " + r.Position.String() + "."
+		if r.BuiltIn {
+			from = "Built-in."
+		}
+		r.Comment = strings.TrimSpace(from + "\n" + r.Comment)
+	}
+	text, err := (&configs.Config{Lists: cfg.Lists, Policy: p, Overrides: cfg.Overrides}).YAMLOf("lists", "policy", "overrides")
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte("# The policy as it results, by postern policy show --yaml.\n"), text...), nil
 }
 
 func showChecks(b *strings.Builder, p *parts) {

@@ -34,11 +34,7 @@ func buildRulesAt(cfg *configs.Config, now func() time.Time) (rules, error) {
 		// The rules may be right all the same: a file that cannot be read is no unknown list.
 		r.lists = namesOnly(cfg.Lists)
 	}
-	p := cfg.Policy
-	if p.BuiltIn {
-		p.Rules = policy.BuiltIn().Rules
-	}
-	r.chain, ruleFault = policy.Compile(p, r.lists)
+	r.chain, ruleFault = policy.Compile(cfg.Policy, r.lists)
 	return r, errors.Join(listFault, ruleFault)
 }
 
@@ -53,7 +49,7 @@ func loadRules(file string) (rules, error) {
 
 // warnings are what is legal and hardly meant.
 func (r *rules) warnings() []configs.Fault {
-	warnings := r.chain.Warnings()
+	warnings := append(r.chain.Warnings(), r.chain.Gaps()...)
 	for _, e := range r.lists.Expired() {
 		warnings = append(warnings, configs.Fault{Position: e.Position, Text: fmt.Sprintf("list %s: %s has expired", e.List, e.Value)})
 	}

@@ -55,10 +55,7 @@ func (s *service) status() (all []admin.Detail) {
 			add(name, "not reloaded at "+r.at.UTC().Format(time.RFC3339)+", the old ones are in force: "+oneLine(r.err), true)
 		}
 	}
-	policy := "the rules of the configuration"
-	if p.config.Policy.BuiltIn {
-		policy = "the built-in rules"
-	}
+	policy := policySource(p.config)
 	if p.config.Policy.Mode == "observe" {
 		policy += ", mode observe: nothing is refused"
 	}

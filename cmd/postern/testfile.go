@@ -25,7 +25,8 @@ import (
 // testFile is a file of tests. The rules are those of a configuration, those
 // that stand in the file itself, or the built-in ones.
 type testFile struct {
-	Policy    string             `yaml:"policy" path:"file"` // a configuration
+	Policy    string             `yaml:"policy" path:"file"`        // a configuration
+	BuiltIn   string             `yaml:"builtin" words:"after off"` // as in a configuration
 	Let       []configs.Let      `yaml:"let"`
 	Rules     []configs.Rule     `yaml:"rules"`
 	Lists     []configs.List     `yaml:"lists"` // in place of those of the same name
@@ -89,7 +90,7 @@ var plainCase = testCase{Client: "192.0.2.1", Helo: "client.example", MailFrom: 
 
 // readTestFile reads a file of tests and fills in what its cases leave out.
 func readTestFile(file string, src []byte) (*testFile, error) {
-	t := &testFile{file: file}
+	t := &testFile{file: file, BuiltIn: configs.BuiltInAfter}
 	if err := configs.Decode(file, src, t); err != nil {
 		return nil, err
 	}
@@ -100,7 +101,7 @@ func readTestFile(file string, src []byte) (*testFile, error) {
 	if len(t.Cases) == 0 {
 		fault(configs.Position{File: file, Line: 1, Column: 1}, "there are no cases")
 	}
-	if t.Policy != "" && (t.Rules != nil || t.Let != nil) {
+	if t.Policy != "" && (t.Rules != nil || t.Let != nil || t.BuiltIn != configs.BuiltInAfter) {
 		fault(configs.Position{File: file, Line: 1, Column: 1}, "the rules are in the file that policy names, or here, not both")
 	}
 	if _, err := t.day(); err != nil {
@@ -248,7 +249,7 @@ func (t *testFile) config() (*configs.Config, error) {
 		return nil, err
 	}
 	if t.Policy == "" {
-		cfg.Policy.Let, cfg.Policy.Rules, cfg.Policy.BuiltIn = t.Let, t.Rules, t.Rules == nil
+		cfg.Policy.Let, cfg.Policy.Rules, cfg.Policy.BuiltIn = t.Let, t.Rules, t.BuiltIn
 		cfg.TLS.ClientCertificates.Mode = "request"
 	}
 	cfg.Overrides = append(cfg.Overrides, t.Overrides...)

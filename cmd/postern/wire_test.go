@@ -40,7 +40,7 @@ func TestReloadTakesOverWhatHasNotChanged(t *testing.T) {
 	for text, kept := range map[string]string{
 		backends + "limits: {recipients: 5}\n":         "resolver backends tls",
 		"\n\n" + backends:                              "resolver backends tls", // other lines are no other words
-		backends + "policy: {rules: []}\n":             "resolver backends tls",
+		backends + "policy: {builtin: off}\n":          "resolver backends tls",
 		backends + "timeouts: {backend_connect: 1s}\n": "resolver tls",
 		strings.Replace(backends, "10025", "10026", 1): "resolver tls",
 		backends + "tls: {min_version: \"1.3\"}\n":     "resolver backends",
@@ -68,16 +68,16 @@ func TestReloadTakesOverWhatHasNotChanged(t *testing.T) {
 func TestChecksRunForSomebody(t *testing.T) {
 	const none = "headers: {received: false, received_spf: false, authentication_results: false}\n"
 	for text, want := range map[string]string{
-		"policy: {rules: []}\n":        "iprev spf spf_helo submitter pra",
-		none + "policy: {rules: []}\n": "",
-		none + "policy: {rules: [{name: a, when: spf.result == \"fail\", do: reject}]}\n": "spf",
-		none + "policy: {rules: [{name: a, when: mx.result == \"fail\", do: reject}]}\n":  "mx",
+		"policy: {builtin: off}\n":        "iprev spf spf_helo submitter pra",
+		none + "policy: {builtin: off}\n": "",
+		none + "policy: {builtin: off, rules: [{name: a, when: spf.result == \"fail\", do: reject}]}\n": "spf",
+		none + "policy: {builtin: off, rules: [{name: a, when: mx.result == \"fail\", do: reject}]}\n":  "mx",
 		none: "mx spf submitter pra dkim dmarc", // the built-in policy
-		none + "policy: {rules: [{name: a, when: client.name == \"\", do: reject}]}\n":                          "iprev",
-		none + "policy: {rules: [{name: a, when: '\"x.example\" in dkim.domains', do: pass}]}\n":                "dkim",
-		none + "policy: {rules: []}\nbackends: [{name: m, addresses: [\"a.example:25\"], identity: xclient}]\n": "iprev",
-		none + "policy: {rules: []}\njournal: {path: /nowhere}\n":                                               "iprev mx spf spf_helo submitter dnsbl pra",
-		"headers: {received: false, received_spf: true, authentication_results: false}\npolicy: {rules: []}\n":  "spf spf_helo submitter pra",
+		none + "policy: {builtin: off, rules: [{name: a, when: client.name == \"\", do: reject}]}\n":               "iprev",
+		none + "policy: {builtin: off, rules: [{name: a, when: '\"x.example\" in dkim.domains', do: pass}]}\n":     "dkim",
+		none + "policy: {builtin: off}\nbackends: [{name: m, addresses: [\"a.example:25\"], identity: xclient}]\n": "iprev",
+		none + "policy: {builtin: off}\njournal: {path: /nowhere}\n":                                               "iprev mx spf spf_helo submitter dnsbl pra",
+		"headers: {received: false, received_spf: true, authentication_results: false}\npolicy: {builtin: off}\n":  "spf spf_helo submitter pra",
 	} {
 		p := built(t, text, nil)
 		var got []string
