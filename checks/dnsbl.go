@@ -40,7 +40,7 @@ func askLists(ctx context.Context, r Resolver, lists []dnsList, f *policy.Facts)
 	found := make([]listing, len(lists))
 	// What iprev finds is not known yet: the checks of a stage run side by side.
 	// A list of reverse names looks for itself, once for all of them.
-	reverse := sync.OnceValue(func() string { name, _ := iprev(ctx, r, f.Client.Addr()); return name })
+	reverse := sync.OnceValue(func() string { return iprev(ctx, r, f.Client.Addr()).Name })
 	var wg sync.WaitGroup
 	for i := range lists {
 		wg.Go(func() {
