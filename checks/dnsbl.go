@@ -40,7 +40,7 @@ func askLists(ctx context.Context, r Resolver, lists []dnsList, f *policy.Facts)
 	found := make([]listing, len(lists))
 	// What iprev finds is not known yet: the checks of a stage run side by side.
 	// A list of reverse names looks for itself, once for all of them.
-	reverse := sync.OnceValue(func() string { return iprev(ctx, r, f.Client.Addr()).Name })
+	reverse := sync.OnceValue(func() string { name, _ := iprev(ctx, r, f.Client.Addr()); return name })
 	var wg sync.WaitGroup
 	for i := range lists {
 		wg.Go(func() {
@@ -177,8 +177,10 @@ func (l *dnsList) ask(ctx context.Context, r Resolver, name string) listing {
 }
 
 // judge reads one return code. 127.255.255.0/24 is how lists say that we asked
-// wrongly (too often, through a public resolver): taken for a listing it would
-// refuse all mail. What is outside 127.0.0.0/8 is a parked domain or a resolver
+// wrongly (too often, through a public resolver), and so is 127.0.0.1 at several of
+// them, which RFC 5782 §2.1 advises against as a listing: taken for one it would
+// refuse all mail. A list that lists by 127.0.0.1 all the same is believed where the
+// configuration names the code. What is outside 127.0.0.0/8 is a parked domain or a resolver
 // that invents answers (RFC 5782 §2.3).
 func (l *dnsList) judge(code netip.Addr) listing {
 	if !code.Is4() || code.As4()[0] != 127 {
@@ -187,16 +189,22 @@ func (l *dnsList) judge(code netip.Addr) listing {
 	if b := code.As4(); b[1] == 255 && b[2] == 255 {
 		return listingTrouble
 	}
-	if len(l.codes) == 0 {
-		return listingYes
-	}
 	for _, r := range l.codes {
 		if r.first.Compare(code) <= 0 && code.Compare(r.last) <= 0 {
 			return listingYes
 		}
 	}
+	switch {
+	case code == loopback:
+		return listingTrouble
+	case len(l.codes) == 0:
+		return listingYes
+	}
 	return listingNo
 }
+
+// loopback is what some lists answer to those whom they do not serve.
+var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 // codeRange is a range of return codes, both ends in it.
 type codeRange struct{ first, last netip.Addr }

@@ -22,8 +22,8 @@ type DNSBLAnswer struct {
 	Name  string       // as it was asked for
 	Codes []netip.Addr // none: it is not listed, or Err
 	Err   error        // it could not be read
-	// Refused says that a code tells of an error: 127.255.255.0/24, by which lists say
-	// that they do not answer us.
+	// Refused says that a code tells of an error: 127.255.255.0/24, or 127.0.0.1 where
+	// it is not configured, by which lists say that they do not answer us.
 	Refused bool
 }
 
