@@ -46,6 +46,10 @@ type Limits struct {
 	// takes what it can get then has a half of All, and seven have an eighth each
 	// and leave an eighth, whatever they do.
 	Each int64
+	// Leave is, where Each is 0, how many times as much as it has one client leaves
+	// free for others; 0: once. Where it is 4, seven have an eleventh each, and leave
+	// four.
+	Leave int64
 }
 
 // Bound says which bound was reached.
@@ -103,7 +107,7 @@ func (b *Budget) bound(c Client, n int64, l Limits) Bound {
 		case l.Each > 0:
 			return has+n > l.Each*factor
 		}
-		return has > 0 && has+n > free
+		return has > 0 && (has+n)*max(1, l.Leave) > free
 	}
 	switch {
 	case over(c.Address, 1):

@@ -87,6 +87,23 @@ func TestGreedyClientsLeaveSomething(t *testing.T) {
 	}
 }
 
+// TestLeave: where others are to find more than as much again.
+func TestLeave(t *testing.T) {
+	for leave, want := range map[int64]int64{1: 99, 2: 88, 4: 72} {
+		var b Budget
+		l := Limits{All: 792, Leave: leave}
+		for took := true; took; {
+			took = false
+			for i := range 7 {
+				took = b.Take(of(fmt.Sprintf("192.0.2.%d", i+1)), 1, l) == None || took
+			}
+		}
+		if has := b.By(of("192.0.2.7")); has != want {
+			t.Errorf("each leaves %d times what it has, and has %d, want %d; %d are free", leave, has, want, l.All-b.Used())
+		}
+	}
+}
+
 // TestTheFirstIsBoundedByAllAlone: where there is little, a client gets one all the same.
 func TestTheFirstIsBoundedByAllAlone(t *testing.T) {
 	var b Budget
