@@ -30,6 +30,7 @@ type Metrics struct {
 	replies       *counters
 
 	dnsQueries  *counters
+	dnsRefused  *counters
 	dnsDuration prometheus.Observer
 	dnsEntries  atomic.Pointer[func() float64]
 	dnsHealthy  atomic.Pointer[func() bool]
@@ -90,6 +91,10 @@ func New() *Metrics {
 	m.replies = counter("replies_total", "Replies to clients, by code and enhanced status code.", "code", "enhanced")
 
 	m.dnsQueries = counter("dns_queries_total", "DNS look-ups, by how they were answered.", "type", "outcome")
+	m.dnsRefused = counter("dns_refused_total", "DNS look-ups that were not made since too many were under way: of the client or its network, in all, or for a connection to be free in time.", "bound")
+	for _, bound := range []string{"client", "network", "all", "connections"} {
+		m.dnsRefused.get(bound, "") // 0 from the start, so that the first one is a rise
+	}
 	m.dnsDuration = f.NewHistogram(histogram("dns_query_duration_seconds", "Time of one exchange with a DNS server.", waitBuckets))
 	f.NewGaugeFunc(gauge("dns_cache_entries", "DNS answers in the cache."), func() float64 {
 		if count := m.dnsEntries.Load(); count != nil {
@@ -209,6 +214,14 @@ func (m *Metrics) Reply(code int, enhanced string) {
 func (m *Metrics) DNSQuery(rrtype, outcome string) {
 	if m != nil {
 		m.dnsQueries.get(rrtype, outcome).Inc()
+	}
+}
+
+// DNSRefused counts a DNS look-up that was not made, by the bound that was
+// reached: client, network, all or connections.
+func (m *Metrics) DNSRefused(bound string) {
+	if m != nil {
+		m.dnsRefused.get(bound, "").Inc()
 	}
 }
 

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"postern/policy"
 	"postern/policy/journal"
 	"postern/proxy/backend"
+	"postern/proxy/share"
 	"postern/proxy/smtp"
 )
 
@@ -46,6 +48,7 @@ type transaction struct {
 	// turnedAway is what the backend had to say on this client, told who it is.
 	turnedAway smtp.Reply
 
+	ctx     context.Context // of its checks: the server's, and on whose behalf they ask
 	trace   *dnscache.Trace
 	ran     []checks.Ran
 	took    map[string]float64
@@ -210,14 +213,18 @@ func digits(v string) bool {
 
 // runChecks runs the checks of a stage for the current transaction.
 func (s *session) runChecks(st policy.Stage, msg checks.Message) {
-	ctx := s.context()
-	if s.set.TraceDNS {
-		if s.tx.trace == nil {
-			s.tx.trace = new(dnscache.Trace)
+	if s.tx.ctx == nil {
+		t := new(dnscache.Transaction)
+		if !s.unrationed {
+			t.Client = share.Of(s.addr.Addr())
 		}
-		ctx = dnscache.WithTrace(ctx, s.tx.trace)
+		s.tx.ctx = dnscache.WithTransaction(s.context(), t)
+		if s.set.TraceDNS {
+			s.tx.trace = new(dnscache.Trace)
+			s.tx.ctx = dnscache.WithTrace(s.tx.ctx, s.tx.trace)
+		}
 	}
-	s.tx.ran = append(s.tx.ran, s.set.Checks.Run(ctx, st, &s.tx.facts, msg)...)
+	s.tx.ran = append(s.tx.ran, s.set.Checks.Run(s.tx.ctx, st, &s.tx.facts, msg)...)
 }
 
 // judge asks the chain what follows from the facts at a stage. It returns the
@@ -428,10 +435,8 @@ func (s *session) forward(r *recipient, params []smtp.Param) smtp.Reply {
 func (s *session) asClient() backend.Client {
 	c := backend.Client{
 		Addr: s.addr, Name: s.tx.facts.Client.Name, Helo: s.heloName.Name, ESMTP: s.esmtp, TLS: s.tls != nil,
+		NameTemporary: s.tx.facts.Iprev.Result == policy.TempError,
 	}
-	c.ReverseName = s.tx.facts.Iprev.Reverse
-	c.NameTemporary = s.tx.facts.Iprev.Result == policy.TempError
-	c.ReverseTemporary = c.NameTemporary && c.ReverseName == ""
 	c.Local = addrPort(s.conn.LocalAddr())
 	if s.tls != nil {
 		c.TLSVersion, c.TLSCipher = "TLSv"+s.tls.Version, s.tls.Cipher
@@ -447,7 +452,7 @@ func (s *session) asClient() backend.Client {
 func (s *session) stillTrue() bool {
 	f, told := &s.tx.facts, s.bc.Client()
 	return told.Helo == f.Helo.Name && told.ESMTP == s.esmtp && told.TLS == (s.tls != nil) &&
-		told.Name == f.Client.Name && told.ReverseName == f.Iprev.Reverse && told.NameTemporary == (f.Iprev.Result == policy.TempError)
+		told.Name == f.Client.Name && told.NameTemporary == (f.Iprev.Result == policy.TempError)
 }
 
 // forwardParams is what of MAIL's parameters goes on to a backend with those

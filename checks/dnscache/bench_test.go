@@ -137,7 +137,7 @@ func BenchmarkEntryBytes(b *testing.B) {
 					q := question{fmt.Sprintf("domain%d.example", i), typeTXT}
 					s := k.of(q.name)
 					s.mu.Lock()
-					s.put(q, make(i))
+					s.put(q, make(i), 0)
 					s.mu.Unlock()
 				}
 				runtime.GC()

@@ -33,7 +33,8 @@ type entry struct {
 	ips  []net.IPAddr
 	err  *net.DNSError // of all kinds but kindFound; shared by all who hit it
 
-	hits atomic.Uint32 // up to prefetchHits
+	hits         atomic.Uint32 // up to prefetchHits
+	contradicted atomic.Bool   // of a found one: somebody said since that there is no such name
 }
 
 // prefetch: an answer that was asked for this often, and is in the last tenth
@@ -111,7 +112,7 @@ type cache struct {
 // shard is a part of the cache, with the queries under way for its names.
 type shard struct {
 	found    *lru.Cache[question, *entry]
-	negative *lru.Cache[question, *entry] // NODATA, NXDOMAIN (by name alone: rrtype 0) and failures
+	negative *lru.Cache[question, *entry] // NODATA, NXDOMAIN (mostly by name alone: rrtype 0) and failures
 
 	maxFound, maxNegative int // entries
 
@@ -166,15 +167,20 @@ func (k *cache) get(s *shard, q question, now int64) (fresh, stale *entry) {
 		if now < e.expires {
 			return e, nil
 		}
-		if now < e.expires+k.stale {
+		if now < e.expires+k.stale && !e.contradicted.Load() {
 			stale = e
 		}
 	}
-	if e, ok := s.negative.Get(q); ok && now < e.expires {
-		return e, stale
+	own, ok := s.negative.Get(q)
+	if ok = ok && now < own.expires; ok && own.kind != kindFailure {
+		return own, nil
 	}
-	if e, ok := s.negative.Get(question{name: q.name}); ok && now < e.expires {
+	// What is known of the name is better than that nobody could tell of the type.
+	if e, known := s.negative.Get(question{name: q.name}); known && now < e.expires {
 		return e, nil
+	}
+	if ok {
+		return own, stale
 	}
 	return nil, stale
 }
@@ -188,7 +194,7 @@ func (s *shard) failed(q question, now int64) bool {
 
 // put stores an answer, in the place of what it contradicts. The shard is
 // locked.
-func (s *shard) put(q question, e *entry) {
+func (s *shard) put(q question, e *entry, now int64) {
 	switch e.kind {
 	case kindFound:
 		s.remove(s.negative, q)
@@ -205,13 +211,45 @@ func (s *shard) put(q question, e *entry) {
 		s.remove(s.found, q)
 		s.remove(s.negative, question{name: q.name})
 		s.set(s.negative, s.maxNegative, q, e)
-	case kindNXDomain: // RFC 2308 §5: for all types
-		s.remove(s.found, q)
-		s.remove(s.negative, q)
-		s.set(s.negative, s.maxNegative, question{name: q.name}, e)
+	case kindNXDomain:
+		s.putNXDomain(q, e, now)
 	case kindFailure:
 		s.set(s.negative, s.maxNegative, q, e)
 	}
+}
+
+// putNXDomain stores that there is no such name: for all its types (RFC 2308 §5,
+// RFC 8020 §2), and what was known of any of them goes, lest it stand in later.
+//
+// It holds for its own type alone while an answer of another type is in its time:
+// then one of the two is wrong, and there are servers that say NXDOMAIN for the
+// AAAA of a host that has an A (RFC 4074 §4.2). The addresses of such a host must
+// not go from an SPF record with it.
+//
+// NOT: for the names below as well, as RFC 8020 would have it. The name may be an
+// alias, which exists, and names below it do too. And servers of DNS lists, above
+// all, answer NXDOMAIN for names that have nothing but names below them; Unbound
+// cuts there only what DNSSEC has proven, which we do not ask for. What is below
+// costs a query more; a listing that is overlooked costs more than that.
+func (s *shard) putNXDomain(q question, e *entry, now int64) {
+	doubtful := false
+	for _, t := range types {
+		known, ok := s.found.Peek(question{q.name, t})
+		if ok = ok && t != q.rrtype && now < known.expires; ok {
+			known.contradicted.Store(true)
+			doubtful = true
+		}
+	}
+	if doubtful {
+		s.remove(s.found, q)
+		s.set(s.negative, s.maxNegative, q, e)
+		return
+	}
+	for _, t := range types {
+		s.remove(s.found, question{q.name, t})
+		s.remove(s.negative, question{q.name, t})
+	}
+	s.set(s.negative, s.maxNegative, question{name: q.name}, e)
 }
 
 // set stores an entry. The bounds are kept here and NOT: by the caches, which

@@ -46,8 +46,8 @@ func TestCacheIsBounded(t *testing.T) {
 			}
 			s := k.of(q.name)
 			s.mu.Lock()
-			s.put(q, e)
-			s.put(q, e) // in its own place
+			s.put(q, e, 0)
+			s.put(q, e, 0) // in its own place
 			s.mu.Unlock()
 		}
 	}
@@ -90,7 +90,7 @@ func TestAnswersContradict(t *testing.T) {
 	put := func(rr rrtype, kind kind, ttl uint32) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.put(question{name, rr}, &entry{kind: kind, ttl: ttl, expires: 100})
+		s.put(question{name, rr}, &entry{kind: kind, ttl: ttl, expires: 100}, 0)
 	}
 	is := func(rr rrtype, want string) {
 		t.Helper()
@@ -113,6 +113,22 @@ func TestAnswersContradict(t *testing.T) {
 	is(typeTXT, "nodata")
 	put(typeTXT, kindFound, 0) // for one use only
 	is(typeTXT, "unknown")
+
+	// While another type is there, NXDOMAIN is for its own type alone. Afterwards
+	// it is for all, and nothing of what was there stands in.
+	put(typeA, kindFound, 60)
+	put(typeAAAA, kindNXDomain, 60)
+	is(typeA, "found")
+	is(typeAAAA, "nxdomain")
+	is(typeTXT, "unknown")
+	put(typeA, kindNXDomain, 60)
+	for _, rr := range types {
+		is(rr, "nxdomain")
+	}
+	put(typeMX, kindFailure, 5) // asked for before the NXDOMAIN came
+	is(typeMX, "nxdomain")
+	put(typeMX, kindFound, 0)
+	is(typeMX, "unknown")
 	if n, octets, counted := held(k); n != 0 || octets != 0 || counted != 0 {
 		t.Errorf("%d entries of %d octets, counted as %d", n, octets, counted)
 	}

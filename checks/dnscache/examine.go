@@ -129,7 +129,7 @@ func (r *Resolver) once(ctx context.Context, s *server, q *query, network string
 		if err != nil {
 			return nil, 0, err
 		}
-		defer s.pool.drop(conn)
+		defer conn.Close()
 		defer context.AfterFunc(ctx, func() { conn.Close() })()
 		msg, err = converse(conn, q)
 		return msg, 0, err

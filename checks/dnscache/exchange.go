@@ -185,7 +185,7 @@ func (r *Resolver) exchange(ctx context.Context, s *server, q question, edns boo
 		case errors.Is(err, errCase):
 			// Forged, or a server that does not keep the case. TCP is beyond a
 			// forger's reach; a server without TCP is asked in lower case.
-			if a, err = r.stream(ctx, s, q, true, edns); err == nil || ctx.Err() != nil {
+			if a, err = r.stream(ctx, s, q, true, edns); err == nil || ctx.Err() != nil || errors.Is(err, errCut) {
 				return a, err
 			}
 			s.oneCase.Store(r.now().Add(notAgain).UnixNano())
@@ -204,6 +204,10 @@ func (r *Resolver) exchange(ctx context.Context, s *server, q question, edns boo
 const (
 	errTruncated = answerError("truncated")
 	errCase      = answerError("the case of the name was not kept")
+	// errCut is the end of it: what was left out may be the record that counts, and
+	// there is no larger answer to be had from this server (RFC 1035 §4.1.1: TC is
+	// for what did not fit the channel, and a stream takes all that a message holds).
+	errCut = answerError("truncated, though it came by a stream")
 )
 
 // within runs f on a connection that is closed when ctx ends or the time of a
@@ -277,12 +281,22 @@ func (r *Resolver) datagram(ctx context.Context, s *server, asked question, mixC
 }
 
 // stream asks by TCP or TLS, over a connection of the pool. One that was idle
-// may have been closed meanwhile; then the next is taken, a new one at last.
+// may have been closed meanwhile; then the next is taken, a new one at last. The
+// wait for one is no fault of the server's, so its time has not begun yet.
 func (r *Resolver) stream(ctx context.Context, s *server, asked question, mixCase, edns bool) (*answer, error) {
 	q, err := newQuery(asked, mixCase, edns)
 	if err != nil {
 		return nil, err
 	}
+	client := transactionOf(ctx).client()
+	if !s.pool.turnstile.enter(ctx, client, r.timeout) {
+		if ctx.Err() != nil {
+			return nil, errContext(ctx, q.name)
+		}
+		r.metrics.DNSRefused(string(boundConnections))
+		return nil, busy{errTimeout(q.name, s.address, textBusy)}
+	}
+	defer s.pool.turnstile.leave(client)
 	return r.within(ctx, s, q.name, func(ctx context.Context) (*answer, error) {
 		for {
 			conn, reused, err := s.pool.get(ctx, r, s)
@@ -292,7 +306,7 @@ func (r *Resolver) stream(ctx context.Context, s *server, asked question, mixCas
 			stop := context.AfterFunc(ctx, func() { conn.Close() })
 			msg, err := converse(conn, q)
 			if !stop() || err != nil {
-				s.pool.drop(conn)
+				conn.Close()
 				if err != nil && reused && ctx.Err() == nil {
 					continue
 				}
@@ -304,6 +318,9 @@ func (r *Resolver) stream(ctx context.Context, s *server, asked question, mixCas
 			}
 			if q.mixed && q.match(msg) == matchCase {
 				s.oneCase.Store(r.now().Add(notAgain).UnixNano()) // it was no forger
+			}
+			if truncated(msg) {
+				return nil, errCut
 			}
 			return parse(msg, q.question)
 		}

@@ -150,7 +150,7 @@ func (h *health) probe() {
 			case <-r.ctx.Done():
 				return
 			}
-			if h.probed(h.failing()) {
+			if h.probed(h.failing()) || r.retired.Load() {
 				return
 			}
 			pause.Reset(canaryPause)

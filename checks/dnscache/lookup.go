@@ -109,7 +109,7 @@ func (r *Resolver) addresses(ctx context.Context, network, host string) (a, b []
 		return nil, nil, err
 	}
 	// Both questions are out before the answer to one is waited for.
-	p4, p6 := r.begin(q4), r.begin(question{q4.name, typeAAAA})
+	p4, p6 := r.begin(ctx, q4), r.begin(ctx, question{q4.name, typeAAAA})
 	first, second = r.finish(ctx, p4), r.finish(ctx, p6)
 	if err := worse(first.err, second.err); err != nil {
 		return nil, nil, err

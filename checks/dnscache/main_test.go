@@ -148,6 +148,11 @@ func newTest(t testing.TB, o Options) *Resolver {
 	return r
 }
 
+// underWay counts the questions that are under way.
+func underWay(r *Resolver) int {
+	return int(r.places.Used())
+}
+
 // clock is a clock that a test moves.
 type clock struct{ offset atomic.Int64 }
 

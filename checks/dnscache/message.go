@@ -22,6 +22,9 @@ const (
 	typeAAAA = rrtype(dns.TypeAAAA)
 )
 
+// types are all of them.
+var types = [...]rrtype{typeA, typePTR, typeMX, typeTXT, typeAAAA}
+
 // String returns the type's name. The set is closed: it labels a metric.
 func (t rrtype) String() string {
 	switch t {

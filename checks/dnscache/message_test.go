@@ -136,7 +136,7 @@ func TestPanicOverAnAnswer(t *testing.T) {
 	if !strings.Contains(fmt.Sprint(lookupError(r)), "panic") {
 		t.Error("the failure does not say what it is")
 	}
-	if r.inFlight.Load() != 0 {
+	if underWay(r) != 0 {
 		t.Error("the query is still counted")
 	}
 }
@@ -206,7 +206,7 @@ func TestStreamOutOfStep(t *testing.T) {
 		return [][]byte{m}
 	})})
 	wantError(t, r, "a.example", "temporary")
-	if p := &(*r.servers.Load())[0].pool; len(p.idle) != 0 || len(p.slots) != 0 {
+	if p := &(*r.servers.Load())[0].pool; len(p.idle) != 0 || p.turnstile.places.Used() != 0 {
 		t.Error("the connection was kept")
 	}
 }

@@ -168,10 +168,38 @@ func TestTruncatedAnswersComeByTCP(t *testing.T) {
 	}
 	crowd.Wait()
 	(*r.servers.Load())[0].pool.mu.Lock()
-	idle, taken := len((*r.servers.Load())[0].pool.idle), len((*r.servers.Load())[0].pool.slots)
+	idle, taken := len((*r.servers.Load())[0].pool.idle), (*r.servers.Load())[0].pool.turnstile.places.Used()
 	(*r.servers.Load())[0].pool.mu.Unlock()
 	if idle > maxIdle || taken != 0 {
-		t.Errorf("%d connections idle, %d slots taken", idle, taken)
+		t.Errorf("%d connections idle, %d places taken", idle, taken)
+	}
+}
+
+// A stream takes whatever a message holds. An answer that is cut there as well is
+// none, whatever it says: the next server is asked.
+func TestTruncatedByStreamIsNoAnswer(t *testing.T) {
+	cut := func(address, _ string, query []byte) [][]byte {
+		if address == "192.0.2.2:53" {
+			return [][]byte{response{records: []record{txt(60, "whole")}}.to(query)}
+		}
+		name := asked(query).name
+		r := response{flags: 0x02, records: []record{txt(60, "half")}}
+		if strings.HasPrefix(name, "gone.") {
+			r = response{flags: 0x02, rcode: 3, soa: soa(60, 60)}
+		}
+		return [][]byte{r.to(query)}
+	}
+	for servers, want := range map[int]string{1: "temporary", 2: "ok"} {
+		r := newTest(t, Options{Servers: []string{"192.0.2.1", "192.0.2.2"}[:servers], Dial: pipe(cut)})
+		for _, name := range []string{"a.example", "gone.example"} {
+			got, err := r.LookupTXT(t.Context(), name)
+			if class(err) != want || err == nil && !slices.Equal(got, []string{"whole"}) {
+				t.Errorf("%d servers: %s: %q, %v", servers, name, got, err)
+			}
+		}
+		if !r.Healthy() || (*r.servers.Load())[0].failures.Load() != 0 {
+			t.Error("it was taken for a silent server")
+		}
 	}
 }
 
@@ -290,7 +318,7 @@ func TestConcurrentLookups(t *testing.T) {
 		})
 	}
 	callers.Wait()
-	if n := r.inFlight.Load(); n != 0 {
+	if n := underWay(r); n != 0 {
 		t.Errorf("%d queries still under way", n)
 	}
 }

@@ -33,7 +33,8 @@ type Options struct {
 	// CacheBytes bounds what the cache holds, by estimate, in octets. 0: 640
 	// for each entry, 1 MiB at the least.
 	CacheBytes int64
-	// MaxInFlight bounds the questions that are under way at a time; those
+	// MaxInFlight bounds the questions that are under way at a time, of which a
+	// client (WithTransaction) leaves twice as many to others as it has; those
 	// beyond fail with a temporary error. 0: 1024.
 	MaxInFlight int
 	// Canaries are names of zones known to work, of several operators, at most
@@ -110,7 +111,7 @@ func New(o Options) (*Resolver, error) {
 		timeout: o.Timeout, total: o.Total,
 		maxTTL:         uint32(min(o.Cache.MaxTTL.Seconds(), maxTTLSeconds)),
 		maxNegativeTTL: uint32(min(o.Cache.NegativeMaxTTL.Seconds(), maxNegativeCap)),
-		maxInFlight:    int64(o.MaxInFlight),
+		maxInFlight:    o.MaxInFlight,
 		clientTimer:    clientTimer,
 		metrics:        o.Metrics, log: o.Log, now: o.Now, dial: o.Dial,
 	}

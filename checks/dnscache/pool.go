@@ -10,16 +10,17 @@ import (
 
 const (
 	maxIdle  = 4                // connections kept for later
-	maxConns = 32               // connections at a time; who wants more waits
+	maxConns = 32               // connections at a time, with shares for clients; who wants more waits
 	idleTime = 10 * time.Second // servers close earlier than later (RFC 7766 §6.2.3)
 )
 
 // pool keeps the stream connections to one server. A connection carries one
 // query at a time.
 type pool struct {
+	turnstile *turnstile // whoever gets a connection has gone through it
+
 	mu     sync.Mutex
 	idle   []idleConn
-	slots  chan struct{} // made at the first use
 	closed bool
 	reaper *time.Timer
 }
@@ -31,17 +32,6 @@ type idleConn struct {
 
 // get returns an idle connection or opens one.
 func (p *pool) get(ctx context.Context, r *Resolver, s *server) (conn net.Conn, reused bool, err error) {
-	p.mu.Lock()
-	if p.slots == nil {
-		p.slots = make(chan struct{}, maxConns)
-	}
-	slots := p.slots
-	p.mu.Unlock()
-	select {
-	case slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, false, ctx.Err()
-	}
 	p.mu.Lock()
 	if n := len(p.idle); n > 0 {
 		c := p.idle[n-1]
@@ -59,7 +49,6 @@ func (p *pool) get(ctx context.Context, r *Resolver, s *server) (conn net.Conn, 
 		conn = tc
 	}
 	if err != nil {
-		<-slots
 		return nil, false, err
 	}
 	return conn, false, nil
@@ -69,7 +58,6 @@ func (p *pool) get(ctx context.Context, r *Resolver, s *server) (conn net.Conn, 
 func (p *pool) put(conn net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	<-p.slots
 	if p.closed || len(p.idle) >= maxIdle {
 		conn.Close()
 		return
@@ -78,14 +66,6 @@ func (p *pool) put(conn net.Conn) {
 	if p.reaper == nil {
 		p.reaper = time.AfterFunc(idleTime, p.reap)
 	}
-}
-
-// drop gives a connection back that is not.
-func (p *pool) drop(conn net.Conn) {
-	conn.Close()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	<-p.slots
 }
 
 // reap closes what was idle for too long, and comes back while there is more.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"postern/metrics"
+	"postern/proxy/share"
 )
 
 // clientTimer is how long a caller waits for a fresh answer while a stale one
@@ -37,16 +38,19 @@ type Resolver struct {
 	timeout, total time.Duration
 	maxTTL         uint32 // seconds
 	maxNegativeTTL uint32
-	maxInFlight    int64
+	maxInFlight    int
 	clientTimer    time.Duration
 	metrics        *metrics.Metrics
 	log            *slog.Logger
 	now            func() time.Time
 	dial           func(ctx context.Context, network, address string) (net.Conn, error)
 
-	cache    *cache
-	health   *health
-	inFlight atomic.Int64
+	cache  *cache
+	health *health
+
+	places share.Budget // for the questions under way
+
+	retired atomic.Bool
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -59,8 +63,27 @@ type Resolver struct {
 // too. NOT: singleflight.Group, whose keys are strings to be built for each
 // look-up.
 type call struct {
-	done chan struct{}
-	e    *entry // set before done is closed
+	done   chan struct{}
+	e      *entry       // set before done is closed
+	client share.Client // of whoever asked first, whose share it is in
+	start  time.Time
+	cancel context.CancelFunc
+
+	// The shard's lock guards what follows.
+	waiting int  // callers
+	wanted  bool // by the cache: what it has has come to its end, or soon will
+	given   bool // up
+}
+
+// Retire is for a resolver whose place another has taken. It still answers whoever
+// asks, and lets what is under way come to its end; but it keeps no connection for
+// later and does nothing of its own accord, so that nothing of it is left when the
+// last one who uses it is gone.
+func (r *Resolver) Retire() {
+	r.retired.Store(true)
+	for _, s := range *r.servers.Load() {
+		s.pool.close()
+	}
 }
 
 // Close ends what is under way, with temporary errors, and waits for it.
@@ -79,7 +102,7 @@ func (r *Resolver) Close() {
 // lookup answers a question, whose name is canonical. The entry is never nil;
 // if it is none of kindFound, its err is the error to return.
 func (r *Resolver) lookup(ctx context.Context, q question) *entry {
-	return r.finish(ctx, r.begin(q))
+	return r.finish(ctx, r.begin(ctx, q))
 }
 
 // pending is a look-up between its beginning and its end.
@@ -93,15 +116,19 @@ type pending struct {
 }
 
 // begin answers from the cache, or starts a query without waiting for it.
-func (r *Resolver) begin(q question) pending {
+func (r *Resolver) begin(ctx context.Context, q question) pending {
 	p := pending{question: q, start: r.now()}
 	now := p.start.UnixNano()
 	s := r.cache.of(q.name)
 	p.answer, p.stale = r.cache.get(s, q, now)
 	p.source = SourceCache
 	if p.answer == nil {
+		t := transactionOf(ctx)
+		if p.answer = t.kept(q); p.answer != nil {
+			return p
+		}
 		p.source = SourceNetwork
-		p.call, p.answer = r.start(s, q, r.maxInFlight)
+		p.call, p.answer = r.start(s, q, t.client(), r.maxInFlight, p.stale != nil)
 		if p.stale != nil && s.failed(q, now-int64(failedLately)) {
 			p.answer, p.source = p.stale, SourceStale
 		}
@@ -113,7 +140,7 @@ func (r *Resolver) begin(q question) pending {
 		p.answer, p.source = p.stale, SourceStale
 	}
 	if p.source == SourceCache && p.answer.kind == kindFound && p.answer.wantsPrefetch(now) {
-		r.prefetch(s, q, now)
+		r.prefetch(ctx, s, q, now)
 	}
 	return p
 }
@@ -164,10 +191,12 @@ func (r *Resolver) wait(ctx context.Context, p pending) (*entry, Source) {
 		if p.call.e.kind == kindFailure && p.stale != nil {
 			return p.stale, SourceStale
 		}
+		transactionOf(ctx).keep(p.question, p.call.e)
 		return p.call.e, SourceNetwork
 	case <-patience:
-		return p.stale, SourceStale
+		return p.stale, SourceStale // the query goes on, for the cache
 	case <-ctx.Done():
+		r.leave(p.question, p.call)
 		if p.stale != nil {
 			return p.stale, SourceStale
 		}
@@ -177,58 +206,93 @@ func (r *Resolver) wait(ctx context.Context, p pending) (*entry, Source) {
 
 // prefetch renews an answer in the background, unless that failed just now or
 // there is much else to do.
-func (r *Resolver) prefetch(s *shard, q question, now int64) {
-	if !s.failed(q, now) {
-		_, _ = r.start(s, q, r.maxInFlight/2)
+func (r *Resolver) prefetch(ctx context.Context, s *shard, q question, now int64) {
+	if !s.failed(q, now) && !r.retired.Load() {
+		_, _ = r.start(s, q, transactionOf(ctx).client(), r.maxInFlight/2, true)
 	}
 }
 
 // start joins the query for q that is under way, or starts one. With limit
-// queries under way, or after Close, it returns a failure instead, which is not
-// kept.
-func (r *Resolver) start(s *shard, q question, limit int64) (*call, *entry) {
+// queries under way, or as many of the client's as its share has, or after Close,
+// it returns a failure instead, which is not kept. What is wanted for the cache
+// goes on without anybody who waits.
+func (r *Resolver) start(s *shard, q question, client share.Client, limit int, wanted bool) (*call, *entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c := s.calls[q]; c != nil {
+		c.waiting++
+		c.wanted = c.wanted || wanted
 		return c, nil
-	}
-	if r.inFlight.Add(1) > limit {
-		r.inFlight.Add(-1)
-		return nil, &entry{kind: kindFailure, err: errTemporary(q.name, "", textBusy)}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		r.inFlight.Add(-1)
 		return nil, &entry{kind: kindFailure, err: errTemporary(q.name, "", textClosed)}
+	}
+	if bound := r.places.Take(client, 1, r.questions(limit)); bound != share.None {
+		if limit == r.maxInFlight { // else it was a prefetch, which can wait
+			r.metrics.DNSRefused(string(bound))
+		}
+		return nil, &entry{kind: kindFailure, err: errTemporary(q.name, "", textBusy)}
 	}
 	// The caller's string may be a part of something large.
 	q.name = strings.Clone(q.name)
-	c := &call{done: make(chan struct{})}
+	c := &call{done: make(chan struct{}), client: client, start: r.now(), waiting: 1, wanted: wanted}
+	ctx, cancel := context.WithTimeout(r.ctx, r.total)
+	c.cancel = cancel
 	s.calls[q] = c
 	r.wg.Add(1)
-	go r.run(s, q, c)
+	go r.run(WithTransaction(ctx, &Transaction{Client: client}), s, q, c)
 	return c, nil
+}
+
+// leave takes a caller off a query whose answer it does not wait for any more. A
+// query that nobody waits for is given up, and makes room for others.
+func (r *Resolver) leave(q question, c *call) {
+	s := r.cache.of(q.name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.waiting--; c.waiting > 0 || c.wanted {
+		return
+	}
+	c.given = true
+	if s.calls[q] == c {
+		delete(s.calls, q) // whoever asks now wants another one
+	}
+	c.cancel()
 }
 
 // run resolves a question for all who wait. It lives under the resolver's own
 // context: the first caller may give up without failing the others.
-func (r *Resolver) run(s *shard, q question, c *call) {
+func (r *Resolver) run(ctx context.Context, s *shard, q question, c *call) {
 	defer r.wg.Done()
 	defer close(c.done)
-	defer r.inFlight.Add(-1)
-	defer func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.put(q, c.e)
-		delete(s.calls, q)
-	}()
-	ctx, cancel := context.WithTimeout(r.ctx, r.total)
-	defer cancel()
+	defer r.places.Give(c.client, 1)
+	defer c.cancel()
 	c.e = r.resolve(ctx, s, q)
-	if r.ctx.Err() == nil { // else it failed by Close
+	if r.settle(s, q, c) && r.ctx.Err() == nil { // else it failed by Close
 		r.health.observe(q.name, c.e)
 	}
+}
+
+// settle keeps what came of a query, and says whether that tells anything of the
+// servers.
+func (r *Resolver) settle(s *shard, q question, c *call) (telling bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.given && c.e.kind == kindFailure {
+		// Servers that had the time of a try and kept silent are no better for our
+		// giving up first. That they were given less says nothing of them.
+		if r.now().Sub(c.start) < r.timeout {
+			return false
+		}
+		c.e = r.failure(s, q, errTimeout(q.name, "", textTimeout))
+	}
+	if successor := s.calls[q]; successor == nil || successor == c {
+		s.put(q, c.e, r.now().UnixNano())
+		delete(s.calls, q)
+	}
+	return true
 }
 
 // resolve asks the name servers, and follows aliases where they do not.
@@ -280,6 +344,9 @@ func (r *Resolver) failure(s *shard, q question, err error) *entry {
 		c.Name = q.name // not that of an alias on the way
 		de = &c
 	}
+	if errors.As(err, new(busy)) {
+		return &entry{kind: kindFailure, err: de} // it was not asked, and the next one who wants to know may be luckier
+	}
 	e := &entry{kind: kindFailure, err: de, ttl: failureTTL, blame: isOurs(err), unreached: errors.As(err, new(unreachable))}
 	if before, ok := s.negative.Peek(q); ok && before.kind == kindFailure {
 		e.ttl = min(2*before.ttl, failureMaxTTL)
@@ -306,6 +373,12 @@ func isOurs(err error) bool {
 type unreachable struct{ *net.DNSError }
 
 func (u unreachable) Unwrap() error { return u.DNSError }
+
+// busy is the error of a query that found no connection free: no fault of any
+// server or domain.
+type busy struct{ *net.DNSError }
+
+func (b busy) Unwrap() error { return b.DNSError }
 
 // isTimeout tells whether an exchange failed because no answer came.
 func isTimeout(err error) bool {

@@ -80,7 +80,7 @@ func parseServer(text string, base *tls.Config) (*server, error) {
 	if ip.IsUnspecified() || ip.IsMulticast() {
 		return fail("not the address of a host")
 	}
-	s := &server{address: net.JoinHostPort(ip.String(), port)}
+	s := &server{address: net.JoinHostPort(ip.String(), port), pool: pool{turnstile: &turnstile{limits: connections}}}
 	if secure {
 		s.tls = base.Clone()
 		s.tls.ServerName = name
@@ -161,6 +161,7 @@ func (r *Resolver) refreshServers() {
 	var servers []*server
 	for _, text := range texts {
 		if s, err := parseServer(text, nil); err == nil { // no TLS there
+			s.pool.closed = r.retired.Load()
 			servers = append(servers, s)
 		}
 	}

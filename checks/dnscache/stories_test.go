@@ -170,6 +170,105 @@ func TestAnAnswerReplacesAStaleOne(t *testing.T) {
 	})
 }
 
+// Once a name is known not to exist, one question has answered all, and nothing
+// that was known of it stands in for any type.
+func TestNXDomainIsForAllTypes(t *testing.T) {
+	story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
+		here := response{records: []record{txt(60, "x")}}
+		s.set(func(_ string, q question) *response {
+			if q.rrtype == typeMX {
+				return &response{soa: soa(60, 60)}
+			}
+			return &here
+		})
+		ctx := t.Context()
+		wantTXT(t, r, "a.example", "x")
+		if _, err := r.LookupMX(ctx, "a.example"); class(err) != "NODATA" {
+			t.Error(err)
+		}
+		// The name goes, and with it what is past its time. Only the type that was
+		// asked for is known to be wrong.
+		time.Sleep(time.Minute)
+		s.asked()
+		s.set(always(response{rcode: 3, soa: soa(60, 60)}))
+		if _, err := r.LookupIPAddr(ctx, "a.example"); class(err) != "NXDOMAIN" {
+			t.Error(err)
+		}
+		wantError(t, r, "a.example", "NXDOMAIN")
+		if _, err := r.LookupMX(ctx, "a.example"); class(err) != "NXDOMAIN" {
+			t.Error(err)
+		}
+		if q := s.asked(); len(q) != 2 { // A and AAAA, side by side
+			t.Errorf("asked %v", q)
+		}
+		time.Sleep(time.Minute)
+		s.set(always(response{rcode: 2}))
+		wantError(t, r, "a.example", "temporary") // NOT: the TXT of two minutes ago
+	})
+}
+
+// There are servers that say of a host with an A that it does not exist, when they
+// are asked for its AAAA (RFC 4074 §4.2). It keeps its address; but once that is
+// past its time, nothing stands in for it.
+func TestNXDomainBesideAnAddress(t *testing.T) {
+	story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
+		s.set(func(_ string, q question) *response {
+			if q.rrtype == typeA {
+				return &response{records: []record{a(300, 192, 0, 2, 1)}}
+			}
+			return &response{rcode: 3, soa: soa(900, 900)}
+		})
+		for range 3 {
+			if ips, err := r.LookupNetIP(t.Context(), "ip4", "lb.example"); err != nil || len(ips) != 1 {
+				t.Errorf("%v, %v", ips, err)
+			}
+			if ips, err := r.LookupNetIP(t.Context(), "ip6", "lb.example"); class(err) != "NXDOMAIN" {
+				t.Errorf("%v, %v", ips, err)
+			}
+			if ips, err := r.LookupIPAddr(t.Context(), "lb.example"); err != nil || len(ips) != 1 {
+				t.Errorf("%v, %v", ips, err)
+			}
+		}
+		if q := s.asked(); len(q) != 2 {
+			t.Errorf("asked %v", q)
+		}
+		time.Sleep(5 * time.Minute)
+		s.set(always(response{rcode: 2}))
+		if ips, err := r.LookupNetIP(t.Context(), "ip4", "lb.example"); class(err) != "temporary" {
+			t.Errorf("%v, %v", ips, err)
+		}
+	})
+}
+
+// An alias exists, if what it leads to does not: the answer is the same for all its
+// types, and says nothing of the names below it. Nor does that of a name that does
+// not exist.
+func TestNXDomainBehindAnAlias(t *testing.T) {
+	story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
+		s.set(func(_ string, q question) *response {
+			switch q.name {
+			case "alias.example":
+				return &response{rcode: 3, records: []record{cname("", 300, "gone.example")}, soa: soa(300, 300)}
+			case "stops.example": // at the alias: the target is asked for
+				return &response{records: []record{cname("", 300, "gone.example")}}
+			case "gone.example":
+				return &response{rcode: 3, soa: soa(300, 300)}
+			}
+			return &response{records: []record{txt(300, "x")}}
+		})
+		for _, name := range []string{"alias.example", "stops.example", "gone.example"} {
+			wantError(t, r, name, "NXDOMAIN")
+			if _, err := r.LookupMX(t.Context(), name); class(err) != "NXDOMAIN" {
+				t.Error(name, err)
+			}
+			wantTXT(t, r, "below."+name, "x")
+		}
+		if q := s.asked(); len(q) != 7 {
+			t.Errorf("asked %v", q)
+		}
+	})
+}
+
 // A resolver between us and the domain counts its TTL down to 0, and busy names
 // are asked for in that last second as well. When the domain's own servers are
 // gone by then, what was known is still there.
@@ -598,6 +697,64 @@ func TestTooManyRecords(t *testing.T) {
 	if _, err := parse(m, q.question); !errors.Is(err, errTooMany) {
 		t.Errorf("514 records: %v", err)
 	}
+}
+
+// A resolver whose place another has taken serves those who still have it, as long
+// as they like, and keeps nothing for itself.
+func TestRetire(t *testing.T) {
+	var open atomic.Int32
+	synctest.Test(t, func(t *testing.T) {
+		dial := pipe(func(_, network string, query []byte) [][]byte {
+			switch name := asked(query).name; {
+			case strings.HasSuffix(name, "dead.example"):
+				return nil
+			case network == "udp":
+				return [][]byte{response{flags: 0x02}.to(query)}
+			}
+			time.Sleep(time.Second)
+			return [][]byte{response{records: []record{txt(100, "x")}}.to(query)}
+		})
+		r, err := New(Options{Servers: []string{"192.0.2.53"}, Canaries: []string{"dead.example"}, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := dial(ctx, network, address)
+			open.Add(1)
+			return &counted{Conn: c, open: &open}, err
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 1 + prefetchHits {
+			wantTXT(t, r, "a.example", "x")
+		}
+		for i := range healthRecent { // until the canaries are asked again and again
+			wantError(t, r, fmt.Sprintf("n%d.d%d.dead.example", i, i), "timeout")
+			r.health.observe(fmt.Sprintf("d%d.example", i), &entry{kind: kindFailure, blame: true})
+		}
+		var late sync.WaitGroup
+		late.Go(func() { wantTXT(t, r, "b.example", "x") })
+		synctest.Wait()
+		r.Retire()
+		late.Wait()
+		time.Sleep(time.Hour)
+		wantTXT(t, r, "c.example", "x")
+		wantTXT(t, r, "c.example", "x")
+		synctest.Wait()
+		if n := open.Load(); n != 0 {
+			t.Errorf("%d connections are open", n)
+		}
+		// NOT: Close. The test ends only if nothing of it runs any more.
+	})
+}
+
+// counted counts what is open.
+type counted struct {
+	net.Conn
+	open *atomic.Int32
+	once sync.Once
+}
+
+func (c *counted) Close() error {
+	c.once.Do(func() { c.open.Add(-1) })
+	return c.Conn.Close()
 }
 
 func TestCloseEndsWhatIsUnderWay(t *testing.T) {

@@ -1,0 +1,413 @@
+package dnscache
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"postern/metrics"
+	"postern/proxy/share"
+)
+
+// client is the nth of the clients of a test.
+func client(n int) share.Client {
+	return share.Of(netip.AddrFrom4([4]byte{192, 0, byte(n >> 8), byte(n)}))
+}
+
+// of is the context of a message from the nth client; 0 is nobody in particular.
+func of(ctx context.Context, n int) context.Context {
+	t := new(Transaction)
+	if n > 0 {
+		t.Client = client(n)
+	}
+	return WithTransaction(ctx, t)
+}
+
+// refused reads dns_refused_total.
+func refused(t *testing.T, m *metrics.Metrics) map[string]float64 {
+	t.Helper()
+	families, err := m.Gatherer().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		if f.GetName() == "postern_dns_refused_total" {
+			for _, s := range f.GetMetric() {
+				got[label(s, "bound")] = s.GetCounter().GetValue()
+			}
+		}
+	}
+	return got
+}
+
+// crowd is a few clients who ask all the time for names below dead.example, in as
+// many sessions as they may have, with some questions of each message under way;
+// and the messages of others, one after the other from many addresses. It returns
+// how many of these were served.
+func crowd(t *testing.T, r *Resolver, hostile int, shared bool) (served, messages int) {
+	t.Helper()
+	const sessions, each, honest = 50, 6, 100
+	ctx, cancel := context.WithCancel(t.Context())
+	var attack, all sync.WaitGroup
+	var names atomic.Int64
+	message := func(n int) context.Context {
+		if !shared {
+			n = 0
+		}
+		return of(ctx, n)
+	}
+	for h := range hostile {
+		for range sessions * each {
+			attack.Go(func() {
+				for ctx.Err() == nil {
+					// Those who are refused come again soon.
+					_, _ = r.LookupTXT(message(1+h), fmt.Sprintf("n%d.dead.example", names.Add(1)))
+					pause := time.NewTimer(300 * time.Millisecond)
+					select {
+					case <-pause.C:
+					case <-ctx.Done():
+					}
+				}
+			})
+		}
+	}
+	time.Sleep(3 * time.Second)
+	var good atomic.Int64
+	for n := range honest {
+		all.Go(func() {
+			var questions sync.WaitGroup
+			var bad atomic.Bool
+			for i := range each {
+				questions.Go(func() {
+					if _, err := r.LookupTXT(message(100+n), fmt.Sprintf("n%d.good%d.example", i, n)); err != nil {
+						bad.Store(true)
+					}
+				})
+			}
+			questions.Wait()
+			if !bad.Load() {
+				good.Add(1)
+			}
+		})
+		time.Sleep(20 * time.Millisecond) // fifty messages in a second
+	}
+	all.Wait()
+	cancel()
+	attack.Wait()
+	return int(good.Load()), honest
+}
+
+// slowly answers what is not below dead.example, in the time of a real name
+// server.
+func slowly(_ string, q question) *response {
+	if strings.HasSuffix(q.name, "dead.example") {
+		return nil
+	}
+	time.Sleep(30 * time.Millisecond)
+	return &response{records: []record{txt(60, "v=spf1 -all")}}
+}
+
+// Seven addresses, with domains whose name servers are dead, keep nobody else from
+// being served. Without shares they keep nearly everybody.
+func TestSharesOfHonestClients(t *testing.T) {
+	for _, shared := range []bool{true, false} {
+		m := metrics.New()
+		story(t, Options{Metrics: m}, func(t *testing.T, r *Resolver, s *site) {
+			s.set(slowly)
+			served, messages := crowd(t, r, 7, shared)
+			t.Logf("shares: %v: %d of %d messages were served; refused %v", shared, served, messages, refused(t, m))
+			switch {
+			case shared && served < messages*95/100:
+				t.Errorf("%d of %d messages were served", served, messages)
+			case !shared && served > messages/2:
+				t.Errorf("%d of %d messages were served without shares: this test shows nothing", served, messages)
+			}
+			if n := refused(t, m); shared && (n["client"] == 0 || n["all"] != 0 || n["connections"] != 0) {
+				t.Errorf("counted as %v", n)
+			}
+		})
+	}
+}
+
+// The connections to a tls:// server are few, and a question takes one as long as
+// the server thinks about it.
+func TestSharesOfConnections(t *testing.T) {
+	for _, shared := range []bool{true, false} {
+		m := metrics.New()
+		// Every answer by UDP is cut, so that all go by streams, which have no
+		// handshake that would need a real clock.
+		streams := func(address, network string, query []byte) [][]byte {
+			if network == "udp" {
+				return [][]byte{response{flags: 0x02}.to(query)}
+			}
+			if answer := slowly(address, asked(query)); answer != nil {
+				return [][]byte{answer.to(query)}
+			}
+			return nil
+		}
+		synctest.Test(t, func(t *testing.T) {
+			r, err := New(Options{Servers: []string{"192.0.2.53"}, Metrics: m, Dial: pipe(streams)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			served, messages := crowd(t, r, 7, shared)
+			t.Logf("shares: %v: %d of %d messages were served; refused %v", shared, served, messages, refused(t, m))
+			switch {
+			case shared && served < messages*95/100:
+				t.Errorf("%d of %d messages were served", served, messages)
+			case !shared && served > messages/2:
+				t.Errorf("%d of %d messages were served without shares: this test shows nothing", served, messages)
+			}
+			if (*r.servers.Load())[0].behind.Load() > r.now().UnixNano() && shared {
+				t.Error("the server is taken for a silent one, since there was no connection to ask it by")
+			}
+		})
+	}
+}
+
+// A question whose connection was never there is nobody's failure.
+func TestNoConnectionIsNoAnswer(t *testing.T) {
+	m := metrics.New()
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		r, err := New(Options{Servers: []string{"192.0.2.53"}, Timeout: time.Second, Metrics: m, Dial: pipe(func(_, network string, query []byte) [][]byte {
+			if network == "udp" {
+				return [][]byte{response{flags: 0x02}.to(query)}
+			}
+			<-gate
+			return [][]byte{someTXT.to(query)}
+		})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		s := (*r.servers.Load())[0]
+		for range maxConns {
+			if !s.pool.turnstile.enter(t.Context(), share.Client{}, time.Hour) {
+				t.Fatal("no place")
+			}
+		}
+		wantError(t, r, "a.example", "timeout")
+		if n := refused(t, m); n["connections"] != rounds {
+			t.Errorf("counted as %v", n)
+		}
+		if s.failures.Load() != 0 || r.health.recent != [healthRecent]outcome{} {
+			t.Error("the wait was held against the server, or the domain")
+		}
+		for range maxConns {
+			s.pool.turnstile.leave(share.Client{})
+		}
+		close(gate)
+		wantTXT(t, r, "a.example", "x") // it is not remembered as a failure
+	})
+}
+
+// Who waits for a place gets the next one if he has the least, and who is gone
+// gets none.
+func TestTurnstile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts := &turnstile{limits: share.Limits{All: 6, Leave: 2}}
+		others := 4
+		for range others {
+			ts.enter(t.Context(), share.Client{}, 0)
+		}
+		var got []int
+		in := func(when string, want ...int) {
+			t.Helper()
+			synctest.Wait()
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: in are %v, want %v", when, got, want)
+			}
+		}
+		enter := func(ctx context.Context, n int) {
+			go func() {
+				if ts.enter(ctx, client(n), time.Hour) {
+					ts.mu.Lock()
+					defer ts.mu.Unlock()
+					got = append(got, n)
+				}
+			}()
+			synctest.Wait()
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		enter(t.Context(), 1) // there is room
+		enter(t.Context(), 1) // not for as much
+		enter(t.Context(), 2)
+		enter(gone, 3)
+		enter(t.Context(), 4)
+		cancel()
+		in("full", 1, 2)
+		ts.leave(share.Client{})
+		in("one left", 1, 2, 4)
+		for range others - 1 {
+			ts.leave(share.Client{})
+		}
+		in("three of six are free", 1, 2, 4) // a client with two leaves four
+		ts.leave(client(4))
+		in("four are", 1, 2, 4, 1)
+		ts.leave(client(2))
+		ts.leave(client(1))
+		ts.leave(client(1))
+		if ts.enter(t.Context(), client(5), 0); ts.places.Used() != 1 || len(ts.waiting) != 0 {
+			t.Errorf("%d taken, %d waiting", ts.places.Used(), len(ts.waiting))
+		}
+	})
+}
+
+// A question that nobody waits for makes room for others.
+func TestAbandonedQuestionsAreGivenUp(t *testing.T) {
+	story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
+		ask := func(name string, patience time.Duration) error {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			_, err := r.LookupTXT(ctx, name)
+			synctest.Wait()
+			return err
+		}
+		if err := ask("a.example", time.Second); class(err) != "timeout" || underWay(r) != 0 {
+			t.Errorf("%v; %d under way", err, underWay(r))
+		}
+		// The servers had too little time for that to say anything of them.
+		s.set(always(someTXT))
+		wantTXT(t, r, "a.example", "x")
+
+		// Here they had enough, and the next one is told so at once.
+		s.set(silence)
+		start := time.Now()
+		if err := ask("b.example", 3*time.Second); class(err) != "timeout" || underWay(r) != 0 {
+			t.Errorf("%v; %d under way", err, underWay(r))
+		}
+		wantError(t, r, "b.example", "timeout")
+		if took := time.Since(start); took != 3*time.Second {
+			t.Errorf("waited %v", took)
+		}
+
+		// One of two who wait leaves: the other one gets his answer.
+		s.set(func(string, question) *response { time.Sleep(time.Second); return &someTXT })
+		var other sync.WaitGroup
+		other.Go(func() { wantTXT(t, r, "c.example", "x") })
+		synctest.Wait()
+		_ = ask("c.example", 500*time.Millisecond)
+		other.Wait()
+
+		// What the cache wants goes on: the next one has what was asked for.
+		s.set(always(someTXT))
+		wantTXT(t, r, "stale.example", "x")
+		time.Sleep(2 * time.Minute)
+		s.set(func(string, question) *response {
+			time.Sleep(time.Second)
+			return &response{records: []record{txt(60, "new")}}
+		})
+		if err := ask("stale.example", 100*time.Millisecond); err != nil || underWay(r) != 1 {
+			t.Errorf("%v; %d under way", err, underWay(r))
+		}
+		time.Sleep(time.Second)
+		wantTXT(t, r, "stale.example", "new")
+	})
+}
+
+// Whoever asks again for what was just given up gets an answer of his own, and
+// what comes of the first question late does not overwrite it.
+func TestAskedAgainAfterItWasGivenUp(t *testing.T) {
+	story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { _, _ = r.LookupTXT(ctx, "a.example") }()
+		synctest.Wait()
+		s.set(always(someTXT))
+		cancel()
+		wantTXT(t, r, "a.example", "x")
+		synctest.Wait()
+		wantTXT(t, r, "a.example", "x")
+		if n := len(s.asked()); n != 2 {
+			t.Errorf("asked %d times", n)
+		}
+	})
+}
+
+// No check of a message asks for what another one was told, be the TTL 0.
+func TestOnceForEachMessage(t *testing.T) {
+	story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
+		s.set(func(_ string, q question) *response {
+			if strings.HasPrefix(q.name, "gone.") {
+				return &response{rcode: 3, soa: soa(0, 0)}
+			}
+			return &response{records: []record{txt(0, "x")}}
+		})
+		for message := range 2 {
+			ctx := of(t.Context(), 1)
+			for range 3 {
+				if got, err := r.LookupTXT(ctx, "a.example"); err != nil || !slices.Equal(got, []string{"x"}) {
+					t.Errorf("%q, %v", got, err)
+				}
+				if _, err := r.LookupTXT(ctx, "gone.example"); class(err) != "NXDOMAIN" {
+					t.Error(err)
+				}
+			}
+			if n := len(s.asked()); n != 2 {
+				t.Errorf("message %d: asked %d times, want once for each name", message, n)
+			}
+		}
+		// A message keeps what has room, and no more.
+		ctx := of(t.Context(), 1)
+		for i := range 1000 {
+			_, _ = r.LookupTXT(ctx, fmt.Sprintf("n%d.example", i))
+		}
+		if kept := transactionOf(ctx).octets; kept > maxOnce {
+			t.Errorf("%d octets are kept", kept)
+		}
+	})
+}
+
+// The share costs nothing where the answer is at hand.
+func TestSharesAreFreeOnHits(t *testing.T) {
+	r := newTest(t, Options{Servers: []string{"192.0.2.1"}, Dial: pipe(func(_, _ string, query []byte) [][]byte { return [][]byte{someTXT.to(query)} })})
+	bare, shared := t.Context(), of(t.Context(), 1)
+	wantTXT(t, r, "a.example", "x")
+	cost := func(ctx context.Context) float64 {
+		return testing.AllocsPerRun(1000, func() { _, _ = r.LookupTXT(ctx, "a.example") })
+	}
+	if a, b := cost(bare), cost(shared); b > a {
+		t.Errorf("%v allocations for a hit, %v without a share", b, a)
+	}
+}
+
+// Whatever is under way takes a bounded part of memory.
+func TestMemoryOfQuestions(t *testing.T) {
+	block := func(_, _ string, query []byte) [][]byte { return nil }
+	r := newTest(t, Options{Servers: []string{"192.0.2.1"}, Dial: pipe(block)})
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	ctx, cancel := context.WithCancel(t.Context())
+	var callers sync.WaitGroup
+	for i := range defaultInFlight {
+		callers.Go(func() { _, _ = r.LookupTXT(ctx, fmt.Sprintf("n%d.example", i)) })
+	}
+	for underWay(r) < defaultInFlight {
+		runtime.Gosched()
+	}
+	runtime.ReadMemStats(&after)
+	each := (after.HeapInuse + after.StackInuse - before.HeapInuse - before.StackInuse) / defaultInFlight
+	t.Logf("%d octets for a question", each)
+	if each > 64<<10 {
+		t.Errorf("%d octets for a question", each)
+	}
+	cancel()
+	callers.Wait()
+	for underWay(r) > 0 {
+		runtime.Gosched()
+	}
+}
+
+var _ net.Error = busy{} // it is taken for a time-out, and the server is tried again
