@@ -22,48 +22,41 @@ func Iprev(d Deps) Check {
 		Stage:  policy.Mail,
 		Result: func(f *policy.Facts) *policy.Result { return &f.Iprev.Result },
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
-			f.Iprev = iprev(ctx, d.Resolver, f.Client.Addr())
+			f.Iprev.Name, f.Iprev.Result = iprev(ctx, d.Resolver, f.Client.Addr())
 		},
 	}
 }
 
-// iprev returns the first confirmed name of ip, and the first that is published.
-// Permerror: none is. Fail: names are, and none leads back. Temperror: a look-up
-// failed before any name was confirmed; without a published name it was that for
-// the names.
-func iprev(ctx context.Context, r Resolver, ip netip.Addr) (found policy.Iprev) {
-	found.Result = policy.PermError
+// iprev returns the first confirmed name of ip. Permerror: no name is
+// published. Fail: names are, and none leads back. Temperror: a look-up failed
+// before any name was confirmed.
+func iprev(ctx context.Context, r Resolver, ip netip.Addr) (string, policy.Result) {
 	if !ip.IsValid() {
-		return found
+		return "", policy.PermError
 	}
 	names, err := r.LookupAddr(ctx, ip.String())
 	switch {
 	case isNotFound(err) || err == nil && len(names) == 0:
-		return found
+		return "", policy.PermError
 	case err != nil:
-		found.Result = policy.TempError
-		return found
+		return "", policy.TempError
 	}
-	found.Result = policy.Fail
+	result := policy.Fail
 	for _, n := range names[:min(len(names), maxReverseNames)] {
 		name, ok := domainName(n)
 		if !ok {
 			continue // NOT: shown to anyone. A reverse zone may hold any octet.
 		}
-		if found.Reverse == "" {
-			found.Reverse = name
-		}
 		addrs, err := r.LookupNetIP(ctx, family(ip), name)
 		if err != nil && !isNotFound(err) {
-			found.Result = policy.TempError
+			result = policy.TempError
 			continue
 		}
 		if slices.ContainsFunc(addrs, func(a netip.Addr) bool { return a.Unmap() == ip.Unmap() }) {
-			found.Name, found.Reverse, found.Result = name, name, policy.Pass
-			return found
+			return name, policy.Pass
 		}
 	}
-	return found
+	return "", result
 }
 
 // family is the network for LookupNetIP that asks for addresses like ip and no

@@ -1,14 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"postern/cmd/postern/service"
-	"postern/cmd/postern/view"
 	"postern/configs"
 	"postern/policy/journal"
 )
@@ -40,9 +40,9 @@ what they make of it.`,
 				return err
 			}
 			if asJSON {
-				return view.JSON(cmd.OutOrStdout(), v)
+				return writeJSON(cmd.OutOrStdout(), v)
 			}
-			return v.WriteText(cmd.OutOrStdout())
+			return v.writeText(cmd.OutOrStdout())
 		},
 	}
 	src.flags(cmd)
@@ -52,33 +52,33 @@ what they make of it.`,
 }
 
 // explain finds a record and explains it by the policy in force.
-func explain(src journalSource, id, recipient string) (view.Transaction, error) {
+func explain(src journalSource, id, recipient string) (view, error) {
 	cfg, dir, err := src.open()
 	if err != nil {
-		return view.Transaction{}, err
+		return view{}, err
 	}
-	now, err := service.BuildRules(cfg)
+	now, err := buildRules(cfg)
 	if err != nil {
-		return view.Transaction{}, configs.FaultsOf(cfg.At("policy"), err).Sorted()
+		return view{}, asFaults(cfg.At("policy"), err).Sorted()
 	}
 	r, err := journal.Find(dir, id)
 	if errors.Is(err, journal.ErrNotFound) {
 		// Replies that are about no transaction bear the id of the connection.
 		if of, err := journal.FindSession(dir, id); err == nil {
-			return view.Transaction{}, fmt.Errorf("%s is a connection; a transaction in it is %s", id, of.ID)
+			return view{}, fmt.Errorf("%s is a connection; a transaction in it is %s", id, of.ID)
 		}
 		if err.Error() != journal.ErrNotFound.Error() { // it says what could not be read
-			return view.Transaction{}, fmt.Errorf("there is no transaction %s in %s, as far as it can be read: %w", id, dir, err)
+			return view{}, fmt.Errorf("there is no transaction %s in %s, as far as it can be read: %w", id, dir, err)
 		}
-		return view.Transaction{}, fmt.Errorf("there is no transaction %s in %s: its day is over (journal.keep), or the id is that of a connection that had none, of which the log tells", id, dir)
+		return view{}, fmt.Errorf("there is no transaction %s in %s: its day is over (journal.keep), or the id is that of a connection that had none, of which the log tells", id, dir)
 	}
 	if err != nil {
-		return view.Transaction{}, err
+		return view{}, err
 	}
 	if recipient != "" && !hasRecipient(r, recipient) {
-		return view.Transaction{}, usageError{fmt.Errorf("--rcpt %s: the transaction has no such recipient", recipient)}
+		return view{}, usageError{fmt.Errorf("--rcpt %s: the transaction has no such recipient", recipient)}
 	}
-	return view.NewTransaction(r, now.Chain, service.PolicySource(cfg), recipient), nil
+	return newView(r, now.chain, policySource(cfg), recipient), nil
 }
 
 func hasRecipient(r *journal.Record, address string) bool {
@@ -88,4 +88,38 @@ func hasRecipient(r *journal.Record, address string) bool {
 		}
 	}
 	return r.Facts.Rcpt.Address == address
+}
+
+// journalSource is where commands that read the journal find it.
+type journalSource struct {
+	opt configs.Options
+	dir string
+}
+
+func (s *journalSource) flags(cmd *cobra.Command) {
+	configFlag(cmd, &s.opt.File)
+	cmd.Flags().StringVar(&s.dir, "journal", "", "the journal's `folder`, in place of the configured one")
+}
+
+// open returns the configuration and the folder of the journal.
+func (s *journalSource) open() (*configs.Config, string, error) {
+	cfg, err := configs.Load(s.opt)
+	if err != nil {
+		return nil, "", err
+	}
+	switch {
+	case s.dir != "":
+		return cfg, s.dir, nil
+	case cfg.Journal.Path != "":
+		return cfg, cfg.Journal.Path, nil
+	}
+	return nil, "", usageError{errors.New("no journal is configured: name its folder with --journal, or a configuration that has journal.path with -c")}
+}
+
+// writeJSON prints one value for programs.
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
 }

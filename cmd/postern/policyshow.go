@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/checks"
-	"postern/cmd/postern/service"
 	"postern/configs"
 	"postern/policy"
 )
@@ -21,17 +20,17 @@ func newPolicy() *cobra.Command {
 	show := &cobra.Command{
 		Use: "show", Short: "Print the rules in order, the stage each is decided at, and why", Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := service.Load(opt)
+			p, err := load(opt)
 			if err != nil {
 				return err
 			}
-			defer p.Close(nil)
+			defer p.close(nil)
 			var b strings.Builder
 			switch {
 			case listChecks && asYAML:
 				return usageError{errors.New("say --checks or --yaml, not both")}
 			case asYAML:
-				text, err := policyYAML(p.Config)
+				text, err := policyYAML(p.config)
 				if err != nil {
 					return err
 				}
@@ -51,23 +50,23 @@ func newPolicy() *cobra.Command {
 	return group("policy", "Look at the policy, and test it", show, newPolicyTest())
 }
 
-func showPolicy(b *strings.Builder, p *service.Parts) {
-	source := service.PolicySource(p.Config)
-	fmt.Fprintf(b, "%s, mode %s.\n", strings.ToUpper(source[:1])+source[1:], p.Config.Policy.Mode)
-	if p.Config.Policy.Mode == "observe" {
+func showPolicy(b *strings.Builder, p *parts) {
+	source := policySource(p.config)
+	fmt.Fprintf(b, "%s, mode %s.\n", strings.ToUpper(source[:1])+source[1:], p.config.Policy.Mode)
+	if p.config.Policy.Mode == "observe" {
 		b.WriteString("It is computed, logged and counted; nothing is refused.\n")
 	}
-	steps := p.Rules.Chain.Plan()
+	steps := p.rules.chain.Plan()
 	builtIn := map[string]bool{}
 	for _, r := range policy.BuiltIn().Rules {
-		builtIn[r.Name] = p.Config.Policy.BuiltIn == configs.BuiltInAfter
+		builtIn[r.Name] = p.config.Policy.BuiltIn == configs.BuiltInAfter
 	}
 	if len(steps) == 0 {
 		b.WriteString("There are no rules: everything passes.\n")
 	} else {
 		b.WriteString("The first reject, defer or pass that matches decides; no match: pass.\n")
 	}
-	for _, l := range p.Rules.Chain.Lets() {
+	for _, l := range p.rules.chain.Lets() {
 		fmt.Fprintf(b, "\n let %s\n    is      %s\n", l.Name, strings.Join(strings.Fields(l.Is), " "))
 	}
 	for i, s := range steps {
@@ -86,7 +85,7 @@ func showPolicy(b *strings.Builder, p *service.Parts) {
 		}
 		fmt.Fprintf(b, "    from    %s\n", from)
 	}
-	for _, w := range append(p.Rules.Chain.Warnings(), p.Rules.Chain.Gaps()...) {
+	for _, w := range append(p.rules.chain.Warnings(), p.rules.chain.Gaps()...) {
 		b.WriteString("\nwarning: " + configs.Render(&w, nil))
 	}
 }
@@ -100,6 +99,20 @@ func origin(s policy.Step, builtIn map[string]bool) string {
 		return s.Position + ", in place of the built-in rule of this name"
 	}
 	return s.Position
+}
+
+// policySource says in words which rules are in force.
+func policySource(cfg *configs.Config) string {
+	own := "the rules of " + cfg.At("policy.rules").File
+	switch {
+	case cfg.Policy.BuiltIn == configs.BuiltInOff && len(cfg.Policy.Rules) == 0:
+		return "no rules at all (policy.builtin: off)"
+	case cfg.Policy.BuiltIn == configs.BuiltInOff:
+		return own + " alone (policy.builtin: off)"
+	case len(cfg.Policy.Rules) == 0:
+		return "the built-in rules"
+	}
+	return own + ", then the built-in ones"
 }
 
 // policyYAML is everything that makes the policy, with the rules as they result from
@@ -123,12 +136,12 @@ func policyYAML(cfg *configs.Config) ([]byte, error) {
 	return append([]byte("# The policy as it results, by postern policy show --yaml.\n"), text...), nil
 }
 
-func showChecks(b *strings.Builder, p *service.Parts) {
+func showChecks(b *strings.Builder, p *parts) {
 	b.WriteString("What can be measured. A check runs only if a rule, a header field or the journal wants it.\n\n")
 	for _, make := range checks.All {
 		c := make(checks.Deps{})
 		runs := "runs"
-		if !p.Settings.Checks.Wants(c.Name) {
+		if !p.settings.Checks.Wants(c.Name) {
 			runs = "does not run"
 		}
 		fmt.Fprintf(b, "%-10s  at %-7s  %-12s  %s\n", c.Name, c.Stage, runs, c.Doc)
