@@ -35,6 +35,10 @@ type Check struct {
 	// there is no Run, no goroutine and no timer. May be nil.
 	begin func(f *policy.Facts, msg Message) (settled bool)
 
+	// stands says that Run minds for itself which answers did not come: what it
+	// leaves is its result though its time be over. Else that is temperror.
+	stands bool
+
 	// needs names checks whose results this one reads. A Set that holds it holds
 	// them too, and runs it when they are through.
 	needs []string

@@ -2,8 +2,10 @@ package checks
 
 import (
 	"context"
+	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 
 	"postern/checks/dnscache"
 	"postern/policy"
@@ -12,6 +14,10 @@ import (
 // DMARC evaluates the policy of the author's domain (RFC 9989): found by
 // walking up the DNS, not by a list of public suffixes; np, psd and t are
 // honoured, pct is no more.
+//
+// Temperror says that an answer which did not come might have made a pass of it,
+// or that the policy could not be learned, never more: a fail that nothing could
+// have turned stays one. The policy is there with a temperror as well, where it is known.
 func DMARC(d Deps) Check {
 	return Check{
 		Name:   "dmarc",
@@ -19,9 +25,10 @@ func DMARC(d Deps) Check {
 		Stage:  policy.Message,
 		Result: func(f *policy.Facts) *policy.Result { return &f.DMARC.Result },
 		needs:  []string{"spf", "dkim"},
+		stands: true,
 		Run: func(ctx context.Context, f *policy.Facts, msg Message) {
 			domains, all := authors(f, msg)
-			f.DMARC = dmarcOf(ctx, d.Resolver, f, domains, all)
+			f.DMARC = dmarcOf(ctx, d, f, domains, all)
 		},
 	}
 }
@@ -39,12 +46,42 @@ func authors(f *policy.Facts, msg Message) (domains []string, all bool) {
 // dmarcOf evaluates each author's domain and returns the worst result. RFC 9989
 // §5.3.1 lets a receiver end at more than one; but then whoever puts an address
 // of his own, or rubbish, beside that of his victim would go unjudged (§11.5).
-func dmarcOf(ctx context.Context, r Resolver, f *policy.Facts, authors []string, all bool) policy.DMARC {
+//
+// They are judged side by side, in the time of one, and what is found to be
+// refused ends it: nobody buys time for his victim's domain with a slow one.
+func dmarcOf(ctx context.Context, d Deps, f *policy.Facts, authors []string, all bool) policy.DMARC {
+	m := dmarcEvaluation{resolver: d.Resolver, fetched: map[string]fetched{}}
+	m.identifiers, m.unread = identifiersOf(f)
+	m.refusedBySPF = f.SPF.Result == policy.Fail
+	found := make([]policy.DMARC, len(authors))
+	if len(authors) == 1 {
+		found[0] = m.judge(ctx, authors[0])
+	} else {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		var wg sync.WaitGroup
+		for i, author := range authors {
+			wg.Go(func() {
+				// A panic in a goroutine would end the process, not the check.
+				defer func() {
+					if p := recover(); p != nil {
+						d.Log.Error("check panicked", "id", f.ID, "check", "dmarc", "panic", p, "stack", string(debug.Stack()))
+						found[i] = policy.DMARC{Result: policy.TempError}
+					}
+				}()
+				found[i] = m.judge(ctx, author)
+				if badness(found[i]) == worstOfAll {
+					cancel()
+				}
+			})
+		}
+		wg.Wait()
+	}
+
 	worst := policy.DMARC{Result: policy.PermError}
-	for i, author := range authors {
-		m := dmarcEvaluation{resolver: r, author: author, orgs: map[string]string{}}
-		if got := m.run(ctx, f); i == 0 && all || badness(got) > badness(worst) {
-			worst = got
+	for i := range found {
+		if i == 0 && all || badness(found[i]) > badness(worst) {
+			worst = found[i]
 		}
 	}
 	if len(authors) > 1 && worst.Result == policy.None {
@@ -53,18 +90,27 @@ func dmarcOf(ctx context.Context, r Resolver, f *policy.Facts, authors []string,
 	return worst
 }
 
-// badness orders what may be found of several authors.
+const worstOfAll = 8
+
+// badness orders what may be found of several authors, by what the built-in
+// policy makes of it. What might still turn out to be refused comes before what
+// is let in for sure; but not a temperror that could at most come to a
+// quarantine before a quarantine that is certain.
 func badness(d policy.DMARC) int {
 	switch {
 	case d.Result == policy.Fail && d.Policy == "reject":
+		return worstOfAll
+	case d.Result == policy.TempError && d.Policy == "reject":
+		return 7
+	case d.Result == policy.TempError && d.Policy == "":
 		return 6
 	case d.Result == policy.Fail && d.Policy == "quarantine":
 		return 5
-	case d.Result == policy.TempError:
+	case d.Result == policy.TempError && d.Policy == "quarantine":
 		return 4
 	case d.Result == policy.PermError: // of those that cannot be judged
 		return 3
-	case d.Result == policy.Fail:
+	case d.Result == policy.Fail, d.Result == policy.TempError:
 		return 2
 	case d.Result == policy.None:
 		return 1
@@ -72,61 +118,92 @@ func badness(d policy.DMARC) int {
 	return 0
 }
 
-// maxWalk bounds the queries of one walk (RFC 9989 §4.10).
-const maxWalk = 8
-
-// dmarcRecord is a policy record that can be used (RFC 9989 §4.7).
-type dmarcRecord struct {
-	domain     string // where it was found
-	p, sp, np  string // none, quarantine or reject; sp and np may be empty
-	psd        byte   // y, n, or u
-	test       bool   // t=y
-	strictDKIM bool
-	strictSPF  bool
+// identifier is a domain that may authenticate the author (RFC 9989 §4.4).
+type identifier struct {
+	domain string
+	dkim   bool
+	sure   bool // it passed; else its result is temperror, and nobody knows
 }
 
-type dmarcEvaluation struct {
-	resolver Resolver
-	author   string
-	orgs     map[string]string // organizational domains found so far
-}
-
-func (m *dmarcEvaluation) run(ctx context.Context, f *policy.Facts) policy.DMARC {
-	rec, applies, err := m.discover(ctx)
+// identifiersOf returns those of a message, the sure ones first. unread: there
+// may be others, of which not even the domain is known.
+func identifiersOf(f *policy.Facts) (ids []identifier, unread bool) {
+	var unsure []identifier
+	spf, ok := domainName(f.SPF.Domain)
 	switch {
-	case err != nil:
-		return policy.DMARC{Result: policy.TempError}
-	case rec == nil:
-		return policy.DMARC{Result: policy.None}
+	case f.SPF.Result == policy.Pass && ok:
+		ids = append(ids, identifier{domain: spf, sure: true})
+	case f.SPF.Result == policy.TempError && ok:
+		unsure = append(unsure, identifier{domain: spf})
+	case f.SPF.Result == policy.TempError:
+		unread = true
 	}
-	out := policy.DMARC{Result: policy.Fail, Policy: applies, Domain: rec.domain}
-
-	// Each result that may authenticate the author, and whether it did.
-	type identifier struct {
-		domain string
-		strict bool
-		result policy.Result
-	}
-	ids := []identifier{{f.SPF.Domain, rec.strictSPF, f.SPF.Result}}
 	for _, d := range f.DKIM.Domains {
-		ids = append(ids, identifier{d, rec.strictDKIM, policy.Pass})
+		if d, ok := domainName(d); ok {
+			ids = append(ids, identifier{domain: d, dkim: true, sure: true})
+		}
 	}
-	unread := f.DKIM.Result == policy.TempError // which signatures there are is not known
+	known := false
 	for _, s := range f.DKIM.Signatures {
 		if s.Result == policy.TempError {
-			ids, unread = append(ids, identifier{s.Domain, rec.strictDKIM, policy.TempError}), false
+			known = true
+			if d, ok := domainName(s.Domain); ok {
+				unsure = append(unsure, identifier{domain: d, dkim: true})
+			}
 		}
 	}
-	if unread {
+	unread = unread || f.DKIM.Result == policy.TempError && !known
+	return append(ids, unsure...), unread
+}
+
+// dmarcEvaluation is that of one message, for all its authors.
+type dmarcEvaluation struct {
+	resolver     Resolver
+	identifiers  []identifier
+	unread       bool // there may be identifiers that are not known
+	refusedBySPF bool // so that it matters whether there is a record
+
+	mu      sync.Mutex
+	fetched map[string]fetched // by domain, so that what is slow is waited for once
+}
+
+// fetched is what was found at one name.
+type fetched struct {
+	rec *dmarcRecord
+	err error
+}
+
+// judge evaluates one author's domain.
+func (m *dmarcEvaluation) judge(ctx context.Context, author string) policy.DMARC {
+	rec, applies, err := m.discover(ctx, author)
+	if err == nil && rec == nil {
+		return policy.DMARC{Result: policy.None}
+	}
+	// The author's own domain is aligned, whatever a record says.
+	own := slices.ContainsFunc(m.identifiers, func(id identifier) bool { return id.sure && id.domain == author })
+	switch {
+	case err != nil && own && !m.refusedBySPF:
+		// No policy could refuse this. NOT: where SPF fails, and it is a signature
+		// that passed, for a rule may want to know that DMARC excuses it.
+		return policy.DMARC{Result: policy.None}
+	case err != nil:
+		return policy.DMARC{Result: policy.TempError}
+	}
+	out := policy.DMARC{Result: policy.Fail, Policy: applies, Domain: rec.domain}
+	switch {
+	case own:
+		out.Result = policy.Pass
+		return out
+	case m.unread, applies == "":
 		out.Result = policy.TempError
 	}
-	for _, id := range ids {
-		if id.result != policy.Pass && id.result != policy.TempError {
-			continue
+	for _, id := range m.identifiers {
+		if !id.sure && out.Result == policy.TempError {
+			break // no more is to be learned
 		}
-		aligned, err := m.aligned(ctx, id.domain, id.strict)
+		aligned, err := m.aligned(ctx, author, id, rec)
 		switch {
-		case err != nil, aligned && id.result == policy.TempError:
+		case err != nil, aligned && !id.sure:
 			out.Result = policy.TempError // it might have been a pass; a later identifier may still be
 		case aligned:
 			out.Result = policy.Pass
@@ -137,20 +214,21 @@ func (m *dmarcEvaluation) run(ctx context.Context, f *policy.Facts) policy.DMARC
 }
 
 // discover finds the record that applies to the author's domain and the policy
-// it asks for (RFC 9989 §4.10.1). No record: nil.
-func (m *dmarcEvaluation) discover(ctx context.Context) (rec *dmarcRecord, applies string, err error) {
-	own, err := m.fetch(ctx, m.author)
+// it asks for (RFC 9989 §4.10.1), which is empty where there is a record, but
+// which of its policies applies could not be found out. No record: nil.
+func (m *dmarcEvaluation) discover(ctx context.Context, author string) (rec *dmarcRecord, applies string, err error) {
+	own, err := m.fetch(ctx, author)
 	if err != nil {
 		return nil, "", err
 	}
 	if own != nil {
 		return own, own.lowered(own.p), nil
 	}
-	found, err := m.walk(ctx, m.author)
+	found, err := m.walk(ctx, author)
 	if err != nil || len(found) == 0 {
 		return nil, "", err
 	}
-	org := organizational(found, m.author)
+	org := organizational(found, author)
 	at := slices.IndexFunc(found, func(r *dmarcRecord) bool { return r.domain == org })
 	if at < 0 {
 		at = len(found) - 1 // none at the organizational domain: that of the public suffix above
@@ -161,61 +239,46 @@ func (m *dmarcEvaluation) discover(ctx context.Context) (rec *dmarcRecord, appli
 		applies = rec.sp
 	}
 	if rec.np != "" && rec.np != applies {
-		// A name that does not exist, as opposed to one without addresses. Where
-		// we cannot tell, the milder of the two.
-		_, err := m.resolver.LookupNetIP(ctx, "ip4", m.author)
-		if err != nil && (dnscache.IsNXDomain(err) || !isNotFound(err) && milder(rec.np, applies)) {
+		// A name that does not exist, as opposed to one without addresses.
+		_, err := m.resolver.LookupNetIP(ctx, "ip4", author)
+		switch {
+		case dnscache.IsNXDomain(err):
 			applies = rec.np
+		case err != nil && !isNotFound(err):
+			return rec, "", nil
 		}
 	}
 	return rec, rec.lowered(applies), nil
 }
 
-// milder says whether policy a asks for less than b.
-func milder(a, b string) bool { return a == "none" || a == "quarantine" && b == "reject" }
-
-// lowered is the policy one level down where the record is under test.
-func (r *dmarcRecord) lowered(p string) string {
-	if !r.test {
-		return p
-	}
-	if p == "reject" {
-		return "quarantine"
-	}
-	return "none"
-}
-
-// aligned says whether an authenticated domain belongs with the author's
-// (RFC 9989 §4.4).
-func (m *dmarcEvaluation) aligned(ctx context.Context, domain string, strict bool) (bool, error) {
-	domain, ok := domainName(domain)
+// aligned says whether an identifier belongs with the author (RFC 9989 §4.4).
+func (m *dmarcEvaluation) aligned(ctx context.Context, author string, id identifier, rec *dmarcRecord) (bool, error) {
 	switch {
-	case !ok:
-		return false, nil
-	case domain == m.author:
+	case id.domain == author:
 		return true, nil
-	case strict:
+	case id.dkim && rec.strictDKIM, !id.dkim && rec.strictSPF, !related(id.domain, author):
 		return false, nil
 	}
-	org, err := m.organizational(ctx, m.author)
-	if err != nil || !isSubdomain(domain, org) {
+	org, err := m.organizational(ctx, author)
+	if err != nil || !isSubdomain(id.domain, org) {
 		return false, err // an organizational domain is above its own, or the same
 	}
-	other, err := m.organizational(ctx, domain)
+	other, err := m.organizational(ctx, id.domain)
 	return err == nil && other == org, err
 }
 
+// related says whether two names have as much as their last label in common, so
+// that there can be an organizational domain above both.
+func related(a, b string) bool {
+	return a[strings.LastIndexByte(a, '.')+1:] == b[strings.LastIndexByte(b, '.')+1:]
+}
+
 func (m *dmarcEvaluation) organizational(ctx context.Context, domain string) (string, error) {
-	if org, ok := m.orgs[domain]; ok {
-		return org, nil
-	}
 	found, err := m.walk(ctx, domain)
 	if err != nil {
 		return "", err
 	}
-	org := organizational(found, domain)
-	m.orgs[domain] = org
-	return org, nil
+	return organizational(found, domain), nil
 }
 
 // organizational picks the organizational domain out of the records found above
@@ -235,6 +298,9 @@ func organizational(found []*dmarcRecord, start string) string {
 	}
 	return org
 }
+
+// maxWalk bounds the queries of one walk (RFC 9989 §4.10).
+const maxWalk = 8
 
 // walk collects the records of domain and those above it, nearest first
 // (RFC 9989 §4.10). Deep names are cut to seven labels after the first query,
@@ -264,13 +330,26 @@ func (m *dmarcEvaluation) walk(ctx context.Context, domain string) ([]*dmarcReco
 }
 
 // fetch returns the one usable record at domain, nil if there is none: several
-// are as good as none.
+// are as good as none. It asks for each name once.
 func (m *dmarcEvaluation) fetch(ctx context.Context, domain string) (*dmarcRecord, error) {
+	m.mu.Lock()
+	got, ok := m.fetched[domain]
+	m.mu.Unlock()
+	if !ok {
+		got.rec, got.err = fetchDMARC(ctx, m.resolver, domain)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.fetched[domain] = got
+	}
+	return got.rec, got.err
+}
+
+func fetchDMARC(ctx context.Context, r Resolver, domain string) (*dmarcRecord, error) {
 	const prefix = "_dmarc."
 	if len(prefix)+len(domain) > maxName {
 		return nil, nil
 	}
-	txts, err := m.resolver.LookupTXT(ctx, prefix+domain)
+	txts, err := r.LookupTXT(ctx, prefix+domain)
 	if isNotFound(err) {
 		return nil, nil
 	}
@@ -292,73 +371,4 @@ func (m *dmarcEvaluation) fetch(ctx context.Context, domain string) (*dmarcRecor
 		rec.domain = domain
 	}
 	return rec, nil
-}
-
-// isDMARC says whether a TXT record is of DMARC: the version comes first, and
-// its letter case counts (RFC 9989 §4.7).
-func isDMARC(txt string) bool {
-	version, _, _ := strings.Cut(txt, ";")
-	name, value, ok := strings.Cut(version, "=")
-	return ok && strings.TrimRight(name, " \t") == "v" && strings.Trim(value, " \t") == "DMARC1"
-}
-
-// parseDMARC reads a record; nil: it cannot be used. What is not understood is
-// ignored, pct of RFC 7489 with it.
-func parseDMARC(txt string) *dmarcRecord {
-	rec := &dmarcRecord{p: "none", psd: 'u'}
-	var seen []string
-	bad, reports := false, false
-	for tag := range strings.SplitSeq(txt, ";") {
-		name, value, ok := strings.Cut(tag, "=")
-		name, value = strings.ToLower(strings.Trim(name, " \t")), strings.Trim(value, " \t")
-		if !ok {
-			continue
-		}
-		if slices.Contains(seen, name) {
-			return nil // which of the two is meant? (RFC 6376 §3.2)
-		}
-		if len(seen) < 32 {
-			seen = append(seen, name)
-		}
-		value = strings.ToLower(value)
-		switch name {
-		case "p", "sp", "np":
-			if value != "none" && value != "quarantine" && value != "reject" {
-				bad = true
-				continue
-			}
-			switch name {
-			case "p":
-				rec.p = value
-			case "sp":
-				rec.sp = value
-			case "np":
-				rec.np = value
-			}
-		case "psd":
-			if value == "y" || value == "n" {
-				rec.psd = value[0]
-			}
-		case "t":
-			rec.test = value == "y"
-		case "adkim":
-			rec.strictDKIM = value == "s"
-		case "aspf":
-			rec.strictSPF = value == "s"
-		case "rua":
-			for uri := range strings.SplitSeq(value, ",") {
-				scheme, rest, ok := strings.Cut(strings.Trim(uri, " \t"), ":")
-				reports = reports || ok && scheme != "" && rest != ""
-			}
-		}
-	}
-	if bad {
-		if !reports {
-			return nil
-		}
-		// Somebody reads the reports and will see the mistake: until then, no
-		// policy (RFC 9989 §4.10.1).
-		rec.p, rec.sp, rec.np = "none", "", ""
-	}
-	return rec
 }

@@ -30,6 +30,8 @@ _dmarc.evil.example  TXT "v=DMARC1; p=none"
 		"From: x@evil.example,\r\n a@shop.example, ceo@bank.example\r\n": {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
 		"From: x@evil.example, a@shop.example\r\n":                       {Result: policy.Fail, Policy: "quarantine", Domain: "shop.example"},
 		"From: x@evil.example, a@sick.example\r\n":                       {Result: policy.TempError},
+		"From: a@sick.example, ceo@bank.example\r\n":                     {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
+		"From: a@sick.example, a@shop.example\r\n":                       {Result: policy.TempError},                                    // it may be worse than quarantine
 		"From: a@evil.example, b@EVIL.example\r\n":                       {Result: policy.Pass, Policy: "none", Domain: "evil.example"}, // one domain
 		"From: a@evil.example, b@none.example\r\n":                       {Result: policy.PermError},
 		"From: ceo@bank.example\r\n":                                     {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
@@ -56,18 +58,30 @@ _dmarc.evil.example  TXT "v=DMARC1; p=none"
 }
 
 // Whether a name exists decides between sp and np. Where that cannot be found
-// out, our trouble must not make it the harsher one.
-func TestTroubleDoesNotMakeAPolicyHarsher(t *testing.T) {
+// out, which of them applies is not known: it is neither the harsher one, for a
+// trouble of ours, nor the milder one, for a forger who can make that trouble.
+func TestTroubleMakesAPolicyNeitherHarsherNorMilder(t *testing.T) {
 	z := parseZone(t, `
-_dmarc.one.example  TXT "v=DMARC1; p=reject; np=none"
-_dmarc.two.example  TXT "v=DMARC1; p=reject; sp=none; np=reject"
+_dmarc.one.example    TXT "v=DMARC1; p=reject; np=none"
+_dmarc.two.example    TXT "v=DMARC1; p=reject; sp=none; np=reject"
+_dmarc.three.example  TXT "v=DMARC1; p=none; sp=reject; np=reject"
 ; SERVFAIL x.one.example
 ; SERVFAIL x.two.example
+; SERVFAIL x.three.example
 `)
-	for _, author := range []string{"x.one.example", "x.two.example"} {
-		if got := runDMARCOn(t, z, author, policy.SPF{Result: policy.None}, policy.DKIM{}); got.Result != policy.Fail || got.Policy != "none" {
+	for author, want := range map[string]policy.DMARC{
+		"x.one.example":   {Result: policy.TempError, Domain: "one.example"},
+		"x.two.example":   {Result: policy.TempError, Domain: "two.example"},
+		"x.three.example": {Result: policy.Fail, Policy: "reject", Domain: "three.example"}, // it makes no difference
+	} {
+		if got := runDMARCOn(t, z, author, policy.SPF{Result: policy.None}, policy.DKIM{}); got != want {
 			t.Errorf("%s: %+v", author, got)
 		}
+	}
+	// What passed passes under either.
+	spf := policy.SPF{Result: policy.Pass, Domain: "x.one.example"}
+	if got := runDMARCOn(t, z, "x.one.example", spf, policy.DKIM{}); got.Result != policy.Pass {
+		t.Errorf("%+v", got)
 	}
 }
 
@@ -95,6 +109,7 @@ _dmarc.bad.example            TXT "v=DMARC1; p=rejct"
 _dmarc.badrua.example         TXT "v=DMARC1; p=rejct; rua=mailto:x@badrua.example"
 _dmarc.badsp.example          TXT "v=DMARC1; p=reject; sp=maybe; rua=mailto:x@badsp.example"
 _dmarc.pct.example            TXT "v=DMARC1; p=reject; pct=0; ri=86400; x-new=1"
+_dmarc.upper.example          TXT "V=DMARC1;P=Reject"
 _dmarc.space.example          TXT " v = DMARC1 ;p = Reject ;"
 _dmarc.space2.example         TXT "v = DMARC1 ;p = Reject ;"
 ; SERVFAIL _dmarc.broken.example
@@ -118,7 +133,8 @@ _dmarc.space2.example         TXT "v = DMARC1 ;p = Reject ;"
 		"x.cut.org.example":   {Result: policy.Fail, Policy: "none", Domain: "cut.org.example"}, // psd=n ends the walk
 		"two.example":         {Result: policy.None},
 		"twice.example":       {Result: policy.None},
-		"lower.example":       {Result: policy.None},
+		"lower.example":       {Result: policy.None}, // the value counts as it is written, the name of the tag does not (RFC 9989 §4.8)
+		"upper.example":       {Result: policy.Fail, Policy: "reject", Domain: "upper.example"},
 		"late.example":        {Result: policy.None},
 		"nop.example":         {Result: policy.Fail, Policy: "none", Domain: "nop.example"},
 		"bad.example":         {Result: policy.None},
@@ -146,6 +162,8 @@ _dmarc.strict.example    TXT "v=DMARC1; p=reject; adkim=s; aspf=s"
 _dmarc.cut.org.example   TXT "v=DMARC1; p=none; psd=n"
 _dmarc.bank              TXT "v=DMARC1; p=reject; psd=y"
 ; SERVFAIL _dmarc.sick.org.example
+; SERVFAIL _dmarc.shy.example
+; SERVFAIL _dmarc.other
 `)
 	pass := func(d string) policy.SPF { return policy.SPF{Result: policy.Pass, Domain: d, Identity: "mailfrom"} }
 	signed := func(ds ...string) policy.DKIM { return policy.DKIM{Result: policy.Pass, Domains: ds} }
@@ -175,6 +193,14 @@ _dmarc.bank              TXT "v=DMARC1; p=reject; psd=y"
 		"another's key could not be had":             {"org.example", policy.SPF{}, policy.DKIM{Result: policy.TempError, Signatures: []policy.DKIMSignature{{Domain: "evil.example", Result: policy.TempError}}}, policy.Fail},
 		"where somebody belongs cannot be found out": {"org.example", pass("x.sick.org.example"), policy.DKIM{}, policy.TempError},
 		"HELO stands in for <>":                      {"org.example", policy.SPF{Result: policy.Pass, Domain: "mx.org.example", Identity: "helo"}, policy.DKIM{}, policy.Pass},
+		"a junk signature of a dead name below":      {"org.example", pass("evil.example"), policy.DKIM{Signatures: []policy.DKIMSignature{{Domain: "x.sick.org.example", Result: policy.TempError}}}, policy.TempError},
+		"a signature of somebody of another TLD":     {"org.example", pass("evil.other"), policy.DKIM{}, policy.Fail}, // nothing to ask
+		"nobody knows what SPF was asked about":      {"org.example", policy.SPF{Result: policy.TempError}, policy.DKIM{}, policy.TempError},
+		"no record can be read, SPF passes":          {"shy.example", pass("shy.example"), policy.DKIM{}, policy.None},
+		"no record can be read, DKIM passes":         {"shy.example", policy.SPF{Result: policy.None}, signed("shy.example"), policy.None},
+		"no record can be read, one below passes":    {"shy.example", pass("x.shy.example"), policy.DKIM{}, policy.TempError}, // the record may be strict
+		"no record, DKIM passes, SPF would refuse":   {"shy.example", policy.SPF{Result: policy.Fail, Domain: "shy.example"}, signed("shy.example"), policy.TempError},
+		"no record can be read, another passes":      {"shy.example", pass("evil.example"), policy.DKIM{}, policy.TempError},
 	} {
 		if got := runDMARCOn(t, z, tc.author, tc.spf, tc.dkim); got.Result != tc.want {
 			t.Errorf("%s: %+v, want %s", name, got, tc.want)

@@ -143,8 +143,9 @@ func (s *Set) run(ctx context.Context, c *Check, f *policy.Facts, msg Message) (
 			return
 		}
 		// NOT: only where the result is missing. What a check concluded from
-		// look-ups that we cut short is no statement of the domain's.
-		if ctx.Err() != nil || *result == "" || *result == policy.Skipped {
+		// look-ups that we cut short is no statement of the domain's, unless it
+		// knows that it needed none of them.
+		if ctx.Err() != nil && !c.stands || *result == "" || *result == policy.Skipped {
 			*result = policy.TempError
 		}
 	}()
