@@ -21,6 +21,7 @@ func DKIM(d Deps) Check {
 		Doc:    "The DKIM signatures of the message (RFC 6376).",
 		Stage:  policy.Message,
 		Result: func(f *policy.Facts) *policy.Result { return &f.DKIM.Result },
+		stands: true,
 		begin: func(f *policy.Facts, msg Message) bool {
 			f.DKIM = policy.DKIM{Result: policy.None, Domains: []string{}}
 			return !Signed(msg.Header)
@@ -33,6 +34,12 @@ func DKIM(d Deps) Check {
 // no holding: all that the message stage would find out is known from its header.
 func Signed(h smtp.Header) bool {
 	return slices.ContainsFunc(h, func(f smtp.Field) bool { return fieldIs(f.Name, "DKIM-Signature") })
+}
+
+// severallySigned says whether there is more than one signature.
+func severallySigned(h smtp.Header) bool {
+	first := slices.IndexFunc(h, func(f smtp.Field) bool { return fieldIs(f.Name, "DKIM-Signature") })
+	return first >= 0 && Signed(h[first+1:])
 }
 
 // keyLookup asks a resolver for key records.
@@ -51,6 +58,14 @@ func verifyDKIM(ctx context.Context, lookup dkim.Lookup, msg Message) policy.DKI
 	split, err := splitMessage(msg)
 	if err != nil {
 		split, lookup = unread(msg.Header, err)
+	}
+	if end, ok := ctx.Deadline(); ok && severallySigned(msg.Header) {
+		// The message is read when all keys are there. One that does not come must
+		// leave time to verify the other signatures.
+		keys, cancel := context.WithTimeout(ctx, time.Until(end)/2)
+		defer cancel()
+		ask := lookup
+		lookup = func(_ context.Context, name string) ([]string, error) { return ask(keys, name) }
 	}
 	out := policy.DKIM{Result: policy.None, Domains: []string{}}
 	for _, s := range dkim.Verify(ctx, split, lookup, time.Now()) {

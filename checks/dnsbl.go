@@ -12,7 +12,8 @@ import (
 )
 
 // DNSBL asks the DNS lists that are configured, side by side, about the
-// client's address or about a name (RFC 5782). A list in trouble lists nobody.
+// client's address or about a name (RFC 5782). A list in
+// trouble lists nobody, and the result says so where no other does.
 func DNSBL(d Deps) Check {
 	lists := make([]dnsList, 0, len(d.Config.DNSBL.Zones))
 	for _, z := range d.Config.DNSBL.Zones {
@@ -26,6 +27,7 @@ func DNSBL(d Deps) Check {
 		Doc:    "The DNS lists of checks.dnsbl, weighted (RFC 5782).",
 		Stage:  policy.Mail,
 		Result: func(f *policy.Facts) *policy.Result { return &f.DNSBL.Result },
+		stands: true,
 		begin: func(f *policy.Facts, _ Message) bool {
 			f.DNSBL = policy.DNSBL{Result: policy.None, Zones: []string{}}
 			return len(lists) == 0
@@ -34,13 +36,14 @@ func DNSBL(d Deps) Check {
 	}
 }
 
-// askLists asks every list. Fail: a list that blocks has an entry. Pass: only
-// lists that allow have. Temperror: none has, and one could not be read.
+// askLists asks every list. Fail: a list that blocks has an entry, whatever
+// others would have said. Temperror: none has, and one that could not be asked
+// might. Pass: lists that allow have one.
 func askLists(ctx context.Context, r Resolver, lists []dnsList, f *policy.Facts) policy.DNSBL {
 	found := make([]listing, len(lists))
 	// What iprev finds is not known yet: the checks of a stage run side by side.
 	// A list of reverse names looks for itself, once for all of them.
-	reverse := sync.OnceValue(func() string { name, _ := iprev(ctx, r, f.Client.Addr()); return name })
+	reverse := sync.OnceValues(func() (string, policy.Result) { return iprev(ctx, r, f.Client.Addr()) })
 	var wg sync.WaitGroup
 	for i := range lists {
 		wg.Go(func() {
@@ -50,7 +53,10 @@ func askLists(ctx context.Context, r Resolver, lists []dnsList, f *policy.Facts)
 					found[i] = listingTrouble
 				}
 			}()
-			if name := lists[i].query(f, reverse); name != "" {
+			switch name, ok := lists[i].query(f, reverse); {
+			case !ok:
+				found[i] = listingTrouble
+			case name != "":
 				found[i] = lists[i].ask(ctx, r, name)
 			}
 		})
@@ -58,11 +64,12 @@ func askLists(ctx context.Context, r Resolver, lists []dnsList, f *policy.Facts)
 	wg.Wait()
 
 	sum := policy.DNSBL{Result: policy.None, Zones: []string{}}
-	var trouble, allowed bool
+	var missing, missed, allowed bool // lists that block and that allow did not answer
 	for i, l := range lists {
 		switch found[i] {
 		case listingTrouble:
-			trouble = true
+			missing = missing || l.weight > 0
+			missed = missed || l.weight < 0
 		case listingYes:
 			sum.Score += l.weight
 			sum.Zones = append(sum.Zones, l.zone)
@@ -77,9 +84,11 @@ func askLists(ctx context.Context, r Resolver, lists []dnsList, f *policy.Facts)
 	switch {
 	case sum.Listed:
 		sum.Result = policy.Fail
+	case missing:
+		sum.Result = policy.TempError
 	case allowed:
 		sum.Result = policy.Pass
-	case trouble:
+	case missed:
 		sum.Result = policy.TempError
 	}
 	return sum
@@ -132,8 +141,9 @@ func newDNSList(z configs.DNSBLZone) (l dnsList, key string, err error) {
 	return l, "", nil
 }
 
-// query is the name to ask for; empty: there is nothing to ask about.
-func (l *dnsList) query(f *policy.Facts, reverse func() string) string {
+// query is the name to ask for; empty: there is nothing to ask about. Not ok:
+// what to ask about could not be found out.
+func (l *dnsList) query(f *policy.Facts, reverse func() (string, policy.Result)) (name string, ok bool) {
 	subject := ""
 	switch l.of {
 	case "client":
@@ -145,15 +155,18 @@ func (l *dnsList) query(f *policy.Facts, reverse func() string) string {
 	case "mail_from":
 		subject = f.Mail.Domain
 	case "iprev":
-		subject = reverse()
+		var result policy.Result
+		if subject, result = reverse(); result == policy.TempError {
+			return "", false
+		}
 	}
 	if l.of != "client" {
 		subject, _ = checkable(subject)
 	}
 	if subject == "" || len(subject)+1+len(l.zone) > maxName {
-		return ""
+		return "", true
 	}
-	return subject + "." + l.zone
+	return subject + "." + l.zone, true
 }
 
 func (l *dnsList) ask(ctx context.Context, r Resolver, name string) listing {

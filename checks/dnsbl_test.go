@@ -30,6 +30,8 @@ const listZone = `
 8.2.0.192.white.example         A 127.0.5.2
 ; SERVFAIL broken.example
 ; SERVFAIL 7.2.0.192.broken.example
+; SERVFAIL 8.2.0.192.broken.example
+; SERVFAIL 6.2.0.192.in-addr.arpa
 helo.example.names.example      A 127.0.1.2
 from.example.names.example      A 127.0.1.3
 client.example.names.example    A 127.0.1.4
@@ -73,6 +75,29 @@ func TestListsAreWeighed(t *testing.T) {
 		got := askedLists(t, parseZone(t, listZone), tc.host, tc.zones...)
 		if !slices.Equal(got.Zones, tc.want.Zones) || got.Result != tc.want.Result || got.Score != tc.want.Score || got.Listed != tc.want.Listed {
 			t.Errorf("%s:\n got %+v\nwant %+v", name, got, tc.want)
+		}
+	}
+}
+
+// A list that cannot be asked makes a temperror of what it might have turned, and
+// of nothing else.
+func TestListsInTrouble(t *testing.T) {
+	white := configs.DNSBLZone{Zone: "white.example", Weight: -4}
+	broken := func(weight int) configs.DNSBLZone { return configs.DNSBLZone{Zone: "broken.example", Weight: weight} }
+	for name, tc := range map[string]struct {
+		host   string
+		zones  []configs.DNSBLZone
+		result policy.Result
+		score  int
+	}{
+		"an allow list beside it is no pass":             {"192.0.2.8", []configs.DNSBLZone{broken(5), white}, policy.TempError, -4},
+		"an allow list in trouble hides no other":        {"192.0.2.8", []configs.DNSBLZone{broken(-1), white}, policy.Pass, -4},
+		"nobody knows whether it is allowed":             {"192.0.2.7", []configs.DNSBLZone{broken(-1)}, policy.TempError, 0},
+		"one to look on with is missed by nobody":        {"192.0.2.7", []configs.DNSBLZone{broken(0)}, policy.None, 0},
+		"the reverse name to be asked for cannot be had": {"192.0.2.6", []configs.DNSBLZone{{Zone: "names.example", Of: "iprev", Weight: 1}}, policy.TempError, 0},
+	} {
+		if got := askedLists(t, parseZone(t, listZone), tc.host, tc.zones...); got.Result != tc.result || got.Score != tc.score || got.Listed {
+			t.Errorf("%s: %+v", name, got)
 		}
 	}
 }

@@ -21,6 +21,7 @@ func Iprev(d Deps) Check {
 		Doc:    "The client's reverse name, confirmed by a forward look-up (RFC 8601 §2.7.3).",
 		Stage:  policy.Mail,
 		Result: func(f *policy.Facts) *policy.Result { return &f.Iprev.Result },
+		stands: true,
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
 			f.Iprev.Name, f.Iprev.Result = iprev(ctx, d.Resolver, f.Client.Addr())
 		},
