@@ -233,8 +233,10 @@ type DKIMSignature struct {
 // DMARC is the evaluation of the author domain's policy (RFC 9989).
 type DMARC struct {
 	Result Result `json:"result" expr:"result" results:"none pass fail temperror permerror skipped"`
-	Policy string `json:"policy" expr:"policy" words:"none quarantine reject"` // "none", "quarantine", "reject"; empty if there is no record
-	Domain string `json:"domain" expr:"domain" form:"domain"`                  // where the record was found
+	// Policy is "none", "quarantine" or "reject"; empty if there is no record, or
+	// (with temperror, and rarely with pass) if the policy could not be learned.
+	Policy string `json:"policy" expr:"policy" words:"none quarantine reject"`
+	Domain string `json:"domain" expr:"domain" form:"domain"` // where the record was found
 }
 
 // MessageIs is what is known once the whole message was read.
