@@ -67,6 +67,9 @@ func verifyDKIM(ctx context.Context, lookup dkim.Lookup, msg Message) policy.DKI
 		ask := lookup
 		lookup = func(_ context.Context, name string) ([]string, error) { return ask(keys, name) }
 	}
+	body := verifying.reader(ctx, split.Body, msg.Size)
+	defer body.end()
+	split.Body = body
 	out := policy.DKIM{Result: policy.None, Domains: []string{}}
 	for _, s := range dkim.Verify(ctx, split, lookup, time.Now()) {
 		domain, ok := domainName(s.Domain)

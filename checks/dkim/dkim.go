@@ -36,6 +36,9 @@ const (
 // may be over soon (RFC 6376 §6.1.2).
 var ErrNoKey = errors.New("no key record")
 
+// ErrBusy is what a Body may end with where there is no time to verify it.
+var ErrBusy = errors.New("too many messages are being verified")
+
 // Lookup returns the TXT records of a name, the strings of each joined
 // (RFC 6376 §3.6.2.2). It may be called by several goroutines at once.
 type Lookup func(ctx context.Context, name string) ([]string, error)
@@ -142,14 +145,17 @@ func verifyBody(ctx context.Context, sigs []*signature, body io.Reader) {
 	if body == nil {
 		body = strings.NewReader("")
 	}
-	whole := readBody(ctx, body, sums[:])
+	err := readBody(ctx, body, sums[:])
 	for _, s := range sigs {
 		if !s.open() {
 			continue
 		}
-		if whole {
+		switch {
+		case err == nil:
 			s.verifyBody(sums[s.bodyForm])
-		} else {
+		case errors.Is(err, ErrBusy):
+			s.trouble = ErrBusy.Error()
+		default:
 			s.trouble = "the message could not be read in full"
 		}
 	}
@@ -157,8 +163,8 @@ func verifyBody(ctx context.Context, sigs []*signature, body io.Reader) {
 
 var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
 
-// readBody hands the body to the sums and says whether it came to its end.
-func readBody(ctx context.Context, body io.Reader, sums []*bodySum) bool {
+// readBody hands the body to the sums, and says why if it did not come to its end.
+func readBody(ctx context.Context, body io.Reader, sums []*bodySum) error {
 	block := blocks.Get().(*[blockSize]byte)
 	defer blocks.Put(block)
 	for {
@@ -170,9 +176,11 @@ func readBody(ctx context.Context, body io.Reader, sums []*bodySum) bool {
 		}
 		switch {
 		case errors.Is(err, io.EOF):
-			return ctx.Err() == nil
-		case err != nil, ctx.Err() != nil:
-			return false
+			return ctx.Err()
+		case err != nil:
+			return err
+		case ctx.Err() != nil:
+			return ctx.Err()
 		}
 	}
 }
