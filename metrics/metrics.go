@@ -24,6 +24,7 @@ type Metrics struct {
 	connections  *counters
 	sessions     prometheus.Gauge
 	transactions *counters
+	outcomes     *counters
 
 	checkResults  *counters
 	checkDuration *observers
@@ -86,6 +87,8 @@ func New() *Metrics {
 	m.sessions = f.NewGauge(gauge("sessions_active", "Sessions open now."))
 	m.transactions = counter("transactions_total", "Mail transactions, by verdict and by the rule that decided.", "disposition", "rule")
 
+	m.outcomes = counter("outcomes_total", "Mail transactions, by how they ended.", "outcome")
+
 	m.checkResults = counter("check_results_total", "Results of checks, in the words of RFC 8601.", "check", "result")
 	m.checkDuration = &observers{vec: f.NewHistogramVec(histogram("check_duration_seconds", "Time that checks took.", waitBuckets), []string{"check"})}
 	m.replies = counter("replies_total", "Replies to clients, by code and enhanced status code.", "code", "enhanced")
@@ -130,6 +133,9 @@ func New() *Metrics {
 	m.buildInfo = f.NewGaugeVec(gauge("build_info", "Always 1; the labels say what is running."), []string{"version", "goversion"})
 
 	// A counter that appears only with its first event hides that event from rate().
+	for _, outcome := range []string{"delivered", "refused", "backend_refused", "failed", "abandoned", "unknown"} {
+		m.outcomes.get(outcome, "")
+	}
 	m.configReloads.get("ok", "")
 	m.configReloads.get("error", "")
 	for _, result := range []string{"written", "dropped", "error"} {
@@ -168,6 +174,13 @@ func (m *Metrics) SessionStarted() {
 func (m *Metrics) SessionEnded() {
 	if m != nil {
 		m.sessions.Dec()
+	}
+}
+
+// Outcome counts a transaction by how it ended.
+func (m *Metrics) Outcome(outcome string) {
+	if m != nil {
+		m.outcomes.get(outcome, "").Inc()
 	}
 }
 

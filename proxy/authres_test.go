@@ -432,7 +432,7 @@ func TestFieldsOfHostileFacts(t *testing.T) {
 		if w := differs(a, f); w != "" {
 			t.Fatalf("%s\n%q", w, field)
 		}
-		spf := string(appendReceivedSPFs(nil, "mx.test", f))
+		spf := string(appendReceivedSPFs(nil, "mx.test", f, true))
 		h, bad := smtp.ParseHeader([]byte(field + spf))
 		if bad != 0 {
 			t.Fatalf("%d lines are no fields: %q", bad, field+spf)

@@ -72,7 +72,7 @@ func (s *session) noRecipients() smtp.Reply {
 			return s.refuse(451, "5.1", "No recipient can be served now, try again later")
 		}
 	}
-	return smtp.Reply{Code: 554, Enhanced: "5.1", Text: "No valid recipients"}
+	return s.refuse(554, "5.1", "No valid recipients")
 }
 
 // receiveData reads DATA to its end and pushes it. It fails only when the
@@ -111,12 +111,12 @@ func (s *session) receiveData(r *relay) error {
 			switch {
 			case err != nil:
 				bad = true
-				r.discard(badOctets(err), journal.OutcomeRefused)
+				r.refuse(badOctets(err))
 				b, n = b[n:], 0
 			case tx.bytes > limit:
-				r.discard(errTooLarge, journal.OutcomeRefused)
+				r.refuse(errTooLarge)
 			case !eight && sc.Has8Bit():
-				r.discard(errEightBit, journal.OutcomeRefused)
+				r.refuse(errEightBit)
 			default:
 				if r.whole = end; end {
 					r.ends()
@@ -205,7 +205,7 @@ func (s *session) receiveChunk(r *relay, n int64, last bool) error {
 	if r != nil {
 		s.tx.bytes += n
 		if s.tx.bytes > r.limit || s.tx.bytes < 0 {
-			r.discard(errTooLarge, journal.OutcomeRefused)
+			r.refuse(errTooLarge)
 		}
 		r.chunk(n, last)
 	}

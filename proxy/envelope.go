@@ -52,8 +52,10 @@ type transaction struct {
 	trace   *dnscache.Trace
 	ran     []checks.Ran
 	took    map[string]float64
+	judged  bool           // policy was asked
 	verdict policy.Verdict // the last one
 	reached policy.Stage   // at which it was given
+	ended   policy.Stage   // at which the transaction ended, where that was before its end
 	reply   smtp.Reply     // the last one that matters
 	backend string         // name and address
 	backRep smtp.Reply     // the backend's last reply
@@ -89,8 +91,12 @@ func (s *session) mail(arg string) smtp.Reply {
 	s.begin(&tx.facts, s.heloName)
 	tx.facts.Mail = policy.MailFrom{From: smtp.Address(from), Domain: factDomain(from)}
 	r := s.mailParams(tx)
-	if !r.IsZero() && clientFault(r) {
+	switch {
+	case r.IsZero():
+	case clientFault(r):
 		return r
+	default:
+		r = withID(r, tx.facts.ID)
 	}
 	s.tx = tx
 	s.transactions++
@@ -98,7 +104,7 @@ func (s *session) mail(arg string) smtp.Reply {
 		r = s.refuse(450, "7.1", "Too many messages, try again later")
 	}
 	if !r.IsZero() {
-		tx.reached, tx.reply = policy.Helo, r
+		tx.reached, tx.reply, tx.ended = policy.Helo, r, policy.Mail
 		s.finish(journal.OutcomeRefused)
 		return r
 	}
@@ -231,7 +237,7 @@ func (s *session) runChecks(st policy.Stage, msg checks.Message) {
 // refusal, or nothing.
 func (s *session) judge(st policy.Stage) smtp.Reply {
 	tx := s.tx
-	tx.verdict, tx.reached = s.set.Chain.Decide(st, &tx.facts), st
+	tx.verdict, tx.reached, tx.judged = s.set.Chain.Decide(st, &tx.facts), st, true
 	if tx.apart && st > policy.Rcpt {
 		s.judgeEach(st)
 	}

@@ -36,6 +36,7 @@ func (s *session) finish(outcome journal.Outcome) {
 			v = r.verdict
 		}
 	}
+	rec.Stage = tx.stage(outcome).String()
 	rec.Reached = tx.reached.String()
 	if tx.reached == policy.Header && tx.facts.Message.Size > 0 {
 		rec.Reached = policy.Message.String() // it was read to its end: its size is known
@@ -59,7 +60,22 @@ func (s *session) finish(outcome journal.Outcome) {
 	if tx.trace != nil {
 		rec.DNS = tx.trace.Answers()
 	}
-	s.publish(rec, &tx.facts, v, tx.reply, s.tagsOf(tx, v))
+	s.publish(rec, &tx.facts, v, tx.judged, tx.reply, s.tagsOf(tx, v))
+}
+
+// stage is that at which the transaction ended, by whomever.
+func (tx *transaction) stage(outcome journal.Outcome) policy.Stage {
+	switch {
+	case tx.ended > policy.Connect:
+		return tx.ended
+	case outcome == journal.OutcomeDelivered:
+		return policy.Message
+	case tx.relay != nil:
+		return tx.relay.stage(tx.reached)
+	case len(tx.rcpts) > 0:
+		return policy.Rcpt
+	}
+	return policy.Mail
 }
 
 // tagsOf lists the tags for the record; those of recipients count where the
@@ -76,14 +92,18 @@ func (s *session) tagsOf(tx *transaction, v policy.Verdict) []smtp.Field {
 // recordRefusal records a verdict that came before any transaction: on the
 // connection, or on HELO.
 func (s *session) recordRefusal(f *policy.Facts, v policy.Verdict) {
-	rec := &journal.Record{Time: s.srv.now(), ID: f.ID, Session: s.id, Outcome: journal.OutcomeRefused, Reached: v.Stage.String()}
-	s.publish(rec, f, v, withID(v.Reply, f.ID), v.Tags)
+	rec := &journal.Record{Time: s.srv.now(), ID: f.ID, Session: s.id, Outcome: journal.OutcomeRefused, Stage: v.Stage.String(), Reached: v.Stage.String()}
+	s.publish(rec, f, v, true, withID(v.Reply, f.ID), v.Tags)
 }
 
-// publish completes the record and hands it out.
-func (s *session) publish(rec *journal.Record, f *policy.Facts, v policy.Verdict, reply smtp.Reply, tags []smtp.Field) {
+// publish completes the record and hands it out. What policy was not asked about has
+// no disposition: nobody has let it pass.
+func (s *session) publish(rec *journal.Record, f *policy.Facts, v policy.Verdict, judged bool, reply smtp.Reply, tags []smtp.Field) {
 	rec.Facts = *f
-	rec.Stage, rec.Rule, rec.Disposition = v.Stage.String(), v.Rule, v.Disposition.String()
+	rec.Disposition = journal.NotAsked
+	if judged {
+		rec.Rule, rec.RuleStage, rec.Disposition = v.Rule, v.Stage.String(), v.Disposition.String()
+	}
 	rec.Undecided = !v.Decided
 	rec.Observed = s.set.Observe && v.Refuses()
 	rec.Policy = s.set.Chain.Fingerprint()
@@ -92,7 +112,8 @@ func (s *session) publish(rec *journal.Record, f *policy.Facts, v policy.Verdict
 		rec.Tags = append(rec.Tags, t.Name+": "+strings.TrimSpace(t.Value))
 	}
 	s.srv.metrics.Transaction(rec.Disposition, rec.Rule)
-	if c := s.set.Candidate; c != nil {
+	s.srv.metrics.Outcome(string(rec.Outcome))
+	if c := s.set.Candidate; c != nil && judged {
 		if active, candidate := rec.JudgeCandidate(c); active != candidate {
 			s.srv.metrics.Disagreement(active, candidate)
 		}
@@ -122,6 +143,7 @@ func (s *session) log(rec *journal.Record) {
 		slog.String("submitter", rec.Facts.Submitter.Address),
 		slog.String("stage", rec.Stage),
 		slog.String("rule", rec.Rule),
+		slog.String("rule_stage", rec.RuleStage),
 		slog.String("disposition", rec.Disposition),
 		slog.Bool("observed", rec.Observed),
 		slog.String("outcome", string(rec.Outcome)),

@@ -144,7 +144,7 @@ func (r *relay) gather(b []byte) {
 	case r.whole:
 		r.body = len(r.head) // no empty line: all of it is header
 	case len(r.head) > int(r.s.set.Limits.HeaderSize):
-		r.discard(errHeaderSize, journal.OutcomeRefused)
+		r.refuse(errHeaderSize)
 		return
 	default:
 		if borrowed {
@@ -162,19 +162,19 @@ func (r *relay) judgeHeader() {
 	start := time.Now()
 	head, rest := r.head[:r.body], r.head[r.body:]
 	if r.body > int(s.set.Limits.HeaderSize) {
-		r.discard(errHeaderSize, journal.OutcomeRefused)
+		r.refuse(errHeaderSize)
 		return
 	}
 	if !r.raw {
 		head = smtp.Restuff(head) // or ".From: x" would be a field to the MTA and none to us
 	}
 	if smtp.FirstLineContinues(head) {
-		r.discard(errContinuation, journal.OutcomeRefused)
+		r.refuse(errContinuation)
 		return
 	}
 	h, _ := smtp.ParseHeader(head)
 	if countReceived(h) > receivedLimit {
-		r.discard(errLoop, journal.OutcomeRefused)
+		r.refuse(errLoop)
 		return
 	}
 	tx.facts.Rcpt = tx.firstTaken()
@@ -332,7 +332,7 @@ func (r *relay) send(b []byte) {
 	case len(b) == 0 || r.state == discarding:
 	case r.dots != nil:
 		if _, err := r.dots.Write(b); err != nil {
-			r.discard(badOctets(err), journal.OutcomeRefused)
+			r.refuse(badOctets(err))
 		}
 	case r.chunks && !r.raw && r.hold == nil:
 		r.scratch = r.unstuff.Append(r.scratch, b) // leaves with finish
@@ -381,6 +381,7 @@ func (r *relay) discard(reply smtp.Reply, outcome journal.Outcome) {
 	if r.state == discarding {
 		return
 	}
+	r.s.tx.ended = r.stage(r.s.tx.reached)
 	r.state = discarding
 	r.refusal, r.outcome = reply, outcome
 	r.close()
@@ -388,6 +389,19 @@ func (r *relay) discard(reply smtp.Reply, outcome journal.Outcome) {
 		r.s.dropBackend() // NOT: a dot. DATA cannot be taken back but by a close.
 	}
 	r.s.releaseBackend() // the client may take an hour for the rest, and others need it
+}
+
+// stage is that at which the message is, where reached was judged last.
+func (r *relay) stage(reached policy.Stage) policy.Stage {
+	if r.state == gathering {
+		return max(policy.Header, reached)
+	}
+	return policy.Message
+}
+
+// refuse is discard for what the message is: too large, or not fit to go on.
+func (r *relay) refuse(reply smtp.Reply) {
+	r.discard(withID(reply, r.s.tx.facts.ID), journal.OutcomeRefused)
 }
 
 // chunk announces the next n octets, by BDAT.
@@ -440,12 +454,12 @@ func (r *relay) chunkPart(b []byte) {
 	}
 	if !r.binary {
 		if err := r.text.Scan(b); err != nil {
-			r.discard(badOctets(err), journal.OutcomeRefused)
+			r.refuse(badOctets(err))
 			return
 		}
 	}
 	if r.seven && smtp.Has8Bit(b) {
-		r.discard(errEightBit, journal.OutcomeRefused)
+		r.refuse(errEightBit)
 		return
 	}
 	r.left -= int64(len(b))
@@ -465,7 +479,7 @@ func (r *relay) chunkPart(b []byte) {
 func (r *relay) chunksEnd() {
 	if r.last && r.left == 0 && r.state != discarding && !r.binary {
 		if err := r.text.Close(); err != nil {
-			r.discard(badOctets(err), journal.OutcomeRefused)
+			r.refuse(badOctets(err))
 		}
 	}
 }

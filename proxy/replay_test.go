@@ -190,7 +190,7 @@ func equalVerdicts(t *testing.T, rec *journal.Record, chain, candidate *policy.C
 			t.Fatalf("undetermined, for want of %q: %+v", whole.Missing.Names(), rec)
 		case !whole.Refuses() && (whole.MissingTags != policy.FactSet{} || rec.Reached != "message") && rec.Disposition != "reject" && rec.Disposition != "defer":
 			// Tags of rules that were never reached.
-		case whole.Disposition.String() != rec.Disposition, whole.Rule != rec.Rule, whole.Rule != "" && whole.Stage.String() != rec.Stage:
+		case whole.Disposition.String() != rec.Disposition, whole.Rule != rec.Rule, whole.Rule != "" && whole.Stage.String() != rec.RuleStage:
 			t.Fatalf("live %s by %s at %s, replayed %+v\n%+v", rec.Disposition, rec.Rule, rec.Stage, whole, rec)
 		case whole.Refuses() && !rec.Observed && !strings.Contains(rec.Reply, whole.Reply.Text):
 			t.Fatalf("live %q, replayed %+v", rec.Reply, whole.Reply)

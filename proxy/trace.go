@@ -46,7 +46,7 @@ func (s *session) appendFields(b []byte) []byte {
 		b = appendAuthResults(b, s.set.Hostname, f)
 	}
 	if s.set.Headers.ReceivedSPF {
-		b = appendReceivedSPFs(b, s.set.Hostname, f)
+		b = appendReceivedSPFs(b, s.set.Hostname, f, s.set.Chain.SiteReads("pra") || s.set.Chain.SiteReads("submitter"))
 	}
 	for _, t := range s.tags() {
 		b = append(b, t.Name...)
@@ -288,8 +288,10 @@ func appendAuthResults(b []byte, id string, f *policy.Facts) []byte {
 }
 
 // appendReceivedSPFs renders RFC 7208 §9.1 for each identity that was checked:
-// mailfrom, helo, and those of Sender ID, submitter and pra.
-func appendReceivedSPFs(b []byte, receiver string, f *policy.Facts) []byte {
+// mailfrom, helo, and those of Sender ID, submitter and pra. The latter are for a client
+// that said SUBMITTER, or for a site that goes by them (asked): of others nobody has asked, and who
+// reads softfail for an identity that no sender knows of may take it for theirs.
+func appendReceivedSPFs(b []byte, receiver string, f *policy.Facts, asked bool) []byte {
 	identity := "mailfrom"
 	if f.Mail.From == "" {
 		identity = "helo"
@@ -297,6 +299,9 @@ func appendReceivedSPFs(b []byte, receiver string, f *policy.Facts) []byte {
 	b = appendReceivedSPF(b, receiver, f, f.SPF.Result, f.SPF.Reason, identity, "")
 	if identity != "helo" && f.Helo.Domain != "" {
 		b = appendReceivedSPF(b, receiver, f, f.SPFHelo.Result, f.SPFHelo.Reason, "helo", "")
+	}
+	if f.Submitter.Address == "" && !asked {
+		return b
 	}
 	if f.Submitter.Address != "" {
 		b = appendReceivedSPF(b, receiver, f, f.Submitter.Result, f.Submitter.Reason, "submitter", f.Submitter.Address)

@@ -59,7 +59,7 @@ func delivery(i int, domain string, spf policy.Result) *journal.Record {
 	f.Message.Size = 4321
 	return &journal.Record{
 		Time: time.Date(2026, 11, 21, 10, 0, i%60, 0, time.UTC), ID: id, Session: "s", Facts: f,
-		Reached: "message", Stage: "rcpt", Disposition: "pass", Reply: "250 2.6.0 OK", Outcome: journal.OutcomeDelivered, Bytes: 4321,
+		Reached: "message", Stage: "message", RuleStage: "rcpt", Disposition: "pass", Reply: "250 2.6.0 OK", Outcome: journal.OutcomeDelivered, Bytes: 4321,
 		Recipients: []journal.Recipient{{Address: "bob@local.example", Disposition: "pass", Reply: "250 2.1.5 OK", Undecided: true, Taken: true}},
 		Took:       map[string]float64{"mail": .012, "rcpt": .001, "header": .02, "data": .03},
 		Checks:     []journal.Check{{Name: "spf", Result: spf, Took: .01}},

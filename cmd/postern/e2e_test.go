@@ -298,9 +298,9 @@ func compareTestSession(t *testing.T, p *postern, try attempt, submitter string,
 	if err := json.Unmarshal(out, &told); err != nil {
 		t.Fatalf("%v in %s", err, out)
 	}
-	for _, key := range []string{"disposition", "rule", "stage"} {
-		if fmt.Sprint(told.Verdict[key]) != fmt.Sprint(live[key]) && live[key] != nil {
-			t.Errorf("test-session says %s %v, the live session said %v", key, told.Verdict[key], live[key])
+	for key, logged := range map[string]string{"disposition": "disposition", "rule": "rule", "stage": "rule_stage"} {
+		if fmt.Sprint(told.Verdict[key]) != fmt.Sprint(live[logged]) && live[logged] != nil {
+			t.Errorf("test-session says %s %v, the live session said %v", key, told.Verdict[key], live[logged])
 		}
 	}
 	if refused := live["disposition"] == "reject" || live["disposition"] == "defer"; refused {

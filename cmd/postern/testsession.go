@@ -19,6 +19,7 @@ import (
 	"postern/checks/dnscache"
 	"postern/configs"
 	"postern/policy"
+	"postern/policy/journal"
 )
 
 func newTestSession() *cobra.Command {
@@ -168,10 +169,10 @@ type verdict struct {
 func (t *tested) verdict() verdict {
 	r := t.record
 	v := verdict{
-		Disposition: r.Disposition, Rule: r.Rule, Stage: r.Stage,
+		Disposition: r.Disposition, Rule: r.Rule, Stage: r.RuleStage,
 		Reply: strings.TrimSuffix(r.Reply, " ("+r.ID+")"), Tags: r.Tags,
 	}
-	if r.Undecided {
+	if r.Undecided || r.Disposition == journal.NotAsked {
 		v.Disposition = "" // a test that wants pass must not get it
 	}
 	if v.Tags == nil {

@@ -174,14 +174,19 @@ func writeIdentities(b *strings.Builder, all []identity) {
 // verdict says what was concluded, by which rule, and what the rules of now say.
 func (v view) verdict(b *strings.Builder) {
 	r, e := v.Record, v.Explanation
-	fmt.Fprintf(b, "  %s", r.Disposition)
+	if r.Disposition == journal.NotAsked {
+		b.WriteString("  none: the policy was not asked")
+	} else {
+		fmt.Fprintf(b, "  %s", r.Disposition)
+	}
 	switch {
+	case r.Disposition == journal.NotAsked:
 	case r.Undecided:
 		b.WriteString(" until the transaction ended, before its verdict")
 	case r.Rule == "":
 		b.WriteString(": no rule matched")
 	default:
-		fmt.Fprintf(b, " by rule %s at %s", r.Rule, r.Stage)
+		fmt.Fprintf(b, " by rule %s at %s", r.Rule, r.RuleStage)
 	}
 	if r.Rule == e.Rule && e.Position != "" {
 		fmt.Fprintf(b, " (%s)", e.Position)

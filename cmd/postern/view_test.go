@@ -55,7 +55,7 @@ func TestViewTellsHowItIsKnown(t *testing.T) {
 		},
 		"refused on HELO, by another policy": {
 			change: func(r *journal.Record) {
-				*r = journal.Record{ID: r.ID, Time: r.Time, Facts: r.Facts, Reached: "helo", Stage: "helo", Rule: "no-dyn", Disposition: "reject", Reply: "554 5.7.1 No", Outcome: journal.OutcomeRefused}
+				*r = journal.Record{ID: r.ID, Time: r.Time, Facts: r.Facts, Reached: "helo", Stage: "helo", RuleStage: "helo", Rule: "no-dyn", Disposition: "reject", Reply: "554 5.7.1 No", Outcome: journal.OutcomeRefused}
 			},
 			want: []string{
 				": refused by policy\n", "  reject by rule no-dyn at helo\n",

@@ -8,8 +8,9 @@ import (
 )
 
 // Version is the schema's: it grows when the meaning of a field changes or one
-// goes. New fields leave it as it is.
-const Version = 1
+// goes. New fields leave it as it is. In version 1, stage was that of the rule, and a
+// transaction that no rule was asked about had passed.
+const Version = 2
 
 const (
 	// maxLine bounds a record's line, the end included.

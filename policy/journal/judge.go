@@ -69,7 +69,7 @@ func (r *Record) Measured() policy.FactSet {
 func (r *Record) Live(i int) Opinion {
 	// Tags could still have come until the end of the message.
 	whole := Opinion{Disposition: r.Disposition, Rule: r.Rule, TagsUnknown: r.Reached != policy.Message.String()}
-	if r.Undecided {
+	if r.Undecided || r.Disposition == NotAsked {
 		whole = Opinion{}
 	}
 	if len(r.Recipients) == 0 {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"time"
 
+	"postern/policy"
 	"postern/policy/journal/jsonline"
 )
 
@@ -160,7 +161,26 @@ func (s *Stats) Decode(line []byte, r *Record) (ok bool) {
 	}{0, r}
 	*r = Record{}
 	err := json.Unmarshal(line, &with)
+	if with.V == 1 {
+		r.fromFirst()
+	}
 	return s.good(err, with.V, r)
+}
+
+// fromFirst makes of a record of version 1 what it would be now. Where it ended is
+// told by how, as far as that goes: a record knew how far it was judged.
+func (r *Record) fromFirst() {
+	r.RuleStage = r.Stage
+	switch {
+	case r.Outcome == OutcomeDelivered:
+		r.Stage = policy.Message.String()
+	case r.Outcome == OutcomeRefused && (r.Disposition == "reject" || r.Disposition == "defer"):
+	case r.Outcome == OutcomeRefused && r.Reached == policy.Helo.String():
+		// A limit, before the policy was asked about MAIL.
+		r.Stage, r.Disposition, r.RuleStage = policy.Mail.String(), NotAsked, ""
+	default:
+		r.Stage = r.Reached
+	}
 }
 
 func (s *Stats) good(err error, v int, r *Record) bool {

@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -45,7 +46,7 @@ func TestReaderTakesWhatItFinds(t *testing.T) {
 		"2026-11-20.0002.jsonl":    []byte(good("b")),
 		"2026-11-20.0001.jsonl.gz": gz(t, good("a")),
 		"2026-11-20.0010.jsonl":    []byte(good("c")),
-		"2026-11-20.jsonl":         []byte(good("d") + "\n" + `[]` + "\n" + `{"v":1}` + "\n" + `{"v":"x"}` + "\n" + strings.Repeat("x", 3<<20) + "\n" + later + strings.Replace(good("newer"), `"v":1`, `"v":2`, 1) + `{"v":1,"id":"to`),
+		"2026-11-20.jsonl":         []byte(good("d") + "\n" + `[]` + "\n" + `{"v":1}` + "\n" + `{"v":"x"}` + "\n" + strings.Repeat("x", 3<<20) + "\n" + later + strings.Replace(good("newer"), fmt.Sprintf(`"v":%d`, Version), fmt.Sprintf(`"v":%d`, Version+1), 1) + `{"v":1,"id":"to`),
 		// Compressed half, when the machine stopped: the plain one counts.
 		"2026-11-20.jsonl.gz": []byte("half"),
 		"2026-11-21.jsonl":    []byte(strings.TrimSuffix(good("unended"), "\n")),
@@ -149,6 +150,31 @@ func BenchmarkFind(b *testing.B) {
 	for b.Loop() {
 		if _, err := Find(dir, "nobody"); !errors.Is(err, ErrNotFound) {
 			b.Fatal(err)
+		}
+	}
+}
+
+// Records of the first version say what they would say now.
+func TestRecordsOfTheFirstVersionAreRead(t *testing.T) {
+	for _, x := range []struct{ line, stage, rule, disposition string }{
+		{`"reached":"message","stage":"rcpt","rule":"soft","disposition":"tag","outcome":"delivered"`, "message", "rcpt", "tag"},
+		{`"reached":"rcpt","stage":"mail","rule":"spf-fail","disposition":"reject","outcome":"refused"`, "mail", "mail", "reject"},
+		{`"reached":"message","stage":"mail","disposition":"pass","outcome":"backend_refused"`, "message", "mail", "pass"},
+		{`"reached":"rcpt","stage":"rcpt","disposition":"pass","outcome":"abandoned"`, "rcpt", "rcpt", "pass"},
+		{`"reached":"helo","stage":"connect","disposition":"pass","outcome":"refused","reply":"552 5.3.4 Message too large"`, "mail", "", NotAsked},
+		{`"reached":"helo","stage":"helo","rule":"no-dyn","disposition":"reject","outcome":"refused"`, "helo", "helo", "reject"},
+	} {
+		var s Stats
+		var r Record
+		if !s.Decode([]byte(`{"v":1,"id":"x",`+x.line+`}`), &r) {
+			t.Fatalf("%s: not read", x.line)
+		}
+		if r.Stage != x.stage || r.RuleStage != x.rule || r.Disposition != x.disposition {
+			t.Errorf("%s: %s, %s, %s", x.line, r.Stage, r.RuleStage, r.Disposition)
+		}
+		// And those of now as they are.
+		if !s.Decode([]byte(fmt.Sprintf(`{"v":%d,"id":"x",%s}`, Version, x.line)), &r) || r.RuleStage != "" || r.Stage != strings.Split(x.line, `"`)[7] {
+			t.Errorf("%s: %+v", x.line, r.Stage)
 		}
 	}
 }

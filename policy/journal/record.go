@@ -24,6 +24,10 @@ const (
 	OutcomeUnknown        Outcome = "unknown"         // the end of the message went to the backend, its answer never came
 )
 
+// NotAsked is the disposition of a transaction that ended before policy was asked,
+// as one that a limit refused.
+const NotAsked = "none"
+
 // Record is one transaction. It is written once, to the log and to the
 // journal, when the transaction ends.
 type Record struct {
@@ -36,13 +40,14 @@ type Record struct {
 	Reached string `json:"reached"`
 	Policy  string `json:"policy,omitempty"` // the fingerprint of the rules that judged
 
-	Stage       string   `json:"stage"` // at which the verdict was reached
+	Stage       string   `json:"stage"` // at which the transaction ended, whoever ended it
 	Rule        string   `json:"rule,omitempty"`
-	Disposition string   `json:"disposition"`         // pass, tag, defer, reject: what policy concluded
-	Undecided   bool     `json:"undecided,omitempty"` // the transaction ended before its verdict: Disposition is the last word until then
-	Observed    bool     `json:"observed,omitempty"`  // the policy only observes: the disposition was not carried out
-	Reply       string   `json:"reply"`               // the last reply of the transaction, as the client heard it
-	Tags        []string `json:"tags,omitempty"`      // "Name: value"
+	RuleStage   string   `json:"rule_stage,omitempty"` // at which Rule is decided, or the last rule where none matched
+	Disposition string   `json:"disposition"`          // pass, tag, defer, reject: what policy concluded; NotAsked
+	Undecided   bool     `json:"undecided,omitempty"`  // the transaction ended before its verdict: Disposition is the last word until then
+	Observed    bool     `json:"observed,omitempty"`   // the policy only observes: the disposition was not carried out
+	Reply       string   `json:"reply"`                // the last reply of the transaction, as the client heard it
+	Tags        []string `json:"tags,omitempty"`       // "Name: value"
 
 	Recipients Recipients `json:"recipients,omitempty"`
 	// Candidate is the verdict of the candidate policy, where there is one, on
