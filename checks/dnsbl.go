@@ -3,10 +3,13 @@ package checks
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 
+	"postern/checks/dnscache"
 	"postern/configs"
 	"postern/policy"
 )
@@ -17,10 +20,11 @@ import (
 func DNSBL(d Deps) Check {
 	lists := make([]dnsList, 0, len(d.Config.DNSBL.Zones))
 	for _, z := range d.Config.DNSBL.Zones {
-		// CheckDNSBLZone has had its say before anything listens.
-		if l, _, err := newDNSList(z); err == nil {
-			lists = append(lists, l)
-		}
+		// CheckDNSBLZone has had its say before anything listens. A file can have gone
+		// since: such a list is in trouble, and NOT: one that lists nobody.
+		l, _, err := newDNSList(z)
+		l.broken = err != nil
+		lists = append(lists, l)
 	}
 	return Check{
 		Name:   "dnsbl",
@@ -53,8 +57,9 @@ func askLists(ctx context.Context, r Resolver, lists []dnsList, f *policy.Facts)
 					found[i] = listingTrouble
 				}
 			}()
-			switch name, ok := lists[i].query(f, reverse); {
-			case !ok:
+			name, ok := lists[i].query(f, reverse)
+			switch {
+			case !ok || lists[i].broken:
 				found[i] = listingTrouble
 			case name != "":
 				found[i] = lists[i].ask(ctx, r, name)
@@ -105,7 +110,9 @@ const (
 
 // dnsList is one zone, ready to be asked.
 type dnsList struct {
-	zone   string
+	zone   string // as it is shown
+	key    string // a secret label before it; empty: none
+	broken bool
 	weight int
 	of     string
 	codes  []codeRange // none: the default
@@ -124,6 +131,11 @@ func newDNSList(z configs.DNSBLZone) (l dnsList, key string, err error) {
 		return l, "zone", fmt.Errorf("%q is no DNS zone", z.Zone)
 	}
 	l = dnsList{zone: zone, weight: z.Weight, of: z.Of}
+	if z.ZoneKeyFile != "" {
+		if l.key, err = readZoneKey(z.ZoneKeyFile); err != nil {
+			return l, "zone_key_file", err
+		}
+	}
 	switch l.of {
 	case "":
 		l.of = "client"
@@ -163,14 +175,52 @@ func (l *dnsList) query(f *policy.Facts, reverse func() (string, policy.Result))
 	if l.of != "client" {
 		subject, _ = checkable(subject)
 	}
-	if subject == "" || len(subject)+1+len(l.zone) > maxName {
-		return "", true
+	if name := l.name(subject); subject != "" && len(name) <= maxName {
+		return name, true
 	}
-	return subject + "." + l.zone, true
+	return "", true
+}
+
+// name is what the list is asked for.
+func (l *dnsList) name(subject string) string {
+	if l.key != "" {
+		subject += "." + l.key
+	}
+	return subject + "." + l.zone
+}
+
+// lookup asks for a name of the list's, and leaves its key out of what is recorded.
+func (l *dnsList) lookup(ctx context.Context, r Resolver, name string) ([]netip.Addr, error) {
+	if l.key != "" {
+		ctx = dnscache.WithSecret(ctx, l.key)
+	}
+	return r.LookupNetIP(ctx, "ip4", name)
+}
+
+// readZoneKey reads the key of a list: one label. No error says what is in the file.
+func readZoneKey(file string) (string, error) {
+	const maxLabel = 63 // RFC 1035 §2.3.4
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	text, err := io.ReadAll(io.LimitReader(f, 1<<10))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", file, err)
+	}
+	key := strings.ToLower(strings.TrimSpace(string(text)))
+	foreign := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_'
+	}
+	if key == "" || len(key) > maxLabel || strings.ContainsFunc(key, foreign) {
+		return "", fmt.Errorf("%s: a key is one label of a name: 1 to %d letters, digits and hyphens, and nothing else in the file", file, maxLabel)
+	}
+	return key, nil
 }
 
 func (l *dnsList) ask(ctx context.Context, r Resolver, name string) listing {
-	addrs, err := r.LookupNetIP(ctx, "ip4", name)
+	addrs, err := l.lookup(ctx, r, name)
 	if err != nil {
 		if isNotFound(err) {
 			return listingNo

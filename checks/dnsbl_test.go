@@ -2,10 +2,15 @@ package checks
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
+	"postern/checks/dnscache"
 	"postern/checks/dnstest"
 	"postern/configs"
 	"postern/policy"
@@ -99,6 +104,63 @@ func TestListsInTrouble(t *testing.T) {
 		if got := askedLists(t, parseZone(t, listZone), tc.host, tc.zones...); got.Result != tc.result || got.Score != tc.score || got.Listed {
 			t.Errorf("%s: %+v", name, got)
 		}
+	}
+}
+
+// A list that knows its customers by a label of the name: it is asked by that, and
+// nobody else hears of it.
+func TestListWithAKey(t *testing.T) {
+	const secret = "s3cr3tlabel"
+	file := filepath.Join(t.TempDir(), "key")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(" S3cr3tLabel\n")
+	zone := configs.DNSBLZone{Zone: "zen.dq.example", Weight: 2, ZoneKeyFile: file}
+	answers := parseZone(t, `
+7.2.0.192.s3cr3tlabel.zen.dq.example A 127.0.0.2
+2.0.0.127.s3cr3tlabel.zen.dq.example A 127.0.0.2
+; SERVFAIL 1.0.0.127.s3cr3tlabel.zen.dq.example
+`)
+	server, stop := answers.Serve()
+	defer stop()
+	r, err := dnscache.New(dnscache.Options{Servers: []string{server}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var f *policy.Facts
+	var trace dnscache.Trace
+	set := only(Deps{Resolver: r, Config: configs.Checks{DNSBL: configs.DNSBLCheck{Zones: []configs.DNSBLZone{zone}}}}, "dnsbl")
+	for _, host := range []string{"192.0.2.7", "192.0.2.8", "127.0.0.1"} { // an entry, none, and an error
+		f = transaction(host, "helo.example", "user@from.example")
+		set.Run(dnscache.WithTrace(t.Context(), &trace), policy.Mail, f, Message{})
+		if want := map[string]policy.Result{"192.0.2.7": policy.Fail, "192.0.2.8": policy.None, "127.0.0.1": policy.TempError}[host]; f.DNSBL.Result != want {
+			t.Errorf("%s: %+v", host, f.DNSBL)
+		}
+	}
+	x, err := ExamineDNSBL(t.Context(), r, zone)
+	if err != nil || len(x.Listed.Codes) != 1 || x.Unlisted.Err == nil {
+		t.Errorf("%+v, %v", x, err)
+	}
+	seen := fmt.Sprintf("%+v %+v %v %v", trace.Answers(), f.DNSBL, x, x.Unlisted.Err)
+	if strings.Contains(strings.ToLower(seen), secret) || !strings.Contains(seen, "7.2.0.192.zen.dq.example") {
+		t.Errorf("seen: %s", seen)
+	}
+
+	// What is no label is said, and not shown; a list whose file is gone is in
+	// trouble, and lists nobody silently.
+	for _, text := range []string{"", "two labels", "s3cr3tlabel.x", "s3cr3tlabel\ns3cr3tlabel", strings.Repeat("s3cr3tlabel", 6), "s3cr3tlabel\x00"} {
+		write(text)
+		if key, err := CheckDNSBLZone(zone); key != "zone_key_file" || err == nil || strings.Contains(err.Error(), secret) {
+			t.Errorf("%q: %s: %v", text, key, err)
+		}
+	}
+	if got := askedLists(t, answers, "192.0.2.7", zone); got.Result != policy.TempError {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -2,6 +2,7 @@ package checks
 
 import (
 	"context"
+	"net"
 	"net/netip"
 
 	"postern/configs"
@@ -19,7 +20,7 @@ type DNSBLExamination struct {
 
 // DNSBLAnswer is what a list says of one name.
 type DNSBLAnswer struct {
-	Name  string       // as it was asked for
+	Name  string       // as it was asked for, less the list's key
 	Codes []netip.Addr // none: it is not listed, or Err
 	Err   error        // it could not be read
 	// Refused says that a code tells of an error: 127.255.255.0/24, or 127.0.0.1 where
@@ -47,9 +48,14 @@ func ExamineDNSBL(ctx context.Context, r Resolver, z configs.DNSBLZone) (DNSBLEx
 
 func (l *dnsList) examine(ctx context.Context, r Resolver, subject string) DNSBLAnswer {
 	a := DNSBLAnswer{Name: subject + "." + l.zone}
-	addrs, err := r.LookupNetIP(ctx, "ip4", a.Name)
+	addrs, err := l.lookup(ctx, r, l.name(subject))
 	if err != nil && !isNotFound(err) {
 		a.Err = err
+		if de, ok := err.(*net.DNSError); ok {
+			shown := *de
+			shown.Name = a.Name
+			a.Err = &shown
+		}
 	}
 	for _, addr := range addrs {
 		addr = addr.Unmap()

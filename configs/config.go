@@ -138,10 +138,14 @@ type DNSBLCheck struct {
 
 // DNSBLZone is one DNS list.
 type DNSBLZone struct {
-	Zone   string   `yaml:"zone"`
+	Zone string `yaml:"zone"`
+	// ZoneKeyFile holds the secret label that stands before the zone's name in what
+	// is asked for; empty: there is none.
+	ZoneKeyFile string `yaml:"zone_key_file" path:"file"`
+
 	Weight int      `yaml:"weight" min:"-1000" default:"1"`                          // added to dnsbl.score where the zone lists; negative: an allow list
 	Of     string   `yaml:"of" words:"client helo mail_from iprev" default:"client"` // client (default) | helo | mail_from | iprev
-	Codes  []string `yaml:"codes"`                                                   // return codes or ranges that count; none: 127.0.0.0/8 less 127.255.255.0/24
+	Codes  []string `yaml:"codes"`                                                   // return codes or ranges that count; none: 127.0.0.0/8 less 127.255.255.0/24 and 127.0.0.1
 
 	Position Position `yaml:"-"`
 }

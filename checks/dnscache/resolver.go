@@ -153,7 +153,7 @@ func (r *Resolver) finish(ctx context.Context, p pending) *entry {
 	r.count(p.question, p.answer, p.source)
 	if t := traceOf(ctx); t != nil {
 		now := r.now()
-		t.record(p.question, p.answer, p.source, now, now.Sub(p.start))
+		t.record(p.question, p.answer, p.source, now, now.Sub(p.start), secretOf(ctx))
 	}
 	return p.answer
 }

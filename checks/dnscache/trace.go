@@ -3,7 +3,9 @@ package dnscache
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -61,19 +63,44 @@ func WithTrace(ctx context.Context, t *Trace) context.Context {
 	return context.WithValue(ctx, traceKey{}, t)
 }
 
+type secretKey struct{}
+
+// WithSecret returns a context whose look-ups are traced without a label of their
+// names, by which a name server knows who asks.
+func WithSecret(ctx context.Context, label string) context.Context {
+	return context.WithValue(ctx, secretKey{}, label)
+}
+
+// secretOf returns the label that WithSecret left out, in the form that names have.
+func secretOf(ctx context.Context) string {
+	label, _ := ctx.Value(secretKey{}).(string)
+	return strings.ToLower(label)
+}
+
+// conceal takes a label out of a name.
+func conceal(name, secret string) string {
+	if secret == "" {
+		return name
+	}
+	labels := strings.Split(name, ".")
+	return strings.Join(slices.DeleteFunc(labels, func(l string) bool { return strings.EqualFold(l, secret) }), ".")
+}
+
 func traceOf(ctx context.Context) *Trace {
 	t, _ := ctx.Value(traceKey{}).(*Trace)
 	return t
 }
 
 // record adds a look-up to the trace.
-func (t *Trace) record(q question, e *entry, src Source, now time.Time, took time.Duration) {
-	a := Answer{Name: q.name, Type: q.rrtype.String(), Answer: []string{}, Source: src, Took: took}
+func (t *Trace) record(q question, e *entry, src Source, now time.Time, took time.Duration, secret string) {
+	a := Answer{Name: conceal(q.name, secret), Type: q.rrtype.String(), Answer: []string{}, Source: src, Took: took}
 	if left := time.Unix(0, e.expires).Sub(now); left > 0 {
 		a.TTL = int((left + time.Second - 1) / time.Second)
 	}
 	if e.err != nil {
-		a.Error = e.err.Err
+		if a.Error = e.err.Err; secret != "" {
+			a.Error = strings.ReplaceAll(a.Error, secret, "")
+		}
 	}
 	a.Answer = append(a.Answer, e.text...)
 	for _, mx := range e.mx {

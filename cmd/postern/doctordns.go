@@ -267,6 +267,11 @@ func (d *patient) dnsLists(ctx context.Context, text string, r *dnscache.Resolve
 			}
 			f.Check, f.Subject, f.At = "dnsbl", z.Zone, z.Position.String()
 			f.Seen = fmt.Sprintf("%s, asked by %s: %s", z.Zone, text, f.Seen)
+			if z.ZoneKeyFile != "" && f.Status != statusFault {
+				if advice, seen := exposed(z.ZoneKeyFile); seen != "" {
+					f.Status, f.Advice, f.Seen = statusFault, advice, z.Zone+" "+seen
+				}
+			}
 			found[i] = f
 		})
 	}

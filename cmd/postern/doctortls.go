@@ -90,16 +90,25 @@ func judgePair(file configs.Certificate, chain []*x509.Certificate, roots *x509.
 	if weak := weakKey(leaf); weak != "" {
 		note(statusWarning, "make a new key: ECDSA P-256, or RSA with 2048 bits", "has %s", weak)
 	}
-	info, err := os.Stat(file.Key)
-	switch mode := info; {
-	case err != nil:
-		note(statusFault, "the next reload will fail", "has lost its key: %v", err)
-	case mode.Mode().Perm()&0o004 != 0:
-		note(statusFault, "chmod 0640 "+file.Key+", with the group of the proxy's user; who could read it may have: think of a new key", "has a key that everybody on this machine can read (%v)", mode.Mode().Perm())
-	case mode.Mode().Perm()&0o022 != 0:
-		note(statusFault, "chmod 0640 "+file.Key, "has a key that others than its owner can replace (%v)", mode.Mode().Perm())
+	if advice, seen := exposed(file.Key); seen != "" {
+		note(statusFault, advice, "%s", seen)
 	}
 	return found
+}
+
+// exposed says what is wrong with the file of a key, as far as the machine can tell,
+// and what to do; nothing, if it is well.
+func exposed(file string) (advice, seen string) {
+	info, err := os.Stat(file)
+	switch {
+	case err != nil:
+		return "the next reload will fail", fmt.Sprintf("has lost its key: %v", err)
+	case info.Mode().Perm()&0o004 != 0:
+		return "chmod 0640 " + file + ", with the group of the proxy's user; who could read it may have: think of a new key", fmt.Sprintf("has a key that everybody on this machine can read (%v)", info.Mode().Perm())
+	case info.Mode().Perm()&0o022 != 0:
+		return "chmod 0640 " + file, fmt.Sprintf("has a key that others than its owner can replace (%v)", info.Mode().Perm())
+	}
+	return "", ""
 }
 
 // chainTo returns the root that the chain leads to, or why it leads to none that is
