@@ -1,7 +1,6 @@
 package checks
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -124,17 +123,14 @@ func splitMessage(msg Message) (dkim.Message, error) {
 		if _, err := io.ReadFull(io.NewSectionReader(msg.Whole, 0, msg.Size), header); err != nil {
 			return dkim.Message{}, err
 		}
-		end, body := bytes.Index(header, []byte("\r\n\r\n"))+2, 2
+		end, body := smtp.HeaderEnd(header)
 		switch {
-		case bytes.HasPrefix(header, []byte("\r\n")):
-			end = 0
-		case end >= 2:
+		case end >= 0:
 		case size >= msg.Size:
-			end, body = len(header), 0
+			end, body = len(header), len(header)
 		default:
 			continue
 		}
-		at := int64(end + body)
-		return dkim.Message{Header: header[:end], Body: io.NewSectionReader(msg.Whole, at, msg.Size-at)}, nil
+		return dkim.Message{Header: header[:end], Body: io.NewSectionReader(msg.Whole, int64(body), msg.Size-int64(body))}, nil
 	}
 }

@@ -13,9 +13,9 @@ import (
 	"postern/proxy/smtp"
 )
 
-// authResults is an Authentication-Results field as a reader of RFC 8601 §2.2
+// authField is an Authentication-Results field as a reader of RFC 8601 §2.2
 // understands it.
-type authResults struct {
+type authField struct {
 	ID      string       `json:"authserv_id"`
 	Results []authResult `json:"results"`
 }
@@ -32,11 +32,11 @@ type authProperty struct {
 	Value string `json:"value"`
 }
 
-// authParser reads the field to the letter, so that what it takes anybody takes.
-type authParser struct{ rest string }
+// authReader reads the field to the letter, so that what it takes anybody takes.
+type authReader struct{ rest string }
 
 // cfws skips white space and comments; false for a comment that does not end.
-func (p *authParser) cfws() bool {
+func (p *authReader) cfws() bool {
 	for {
 		p.rest = strings.TrimLeft(p.rest, " \t\r\n")
 		if !strings.HasPrefix(p.rest, "(") {
@@ -65,7 +65,7 @@ func (p *authParser) cfws() bool {
 
 // word reads a token (RFC 2045 §5.1) or, if quoted is allowed, a quoted-string;
 // more are the specials that may stand in it too.
-func (p *authParser) word(quoted bool, more string) (string, bool) {
+func (p *authReader) word(quoted bool, more string) (string, bool) {
 	if quoted && strings.HasPrefix(p.rest, `"`) {
 		var b strings.Builder
 		for i := 1; i < len(p.rest); i++ {
@@ -94,7 +94,7 @@ func (p *authParser) word(quoted bool, more string) (string, bool) {
 	return w, i > 0
 }
 
-func (p *authParser) char(c byte) bool {
+func (p *authReader) char(c byte) bool {
 	if p.cfws() && strings.HasPrefix(p.rest, string(c)) {
 		p.rest = p.rest[1:]
 		return p.cfws()
@@ -102,10 +102,10 @@ func (p *authParser) char(c byte) bool {
 	return false
 }
 
-func parseAuthResults(field string) (a authResults, err error) {
+func parseAuthResults(field string) (a authField, err error) {
 	name, value, _ := strings.Cut(strings.TrimSuffix(field, "\r\n"), ":")
-	bad := func(what string, p *authParser) error { return fmt.Errorf("%s at %q in %q", what, p.rest, field) }
-	p := &authParser{rest: value}
+	bad := func(what string, p *authReader) error { return fmt.Errorf("%s at %q in %q", what, p.rest, field) }
+	p := &authReader{rest: value}
 	if !strings.EqualFold(name, "Authentication-Results") || !p.cfws() {
 		return a, bad("no field", p)
 	}
@@ -161,7 +161,7 @@ func parseAuthResults(field string) (a authResults, err error) {
 func TestSuiteAuthresParse(t *testing.T) {
 	var f struct {
 		Cases []struct {
-			authResults
+			authField
 			Header, Error string
 		}
 	}
@@ -173,8 +173,8 @@ func TestSuiteAuthresParse(t *testing.T) {
 		switch {
 		case (err != nil) != (tt.Error != ""):
 			wrong = fmt.Sprintf("%v, want %q", err, tt.Error)
-		case err == nil && !reflect.DeepEqual(got, tt.authResults):
-			wrong = fmt.Sprintf("got %+v, want %+v", got, tt.authResults)
+		case err == nil && !reflect.DeepEqual(got, tt.authField):
+			wrong = fmt.Sprintf("got %+v, want %+v", got, tt.authField)
 		}
 		s.count(tt.Header, wrong)
 	}
@@ -341,7 +341,7 @@ func TestSuiteAuthresInjection(t *testing.T) {
 }
 
 // differs says how a field of ours differs from the facts it was made of.
-func differs(a authResults, f *policy.Facts) string {
+func differs(a authField, f *policy.Facts) string {
 	var want []authResult
 	add := func(method string, r policy.Result, props ...string) {
 		if r == policy.Skipped || r == "" {

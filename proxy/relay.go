@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"errors"
 	"log/slog"
 	"time"
@@ -129,18 +128,16 @@ func (r *relay) keepAlive() {
 
 // gather collects the header section, up to and including the empty line.
 func (r *relay) gather(b []byte) {
-	from := max(len(r.head)-3, 0)
+	seen := len(r.head)
 	borrowed := len(r.head) == 0
 	if borrowed {
 		r.head = b // most header sections come in one piece
 	} else {
 		r.head = append(r.head, b...)
 	}
-	switch i := bytes.Index(r.head[from:], []byte("\r\n\r\n")); {
-	case bytes.HasPrefix(r.head, []byte("\r\n")):
-		r.body = 2
-	case i >= 0:
-		r.body = from + i + 4
+	switch _, body := smtp.HeaderEndFrom(r.head, seen); {
+	case body >= 0:
+		r.body = body
 	case r.whole:
 		r.body = len(r.head) // no empty line: all of it is header
 	case len(r.head) > int(r.s.set.Limits.HeaderSize):
@@ -165,6 +162,18 @@ func (r *relay) judgeHeader() {
 		r.refuse(errHeaderSize)
 		return
 	}
+	if r.binary {
+		// The header section of a binary message is text like any (RFC 3030 §3).
+		var text smtp.TextScanner
+		err := text.Scan(head)
+		if err == nil {
+			err = text.Close()
+		}
+		if err != nil {
+			r.discard(badOctets(err), journal.OutcomeRefused)
+			return
+		}
+	}
 	if !r.raw {
 		head = smtp.Restuff(head) // or ".From: x" would be a field to the MTA and none to us
 	}
@@ -172,7 +181,11 @@ func (r *relay) judgeHeader() {
 		r.refuse(errContinuation)
 		return
 	}
-	h, _ := smtp.ParseHeader(head)
+	head, ok := r.nameMailboxLines(head)
+	if !ok {
+		return
+	}
+	h, bad := smtp.ParseHeader(head)
 	if countReceived(h) > receivedLimit {
 		r.refuse(errLoop)
 		return
@@ -212,7 +225,7 @@ func (r *relay) judgeHeader() {
 	fields := outs.Get().(*[]byte)
 	defer putOut(fields)
 	*fields = s.appendFields(*fields)
-	kept := s.withoutForged(head, h)
+	kept := s.withoutForged(head, h, bad)
 	if !r.begin(int64(len(*fields)+len(kept)+len(rest)) + r.left) {
 		return
 	}
@@ -220,6 +233,22 @@ func (r *relay) judgeHeader() {
 	r.send(*fields)
 	r.send(kept)
 	r.send(rest)
+}
+
+// nameMailboxLines makes fields of the "From " lines that an mbox file has above a
+// message. What may not continue our last field may not continue them either.
+func (r *relay) nameMailboxLines(head []byte) (named []byte, ok bool) {
+	named, rest := smtp.NameMailboxLines(head)
+	switch {
+	case rest == 0:
+	case len(named) > int(r.s.set.Limits.HeaderSize):
+		r.discard(errHeaderSize, journal.OutcomeRefused)
+		return nil, false
+	case smtp.FirstLineContinues(named[rest:]):
+		r.discard(errContinuation, journal.OutcomeRefused)
+		return nil, false
+	}
+	return named, true
 }
 
 // candidateWaits says whether the candidate policy has still to learn, for one of
@@ -644,7 +673,7 @@ func (r *relay) judgeMessage() {
 		r.cannotHold(err)
 		return
 	}
-	h, _ := smtp.ParseHeader(head)
+	h, bad := smtp.ParseHeader(head)
 	s.runChecks(policy.Message, checks.Message{Header: h, Section: head, Whole: r.hold, Size: r.hold.size})
 	refusal := s.judge(policy.Message)
 	tx.time("message", start)
@@ -653,7 +682,7 @@ func (r *relay) judgeMessage() {
 		return
 	}
 	fields := s.appendFields(nil)
-	kept := s.withoutForged(head, h)
+	kept := s.withoutForged(head, h, bad)
 	if !r.begin(int64(len(fields)+len(kept)) + r.hold.size - r.hold.mark) {
 		return
 	}

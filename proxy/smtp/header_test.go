@@ -77,6 +77,89 @@ func TestDotsHideNoField(t *testing.T) {
 	}
 }
 
+// TestHeaderEnd: wherever the octets are cut, the header section ends at one place.
+func TestHeaderEnd(t *testing.T) {
+	for in, want := range map[string][2]int{
+		"":                        {-1, -1},
+		"A: b":                    {-1, -1},
+		"A: b\r\n":                {-1, -1},
+		"A: b\r\n\r":              {-1, -1},
+		"A: b\r\n\r\n":            {6, 8},
+		"A: b\r\n\r\nx\r\n\r\n":   {6, 8},
+		"\r\nx":                   {0, 2},
+		"\nx":                     {0, 1},
+		"A: b\n\nFrom: x\r\n\r\n": {5, 6},
+		"A: b\r\n\nFrom: x\r\n":   {6, 7},
+		"A: b\n\r\nx":             {5, 7},
+		"A: b\r\n \r\nx":          {-1, -1},
+		"A: b\r\r\nx":             {-1, -1},
+		"\r":                      {-1, -1},
+		"A: b\r\n\r\r\n":          {-1, -1},
+	} {
+		end, body := HeaderEnd([]byte(in))
+		if end != want[0] || body != want[1] {
+			t.Errorf("%q: %d, %d; want %v", in, end, body, want)
+		}
+		for cut := range in {
+			if _, early := HeaderEnd([]byte(in[:cut])); early >= 0 {
+				continue
+			}
+			if e, b := HeaderEndFrom([]byte(in), cut); e != end || b != body {
+				t.Errorf("%q cut at %d: %d, %d; whole: %d, %d", in, cut, e, b, end, body)
+			}
+		}
+	}
+}
+
+func TestNameMailboxLines(t *testing.T) {
+	for in, want := range map[string]string{
+		"From: a\r\n\r\n":                     "From: a\r\n\r\n",
+		"":                                    "",
+		"From a@b Mon Jan 1\r\nTo: x\r\n\r\n": "X-Mailbox-Line: From a@b Mon Jan 1\r\n|To: x\r\n\r\n",
+		">From a 00:00:00\r\nTo: x\r\n":       "X-Mailbox-Line: >From a 00:00:00\r\n|To: x\r\n",
+		">>From a\r\nFrom b\r\n\r\n":          "X-Mailbox-Line: >>From a\r\nX-Mailbox-Line: From b\r\n|\r\n",
+		"From a":                              "X-Mailbox-Line: From a|",
+		"From a\r\n x: y\r\n":                 "X-Mailbox-Line: From a\r\n| x: y\r\n",
+		"From : a@b.example\r\n\r\n":          "From : a@b.example\r\n\r\n",
+		">From: a\r\n":                        ">From: a\r\n",
+		"From\ta\r\n":                         "From\ta\r\n",
+		"from a\r\n":                          "from a\r\n",
+		"To: x\r\nFrom a\r\n\r\n":             "To: x\r\nFrom a\r\n\r\n",
+	} {
+		named, rest := NameMailboxLines([]byte(in))
+		got := string(named)
+		if rest > 0 {
+			got = got[:rest] + "|" + got[rest:]
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestLookalikes(t *testing.T) {
+	for in, want := range map[string][]Lookalike{
+		"From: a\r\n\r\nFrom : b\r\n":                 nil,
+		"From : a\r\n\r\n":                            {{" a", Extent{0, 10}, true}},
+		"FROM\t:a\r\n b\r\nTo: x\r\n":                 {{"a\r\n b", Extent{0, 13}, true}},
+		"To: x\r\nFrom\r\n : a\r\n\r\n":               {{" a", Extent{7, 19}, false}},
+		"From\r\n \r\n\t:a\r\n":                       {{"a", Extent{0, 14}, false}},
+		"\ufeffFrom: a\r\n":                           {{" a", Extent{0, 12}, false}},
+		"From\u00a0: a\r\n":                           {{" a", Extent{0, 11}, false}},
+		"Fr\u200bom: a\r\n":                           {{" a", Extent{0, 12}, false}},
+		"From\x00: a\r\n":                             {{" a", Extent{0, 10}, false}},
+		"\x0bFrom: a\r\n":                             {{" a", Extent{0, 10}, false}},
+		"From\r\n\r\n: a":                             nil,
+		"rubbish\r\n From: a\r\n":                     nil,
+		"Fromm : a\r\nFro : b\r\nX-From : c\r\n":      nil,
+		"From a@b Mon 00:00\r\nFrom\r\nFr om : x\r\n": {{" x", Extent{26, 37}, false}},
+	} {
+		if got := Lookalikes([]byte(in), "From"); !slices.Equal(got, want) {
+			t.Errorf("%q: %v, want %v", in, got, want)
+		}
+	}
+}
+
 func TestHeaderGet(t *testing.T) {
 	h := Header{{"To", "a"}, {"FROM", "b"}, {"From", "c"}}
 	if f, ok := h.Get("from"); !ok || f.Value != "b" {
@@ -176,7 +259,20 @@ func FuzzHeader(f *testing.F) {
 			f.Add(s.B64)
 		}
 	}
+	f.Add([]byte(">From x\r\nFrom y\n\nTo: z"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		checkHeader(t, b)
+		named, rest := NameMailboxLines(b)
+		if _, again := NameMailboxLines(named); again > 0 {
+			t.Fatalf("%q on top of %q", named, b)
+		}
+		if !bytes.HasSuffix(b, named[rest:]) || strings.ReplaceAll(string(named[:rest]), mailboxLine, "") != string(b[:len(b)-len(named)+rest]) {
+			t.Fatalf("%q became %q", b, named)
+		}
+		for _, l := range Lookalikes(b, "From") {
+			if text := string(b[l.Extent.Start:l.Extent.End]); !strings.Contains(text, l.Value) || !strings.Contains(text, ":") {
+				t.Fatalf("%q in %q", text, b)
+			}
+		}
 	})
 }
