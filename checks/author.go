@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"postern/policy"
+	"postern/proxy/smtp"
 )
 
 // maxAuthors bounds how many authors' domains of one message are judged.
@@ -40,31 +41,35 @@ func (a *Authors) add(domain string) {
 // ReadAuthors reads the From fields of a message's header section.
 func ReadAuthors(msg Message) Authors {
 	var a Authors
-	read, mailboxes := true, 0
+	var first string // the mailbox of the first field
+	read := func(value string) {
+		r := authorReading{authors: &a}
+		r.read(value)
+		word := r.word()
+		switch a.Fields++; {
+		case a.Fields == 1:
+			a.Word, first = word, r.mailbox
+		case word != policy.AuthorOne || a.Word != policy.AuthorOne || r.mailbox != first:
+			a.Word = policy.AuthorAmbiguous // the fields do not agree
+		}
+	}
 	for _, f := range msg.Header {
-		if !fieldIs(f.Name, "From") {
-			continue
+		if fieldIs(f.Name, "From") {
+			read(f.Value)
 		}
-		a.Fields++
-		if isBlank(f.Value) {
-			continue
-		}
-		list, ok := parseMailboxes(f.Value)
-		read = read && ok
-		for _, m := range list {
-			mailboxes++
-			a.add(m.Domain)
+	}
+	apart := false // a field's name stands apart from its colon
+	for _, l := range smtp.Lookalikes(msg.Section, "From") {
+		apart = true
+		if !l.Parsed {
+			read(l.Value)
 		}
 	}
 	switch {
-	case a.Fields > 1 || !read || a.More:
+	case apart || a.More:
 		a.Word = policy.AuthorAmbiguous
-	case mailboxes == 0:
+	case a.Fields == 0:
 		a.Word = policy.AuthorNone
-	case mailboxes == 1:
-		a.Word = policy.AuthorOne
-	default:
-		a.Word = policy.AuthorSeveral
 	}
 	return a
 }

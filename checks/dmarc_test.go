@@ -37,10 +37,10 @@ _dmarc.evil.example  TXT "v=DMARC1; p=none"
 		"From: ceo@bank.example\r\n":                                     {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
 		"From:\r\nFrom: ceo@bank.example\r\n":                            {Result: policy.Fail, Policy: "reject", Domain: "bank.example"}, // nobody sees the first
 		"From: <\r\nFrom: ceo@bank.example\r\n":                          {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
-		"From: x@evil.example, >\r\n":                                    {Result: policy.PermError}, // who knows
-		"From: x@none.example, >\r\n":                                    {Result: policy.PermError},
+		"From: x@evil.example, >\r\n":                                    {Result: policy.Pass, Policy: "none", Domain: "evil.example"}, // the bracket says nothing
+		"From: x@none.example, >\r\n":                                    {Result: policy.None},
 		"From: ceo@bank.example, x@evil.example <\r\n":                   {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
-		"From: Us: ceo@bank.example;\r\n":                                {Result: policy.PermError},
+		"From: Us: ceo@bank.example;\r\n":                                {Result: policy.Fail, Policy: "reject", Domain: "bank.example"},
 		"From:\r\n":                                                      {Result: policy.PermError},
 		"Subject: x\r\n":                                                 {Result: policy.PermError},
 		// The victim behind so many others that he is not judged.
