@@ -173,9 +173,11 @@ func (r *rig) passes(c *client, by, text string) (got, wrong string) {
 // semicolon behind it.
 var nobodysResults = regexp.MustCompile(`(?im)^Authentication-Results: (spf=none|mta1007\.mail\.sp2\.yahoo\.com  from=).*\r\n([ \t].*\r\n)*`)
 
+var mailboxLine = regexp.MustCompile(`^From +[^ :]`)
+
 // asPassedOn is a message of the corpus as the backend should have it.
 func asPassedOn(text string) string {
-	if strings.HasPrefix(text, "From ") && !strings.HasPrefix(text, "From :") {
+	if mailboxLine.MatchString(text) {
 		text = "X-Mailbox-Line: " + text
 	}
 	head, body, ok := strings.Cut(text, "\r\n\r\n")

@@ -13,7 +13,11 @@ func TestPoliciesThatAreShipped(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}
-	files = append(files, "../../policy/builtin.test.yaml")
+	field, err := filepath.Glob("../../policy/testdata/field/*.test.yaml")
+	if err != nil || len(field) < 3 {
+		t.Fatal(field, err)
+	}
+	files = append(append(files, "../../policy/builtin.test.yaml"), field...)
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			t.Parallel()
