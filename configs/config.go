@@ -56,6 +56,7 @@ type Listener struct {
 type TLS struct {
 	Certificates       []Certificate      `yaml:"certificates"`                // first is the default, the rest by SNI; none: one made in memory
 	MinVersion         string             `yaml:"min_version" words:"1.2 1.3"` // 1.2 | 1.3
+	Suites             string             `yaml:"suites" words:"modern broad"` // modern | broad
 	ClientCertificates ClientCertificates `yaml:"client_certificates"`
 }
 
@@ -264,8 +265,12 @@ type Limits struct {
 	MessageRate    int `yaml:"message_rate" min:"0"`
 	ErrorRate      int `yaml:"error_rate" min:"0"`
 
-	Errors int           `yaml:"errors"`         // of one session: then 421
+	Errors int           `yaml:"errors"`         // of one session, those before a first good command double: then 421
 	Tarpit time.Duration `yaml:"tarpit" min:"0"` // before each answer to an error from the fourth on
+
+	// Unsynchronized is what becomes of clients that do not wait for our answer where
+	// RFC 2920 §3.1 wants them to.
+	Unsynchronized string `yaml:"unsynchronized" words:"refuse note"` // refuse | note
 }
 
 // Timeouts bounds waiting. Any duration from 50ms up is legal.
@@ -306,7 +311,7 @@ type Log struct {
 // Default returns what is in effect where nothing is said.
 func Default() *Config {
 	return &Config{
-		TLS: TLS{MinVersion: "1.2", ClientCertificates: ClientCertificates{Mode: "none"}},
+		TLS: TLS{MinVersion: "1.2", Suites: "modern", ClientCertificates: ClientCertificates{Mode: "none"}},
 		DNS: DNS{
 			Timeout: 2 * time.Second, Total: 20 * time.Second,
 			Cache: DNSCache{Entries: 100000, MaxTTL: 24 * time.Hour, NegativeMaxTTL: 15 * time.Minute, ServeStale: time.Hour},
@@ -316,7 +321,7 @@ func Default() *Config {
 		Headers: Headers{AuthenticationResults: true, ReceivedSPF: true, Received: true},
 		Limits: Limits{
 			MessageSize: 50 * MiB, HeaderSize: 256 * KiB, Recipients: 1000,
-			Connections: 10000, ConnectionsPerClient: 50, Errors: 20,
+			Connections: 10000, ConnectionsPerClient: 50, Errors: 20, Unsynchronized: "refuse",
 		},
 		Timeouts: Timeouts{
 			Greeting: 30 * time.Second, Command: 5 * time.Minute, DataBlock: 3 * time.Minute, EndOfData: 8 * time.Minute,

@@ -82,9 +82,12 @@ type Client struct {
 	// Proxy is the load balancer that told the address in a PROXY header;
 	// empty: the client connected to us itself.
 	Proxy string `json:"proxy,omitempty" expr:"proxy"`
-	// Pregreet says that the client talked before it was greeted, where the
-	// listener waits for that (RFC 5321 §3.1 wants it to wait).
+	// Pregreet says that the client talked before it was greeted (RFC 5321 §3.1 wants
+	// it to wait): what had come by then, or while the listener waited for that.
 	Pregreet bool `json:"pregreet,omitempty" expr:"pregreet"`
+	// Unsynchronized says that the client did not wait for our answer to EHLO,
+	// STARTTLS or DATA (RFC 2920 §3.1). It is known once the header has come.
+	Unsynchronized bool `json:"unsynchronized,omitempty" expr:"unsynchronized" stage:"header"`
 	// Name is the forward-confirmed reverse name, empty if there is none. It
 	// comes with iprev, so that a slow reverse zone delays no greeting.
 	Name string `json:"name" expr:"name" stage:"mail" form:"domain"`

@@ -25,6 +25,8 @@ type command struct {
 	// pipelined commands need not wait for the answers of those before
 	// (RFC 2920 §3.1); all others see every earlier reply settled.
 	pipelined bool
+	// waits: the client must hear the answer before it goes on, whatever that is.
+	waits bool
 }
 
 type need int
@@ -40,12 +42,12 @@ var commands map[string]command
 func init() {
 	// In a function only because HELP names the table.
 	commands = map[string]command{
-		"EHLO":     {run: (*session).ehlo},
+		"EHLO":     {run: (*session).ehlo, waits: true},
 		"HELO":     {run: (*session).helo},
 		"STARTTLS": {run: (*session).startTLS},
 		"MAIL":     {run: (*session).mail, needs: needsHello},
 		"RCPT":     {run: (*session).rcpt, needs: needsMail, pipelined: true},
-		"DATA":     {run: (*session).data, needs: needsMail},
+		"DATA":     {run: (*session).data, needs: needsMail, waits: true},
 		"BDAT":     {run: (*session).bdat}, // checks for itself: its octets must be read first
 		"RSET":     {run: (*session).rset},
 		"NOOP":     {run: (*session).noop},
@@ -73,12 +75,16 @@ func init() {
 func (s *session) command(line []byte) {
 	s.commands++
 	verb, arg, err := smtp.ParseCommand(line)
+	c, ok := commands[verb]
+	if (err != nil || !ok) && isHTTP(line) {
+		s.misplaced(errHTTP)
+		return
+	}
 	if err != nil {
 		s.settle()
 		s.fault(syntaxReply(err))
 		return
 	}
-	c, ok := commands[verb]
 	if !ok {
 		s.settle()
 		s.fault(smtp.Reply{Code: 500, Enhanced: "5.2", Text: "Command not recognized"})
@@ -86,6 +92,14 @@ func (s *session) command(line []byte) {
 	}
 	if !c.pipelined {
 		s.settle()
+	}
+	if c.waits && (s.in.buffered() > 0 || verb == "DATA" && s.ahead()) {
+		// At EHLO it is what came in the same piece. DATA is answered late, and what
+		// has come by then was sent without an answer too.
+		if r := s.outOfTurn(verb); !r.IsZero() {
+			s.fault(r)
+			return
+		}
 	}
 	if s.barred && verb != "QUIT" {
 		s.fault(smtp.Reply{Code: 503, Enhanced: "5.1", Text: "Only QUIT is served here"})
@@ -112,6 +126,7 @@ func (s *session) command(line []byte) {
 		return
 	}
 	r := c.run(s, arg)
+	s.manners.served = s.manners.served || r.Positive()
 	s.mailRefused = verb == "MAIL" && s.tx == nil
 	if r.Permanent() && clientFault(r) {
 		s.fault(r)
@@ -127,6 +142,9 @@ func clientFault(r smtp.Reply) bool { return r.Code <= 504 || r.Code == 555 }
 // with a 421 in the end.
 func (s *session) fault(r smtp.Reply) {
 	s.errors++
+	if !s.manners.served {
+		s.manners.early++
+	}
 	s.lastFault = r
 	if d := s.set.Limits.Tarpit; d > 0 && s.errors > freeErrors {
 		// Who is made to wait makes nobody else wait.
@@ -139,7 +157,7 @@ func (s *session) fault(r smtp.Reply) {
 		}
 	}
 	s.say(r)
-	enough := s.set.Limits.Errors > 0 && s.errors >= s.set.Limits.Errors
+	enough := s.set.Limits.Errors > 0 && s.errors+s.manners.early >= s.set.Limits.Errors
 	if !s.srv.rates.take(s.admitted, rationErrors, s.set.Limits.ErrorRate, s.srv.now()) {
 		enough = true
 	}
@@ -249,7 +267,9 @@ func (s *session) helo(arg string) smtp.Reply {
 	if r := s.hello(arg, false); !r.IsZero() {
 		return r
 	}
-	s.offered = offer{} // RFC 5321 §4.1.1.1: no extensions after HELO
+	// RFC 5321 §4.1.1.1: no extensions after HELO. SIZE is taken all the same, as MTAs
+	// do: it tells us something and asks for nothing.
+	s.offered = offer{size: true}
 	return smtp.Reply{Code: 250, Text: s.set.Hostname}
 }
 
@@ -257,7 +277,8 @@ func (s *session) helo(arg string) smtp.Reply {
 // as it was (RFC 5321 §4.1.4).
 func (s *session) hello(arg string, esmtp bool) smtp.Reply {
 	name, _, _ := strings.Cut(arg, " ")
-	if !validHelo(name) {
+	name, ok := heloName(name)
+	if !ok {
 		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "A domain or an address literal is needed"}
 	}
 	helo := policy.HeloName{Name: name}
@@ -274,19 +295,25 @@ func (s *session) hello(arg string, esmtp bool) smtp.Reply {
 	return smtp.Reply{}
 }
 
-// validHelo bounds the HELO name to what can stand in headers and logs. The
-// grammar is not enforced: half of the world's clients break it, and the name
-// is evidence, not an address (RFC 5321 §4.1.4).
-func validHelo(name string) bool {
+// heloName takes any printable name: the grammar is not enforced, since half of the
+// world's clients break it, and the name is evidence, not an address (RFC 5321
+// §4.1.4). What would mean something in a header field becomes "?", as it does in
+// Postfix, and so the name goes on.
+func heloName(name string) (string, bool) {
 	if name == "" || len(name) > 255 {
-		return false
+		return "", false
 	}
 	for i := range len(name) {
-		if c := name[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`()<>",;\`, c) >= 0 {
-			return false
+		if c := name[i]; c <= ' ' || c >= 0x7f {
+			return "", false
 		}
 	}
-	return true
+	return strings.Map(func(r rune) rune {
+		if strings.ContainsRune(`()<>",;\`, r) {
+			return '?'
+		}
+		return r
+	}, name), true
 }
 
 func (s *session) canStartTLS() bool {
@@ -308,9 +335,10 @@ func (s *session) startTLS(arg string) smtp.Reply {
 		// handshake as if they had been encrypted (CVE-2011-0411). Dropping
 		// them in silence would leave the two sides out of step and the log
 		// without a trace, so we say no and hang up.
+		s.client.Unsynchronized = true
 		s.closing = true
 		s.result = "starttls_injection"
-		return s.refuse(554, "5.1", "Plaintext behind STARTTLS, closing connection")
+		return s.refuse(503, "5.0", "Plaintext behind STARTTLS, closing connection")
 	}
 	s.say(smtp.Reply{Code: 220, Enhanced: "0.0", Text: "Ready to start TLS"})
 	if s.flush() != nil || !s.handshake(s.conn) {
@@ -331,15 +359,21 @@ func (s *session) handshake(conn net.Conn) bool {
 		s.closing = true
 		return false
 	}
-	tc := tls.Server(conn, s.set.TLS)
+	offered := &helloConn{Conn: conn}
+	tc := tls.Server(offered, s.set.TLS)
 	_ = s.conn.SetDeadline(time.Now().Add(s.set.Timeouts.TLSHandshake))
 	err := tc.HandshakeContext(s.srv.ctx)
 	if err != nil {
 		s.result = "tls_failed"
 		s.srv.metrics.TLSHandshake("", "error")
-		s.srv.log.Info("TLS handshake failed", "session", s.id, "client", s.addr.String(), "listener", s.listener.Name, "error", err.Error())
+		args := []any{"session", s.id, "client", s.addr.String(), "listener", s.listener.Name, "error", err.Error()}
+		if advice := offered.advice(s.set.TLS); advice != "" {
+			args = append(args, "advice", advice)
+		}
+		s.srv.log.Info("TLS handshake failed", args...)
 		return false
 	}
+	offered.hello = nil
 	_ = s.conn.SetDeadline(time.Time{})
 	state := tc.ConnectionState()
 	facts := tlsFacts(&state, s.set.TLS.ClientCAs, s.srv.now())

@@ -64,8 +64,9 @@ type session struct {
 	offered   offer       // what the last EHLO reply announced
 	barred    bool        // refused at connect: only QUIT is served (RFC 5321 §3.1)
 	closing   bool
-	result    string     // how the connection ended, for its log line
-	errors    int        // faults of the client
+	result    string // how the connection ended, for its log line
+	errors    int    // faults of the client
+	manners   manners
 	lastFault smtp.Reply // to the last of them: who says a wrong MAIL has no transaction whose record would tell
 	commands  int        // since the last message
 
@@ -299,9 +300,11 @@ func (s *session) open() bool {
 
 // pregreet finds out whether the client talks before it is greeted. It must not
 // (RFC 5321 §3.1); spamware that writes its whole dialogue at once does. That is
-// a fact for rules, and the same session goes on.
+// a fact for rules, and the same session goes on. Where the listener does not wait for
+// it, what is there already tells.
 func (s *session) pregreet() bool {
 	if s.listener.Pregreet <= 0 {
+		s.client.Pregreet = s.ahead()
 		return true
 	}
 	s.readBy(time.Now().Add(s.listener.Pregreet))
@@ -386,6 +389,11 @@ func (s *session) nextLine(resumed bool) ([]byte, error) {
 	}
 	if !s.greeted && s.tls == nil && s.proxySigned() {
 		return nil, errProxyHeader
+	}
+	if !s.manners.served {
+		if err := s.otherProtocol(); err != nil {
+			return nil, err
+		}
 	}
 	return smtp.ReadLine(s.in.br, lineLimit)
 }
@@ -540,6 +548,8 @@ func (s *session) readFailed(err error) {
 	case errors.Is(err, errProxyHeader):
 		s.settle()
 		s.say(s.unexpectedProxyHeader(""))
+	case errors.Is(err, errHTTP), errors.Is(err, errTLS):
+		s.misplaced(err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		s.settle()
 		if s.srv.draining.Load() {

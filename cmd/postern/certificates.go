@@ -17,6 +17,7 @@ import (
 
 	"postern/configs"
 	"postern/metrics"
+	"postern/proxy"
 )
 
 // certificates are the pairs that clients meet. They are read anew without a
@@ -144,9 +145,13 @@ func (p *parts) buildTLS(name string, w *world, old *parts) (*tls.Config, error)
 		return nil, err
 	}
 	config := &tls.Config{
-		GetCertificate: p.certificates.get,
-		MinVersion:     tls.VersionTLS12,
-		ClientCAs:      pool,
+		GetCertificate:     p.certificates.get,
+		GetConfigForClient: proxy.KeepHello,
+		MinVersion:         tls.VersionTLS12,
+		ClientCAs:          pool,
+	}
+	if cfg.Suites == "broad" {
+		config.CipherSuites = proxy.BroadSuites()
 	}
 	if cfg.MinVersion == "1.3" {
 		config.MinVersion = tls.VersionTLS13

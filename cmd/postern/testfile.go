@@ -224,7 +224,7 @@ func (t *testFile) bench(ctx context.Context) (*bench, error) {
 		return nil, err
 	}
 	mode := cfg.TLS.ClientCertificates.Mode
-	cfg.TLS = configs.TLS{MinVersion: "1.2", ClientCertificates: configs.ClientCertificates{Mode: mode}}
+	cfg.TLS = configs.TLS{MinVersion: "1.2", Suites: "modern", ClientCertificates: configs.ClientCertificates{Mode: mode}}
 	w := &world{log: slog.New(slog.DiscardHandler), answers: zone, now: func() time.Time { return now }}
 	if b.rig, err = newRig(ctx, cfg, w); err != nil {
 		return nil, err

@@ -114,6 +114,9 @@ func appendSession(b []byte, f *policy.Facts) []byte {
 	if c.Pregreet {
 		b = jsonline.Bool(b, "pregreet", true)
 	}
+	if c.Unsynchronized {
+		b = jsonline.Bool(b, "unsynchronized", true)
+	}
 	b = jsonline.Close(jsonline.String(b, "name", c.Name))
 
 	b = jsonline.String(b, "listener", f.Listener)

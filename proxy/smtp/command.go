@@ -16,7 +16,7 @@ var (
 
 // ParseCommand splits a command line, without its CRLF, into the verb in upper
 // case and what follows it (RFC 5321 §4.1.1). White space around the argument
-// is dropped: blanks behind the verb, blanks and tabs at the end of the line.
+// is dropped: blanks and tabs behind the verb and at the end of the line.
 //
 // The verb is whatever printable ASCII comes first; whether it is a command is
 // for the caller to say. The argument may hold octets above 127 and no control
@@ -27,7 +27,7 @@ func ParseCommand(line []byte) (verb, arg string, err error) {
 		line = line[:len(line)-1]
 	}
 	n := 0
-	for n < len(line) && line[n] != ' ' {
+	for n < len(line) && line[n] != ' ' && line[n] != '\t' {
 		if line[n] < '!' || line[n] > '~' {
 			return "", "", errCommand
 		}
@@ -38,7 +38,7 @@ func ParseCommand(line []byte) (verb, arg string, err error) {
 	}
 	verb = upperVerb(line[:n])
 	rest := line[n:]
-	for len(rest) > 0 && rest[0] == ' ' {
+	for len(rest) > 0 && (rest[0] == ' ' || rest[0] == '\t') {
 		rest = rest[1:]
 	}
 	for _, c := range rest {

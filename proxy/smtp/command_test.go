@@ -11,6 +11,7 @@ func TestParseCommand(t *testing.T) {
 		{"a bare verb", "QUIT", "QUIT", ""},
 		{"verbs are case-insensitive (RFC 5321 §2.4)", "mAiL FROM:<a@b>", "MAIL", "FROM:<a@b>"},
 		{"the argument keeps its case", "EHLO Client.Example", "EHLO", "Client.Example"},
+		{"so is a tab behind the verb", "MAIL\tFROM:<a@b>", "MAIL", "FROM:<a@b>"},
 		{"trailing white space is tolerated (RFC 5321 §4.1.1)", "NOOP \t ", "NOOP", ""},
 		{"blanks between verb and argument", "RCPT   TO:<a@b>", "RCPT", "TO:<a@b>"},
 		{"blanks within the argument stay", "NOOP a  b", "NOOP", "a  b"},
@@ -39,7 +40,7 @@ func TestParseCommandRefuses(t *testing.T) {
 		{"a control character in the verb", "NO\x07OP", 500},
 		{"a TLS handshake on the plain port", "\x16\x03\x01\x02", 500},
 		{"a NUL in the argument", "MAIL FROM:<a\x00b@c>", 501},
-		{"a tab where a blank should be", "MAIL\tFROM:<a@b>", 500},
+		{"a tab within the argument", "MAIL FROM:\t<a@b>", 501},
 		{"a DEL in the argument", "EHLO a\x7fb", 501},
 	} {
 		_, _, err := ParseCommand([]byte(tt.line))

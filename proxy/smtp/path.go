@@ -33,8 +33,10 @@ var (
 )
 
 // ParseMail parses what follows MAIL: FROM:<reverse-path> [SP parameters]
-// (RFC 5321 §4.1.1.2, §4.1.2). A blank around the colon and several between
-// parameters are tolerated, since senders do that; brackets are required.
+// (RFC 5321 §4.1.1.2, §4.1.2). What senders do and can be read in one way only is
+// tolerated, as MTAs do: blanks around the colon, within the brackets and between
+// parameters, no brackets at all, a dot behind the domain, dots in the local part
+// where a Dot-string has none. The Path has the canonical form of it.
 //
 // UTF-8 in the address or in a parameter value needs SMTPUTF8 among the
 // parameters (RFC 6531 §3.4). A parameter may stand once. Whether a parameter
@@ -44,7 +46,7 @@ func ParseMail(arg string) (from Path, params []Param, err error) {
 	if !ok {
 		return Path{}, nil, errMailForm
 	}
-	var p pathParser
+	p := pathParser{lenient: true}
 	if from, rest, ok = p.path(rest); !ok || from.Domain == "" && !from.IsNull() {
 		return Path{}, nil, errSender
 	}
@@ -70,13 +72,15 @@ func ParseMail(arg string) (from Path, params []Param, err error) {
 
 // ParseRcpt parses what follows RCPT: TO:<forward-path> [SP parameters]
 // (RFC 5321 §4.1.1.3), as ParseMail does; utf8 says that MAIL carried SMTPUTF8.
-// <postmaster> needs no domain (RFC 5321 §4.5.1); <> is no forward-path.
+// <postmaster> needs no domain (RFC 5321 §4.5.1), nor does any other plain name,
+// which the MTA completes with its own; <> is no forward-path. NOT: in MAIL, where
+// the domain is what is judged.
 func ParseRcpt(arg string, utf8 bool) (to Path, params []Param, err error) {
 	rest, ok := cutKeyword(arg, "TO")
 	if !ok {
 		return Path{}, nil, errRcptForm
 	}
-	var p pathParser
+	p := pathParser{lenient: true, local: true}
 	if to, rest, ok = p.path(rest); !ok || to.IsNull() {
 		return Path{}, nil, errRecipient
 	}
@@ -119,12 +123,24 @@ func cutKeyword(arg, keyword string) (rest string, ok bool) {
 // pathParser reads a path from the front of a string. It takes UTF-8 wherever
 // RFC 6531 §3.3 does and notes that it did, because whether that was allowed
 // is known only when the parameters behind the path were read.
-type pathParser struct{ utf8 bool }
+type pathParser struct {
+	utf8    bool
+	lenient bool // what MTAs take and can be read in one way only is taken
+	local   bool // a plain local part may stand alone
+}
 
-// path reads <mailbox>, <>, <postmaster> or <@route:mailbox>.
+// path reads <mailbox>, <>, <postmaster> or <@route:mailbox>, or, if it is lenient,
+// a mailbox that ends at a blank.
 func (p *pathParser) path(s string) (m Path, rest string, ok bool) {
 	if s, ok = strings.CutPrefix(s, "<"); !ok {
-		return Path{}, "", false
+		if !p.lenient {
+			return Path{}, "", false
+		}
+		m, rest, ok = p.mailbox(s)
+		return m, rest, ok && (rest == "" || rest[0] == ' ')
+	}
+	if p.lenient {
+		s = strings.TrimLeft(s, " ")
 	}
 	if rest, ok = strings.CutPrefix(s, ">"); ok {
 		return Path{}, rest, true
@@ -134,6 +150,9 @@ func (p *pathParser) path(s string) (m Path, rest string, ok bool) {
 	}
 	if m, s, ok = p.mailbox(s); !ok {
 		return Path{}, "", false
+	}
+	if p.lenient {
+		s = strings.TrimLeft(s, " ")
 	}
 	rest, ok = strings.CutPrefix(s, ">")
 	return m, rest, ok
@@ -165,21 +184,24 @@ func (p *pathParser) skipRoute(s string) (rest string, ok bool) {
 	}
 }
 
-// mailbox reads local-part@domain. A bare postmaster is one with no Domain.
+// mailbox reads local-part@domain. A bare postmaster is one with no Domain, and so is
+// any plain name where local says so.
 func (p *pathParser) mailbox(s string) (m Path, rest string, ok bool) {
 	var n int
 	quoted := s != "" && s[0] == '"'
 	if quoted {
 		m.Local, n = p.quotedString(s)
 	} else {
-		n = p.dotString(s)
+		if n = p.dotString(s); n == 0 && p.lenient {
+			n = p.dotsAnywhere(s)
+		}
 		m.Local = s[:n]
 	}
 	if n == 0 || n > maxLocal {
 		return Path{}, "", false
 	}
 	s = s[n:]
-	if !quoted && (s == "" || s[0] != '@') && strings.EqualFold(m.Local, "postmaster") {
+	if !quoted && (s == "" || s[0] != '@') && (strings.EqualFold(m.Local, "postmaster") || p.local && isPlain(m.Local)) {
 		return m, s, true
 	}
 	if s, ok = strings.CutPrefix(s, "@"); !ok {
@@ -188,13 +210,65 @@ func (p *pathParser) mailbox(s string) (m Path, rest string, ok bool) {
 	if s != "" && s[0] == '[' {
 		n = addressLiteral(s)
 	} else {
-		n = p.domain(s)
+		if n = p.domain(s); n == 0 && p.lenient {
+			// The name from the root on, as DNS writes it.
+			if end := runOf(s, &isLDH); end > 0 && s[end-1] == '.' && p.domain(s[:end-1]) == end-1 {
+				m.Domain = s[:end-1]
+				return m, s[end:], true
+			}
+		}
 	}
 	if n == 0 {
 		return Path{}, "", false
 	}
 	m.Domain = s[:n]
 	return m, s[n:], true
+}
+
+// runOf returns how many octets at the front of s are dots, of the set, or UTF-8.
+func runOf(s string, set *[utf8.RuneSelf]bool) int {
+	i := 0
+	for i < len(s) && (s[i] >= utf8.RuneSelf || s[i] == '.' || set[s[i]]) {
+		i++
+	}
+	return i
+}
+
+// dotsAnywhere returns the length of what would be a Dot-string if dots could stand
+// at its edges and side by side, as in addresses that some providers once gave out;
+// quoted it is a local part like any. It is followed by its @.
+func (p *pathParser) dotsAnywhere(s string) int {
+	n := runOf(s, &isAtext)
+	if n == len(s) || s[n] != '@' {
+		return 0
+	}
+	for i := 0; i < n; {
+		switch {
+		case s[i] == '.':
+			i++
+		default:
+			atom, _, _ := strings.Cut(s[i:n], ".")
+			if p.dotString(atom) != len(atom) {
+				return 0
+			}
+			i += len(atom)
+		}
+	}
+	if strings.Trim(s[:n], ".") == "" {
+		return 0
+	}
+	return n
+}
+
+// isPlain says whether s names a mailbox of the MTA's own domain and nothing else.
+// NOT: with a percent sign or an exclamation mark, in which an MTA may see another host.
+func isPlain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c >= utf8.RuneSelf || !isLDH[c] && c != '.' && c != '+' {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // dotString returns the length of the Dot-string at the front of s, 0 if
