@@ -97,6 +97,7 @@ func TestE2EListeners(t *testing.T) {
 		free := time.Hour
 		for i := 0; i < 5 && free >= 900*time.Millisecond; i++ {
 			s, _ := dial(t, p.addr(), fmt.Sprintf("127.0.0.%d", 20+i))
+			s.say("250 ", "NOOP") // before a first good command they count double
 			three := func() time.Duration {
 				began := time.Now()
 				for range 3 {

@@ -59,7 +59,6 @@ func (p *parts) holdWarnings() []configs.Fault {
 func (p *parts) neverThere(chain *policy.Chain) (warnings []configs.Fault) {
 	cfg := p.config
 	certificates := cfg.TLS.ClientCertificates
-	noPregreet := !slices.ContainsFunc(cfg.Listeners, func(l configs.Listener) bool { return l.Pregreet > 0 })
 	for _, x := range []struct {
 		absent bool
 		why    string
@@ -68,7 +67,6 @@ func (p *parts) neverThere(chain *policy.Chain) (warnings []configs.Fault) {
 		{certificates.Mode == "none", "no client is asked for a certificate: tls.client_certificates.mode", []string{"tls.peer.verified", "tls.peer.names", "tls.peer.fingerprint"}},
 		{certificates.Mode != "none" && certificates.CA == "", "there are no roots to verify a client by: tls.client_certificates.ca", []string{"tls.peer.verified"}},
 		{len(cfg.Checks.DNSBL.Zones) == 0, "there are no lists to ask: checks.dnsbl.zones", []string{"dnsbl.listed", "dnsbl.score", "dnsbl.zones", "dnsbl.result"}},
-		{noPregreet, "no listener waits before its greeting: listeners[].pregreet", []string{"client.pregreet"}},
 	} {
 		for _, fact := range x.facts {
 			if name, at, reads := chain.Reader(fact); x.absent && reads {
