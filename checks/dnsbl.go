@@ -47,7 +47,10 @@ func askLists(ctx context.Context, r Resolver, lists []dnsList, f *policy.Facts)
 	found := make([]listing, len(lists))
 	// What iprev finds is not known yet: the checks of a stage run side by side.
 	// A list of reverse names looks for itself, once for all of them.
-	reverse := sync.OnceValues(func() (string, policy.Result) { return iprev(ctx, r, f.Client.Addr()) })
+	reverse := sync.OnceValues(func() (string, policy.Result) {
+		found := iprev(ctx, r, f.Client.Addr())
+		return found.Name, found.Result
+	})
 	var wg sync.WaitGroup
 	for i := range lists {
 		wg.Go(func() {

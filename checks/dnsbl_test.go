@@ -237,6 +237,7 @@ wrong.example           A 203.0.113.1
 right.example           A 192.0.2.1
 2.2.0.192.in-addr.arpa  PTR wrong.example.
 3.2.0.192.in-addr.arpa  PTR gone.example.
+7.2.0.192.in-addr.arpa  PTR no_name!.example.
 4.2.0.192.in-addr.arpa  PTR slow.example.
 ; TIMEOUT slow.example
 ; SERVFAIL 5.2.0.192.in-addr.arpa
@@ -245,15 +246,16 @@ right.example           A 192.0.2.1
 six.example             AAAA 2001:db8::25
 `)
 	for host, want := range map[string]policy.Iprev{
-		"192.0.2.1":        {Result: policy.Pass, Name: "right.example"},
-		"::ffff:192.0.2.1": {Result: policy.Pass, Name: "right.example"},
-		"192.0.2.2":        {Result: policy.Fail},
-		"192.0.2.3":        {Result: policy.Fail},
-		"192.0.2.4":        {Result: policy.TempError},
+		"192.0.2.1":        {Result: policy.Pass, Name: "right.example", Reverse: "right.example"},
+		"::ffff:192.0.2.1": {Result: policy.Pass, Name: "right.example", Reverse: "right.example"},
+		"192.0.2.2":        {Result: policy.Fail, Reverse: "wrong.example"},
+		"192.0.2.3":        {Result: policy.Fail, Reverse: "gone.example"},
+		"192.0.2.4":        {Result: policy.TempError, Reverse: "slow.example"},
 		"192.0.2.5":        {Result: policy.TempError},
 		"192.0.2.6":        {Result: policy.PermError},
+		"192.0.2.7":        {Result: policy.Fail}, // it has a name that is none
 		"192.0.2.99":       {Result: policy.PermError},
-		"2001:db8::25":     {Result: policy.Pass, Name: "six.example"},
+		"2001:db8::25":     {Result: policy.Pass, Name: "six.example", Reverse: "six.example"},
 	} {
 		f := transaction(host, "c.example", "")
 		only(Deps{Resolver: z}, "iprev").Run(t.Context(), policy.Mail, f, Message{})

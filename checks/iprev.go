@@ -23,41 +23,48 @@ func Iprev(d Deps) Check {
 		Result: func(f *policy.Facts) *policy.Result { return &f.Iprev.Result },
 		stands: true,
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
-			f.Iprev.Name, f.Iprev.Result = iprev(ctx, d.Resolver, f.Client.Addr())
+			f.Iprev = iprev(ctx, d.Resolver, f.Client.Addr())
 		},
 	}
 }
 
-// iprev returns the first confirmed name of ip. Permerror: no name is
-// published. Fail: names are, and none leads back. Temperror: a look-up failed
-// before any name was confirmed.
-func iprev(ctx context.Context, r Resolver, ip netip.Addr) (string, policy.Result) {
+// iprev returns the first confirmed name of ip, and the first that is published.
+// Permerror: none is. Fail: names are, and none leads back. Temperror: a look-up
+// failed before any name was confirmed; without a published name it was that for
+// the names.
+func iprev(ctx context.Context, r Resolver, ip netip.Addr) (found policy.Iprev) {
+	found.Result = policy.PermError
 	if !ip.IsValid() {
-		return "", policy.PermError
+		return found
 	}
 	names, err := r.LookupAddr(ctx, ip.String())
 	switch {
 	case isNotFound(err) || err == nil && len(names) == 0:
-		return "", policy.PermError
+		return found
 	case err != nil:
-		return "", policy.TempError
+		found.Result = policy.TempError
+		return found
 	}
-	result := policy.Fail
+	found.Result = policy.Fail
 	for _, n := range names[:min(len(names), maxReverseNames)] {
 		name, ok := domainName(n)
 		if !ok {
 			continue // NOT: shown to anyone. A reverse zone may hold any octet.
 		}
+		if found.Reverse == "" {
+			found.Reverse = name
+		}
 		addrs, err := r.LookupNetIP(ctx, family(ip), name)
 		if err != nil && !isNotFound(err) {
-			result = policy.TempError
+			found.Result = policy.TempError
 			continue
 		}
 		if slices.ContainsFunc(addrs, func(a netip.Addr) bool { return a.Unmap() == ip.Unmap() }) {
-			return name, policy.Pass
+			found.Name, found.Reverse, found.Result = name, name, policy.Pass
+			return found
 		}
 	}
-	return "", result
+	return found
 }
 
 // family is the network for LookupNetIP that asks for addresses like ip and no

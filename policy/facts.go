@@ -159,7 +159,10 @@ type SPFHelo struct {
 // Iprev is the forward-confirmed reverse look-up (RFC 8601 §2.7.3).
 type Iprev struct {
 	Result Result `json:"result" expr:"result" results:"pass fail temperror permerror skipped"`
-	Name   string `json:"name" expr:"name" form:"domain"`
+	Name   string `json:"name" expr:"name" form:"domain"` // confirmed; empty: none is
+	// Reverse is the first name that the reverse zone has, confirmed or not: the
+	// client's own word, which no rule reads. A backend may be told of it.
+	Reverse string `json:"reverse,omitempty" expr:"-"`
 }
 
 // MX tells whether mail can be sent back to the domain of MAIL FROM: pass where it

@@ -447,8 +447,10 @@ func (s *session) forward(r *recipient, params []smtp.Param) smtp.Reply {
 func (s *session) asClient() backend.Client {
 	c := backend.Client{
 		Addr: s.addr, Name: s.tx.facts.Client.Name, Helo: s.heloName.Name, ESMTP: s.esmtp, TLS: s.tls != nil,
-		NameTemporary: s.tx.facts.Iprev.Result == policy.TempError,
 	}
+	c.ReverseName = s.tx.facts.Iprev.Reverse
+	c.NameTemporary = s.tx.facts.Iprev.Result == policy.TempError
+	c.ReverseTemporary = c.NameTemporary && c.ReverseName == ""
 	c.Local = addrPort(s.conn.LocalAddr())
 	if s.tls != nil {
 		c.TLSVersion, c.TLSCipher = "TLSv"+s.tls.Version, s.tls.Cipher
@@ -464,7 +466,7 @@ func (s *session) asClient() backend.Client {
 func (s *session) stillTrue() bool {
 	f, told := &s.tx.facts, s.bc.Client()
 	return told.Helo == f.Helo.Name && told.ESMTP == s.esmtp && told.TLS == (s.tls != nil) &&
-		told.Name == f.Client.Name && told.NameTemporary == (f.Iprev.Result == policy.TempError)
+		told.Name == f.Client.Name && told.ReverseName == f.Iprev.Reverse && told.NameTemporary == (f.Iprev.Result == policy.TempError)
 }
 
 // forwardParams is what of MAIL's parameters goes on to a backend with those

@@ -71,7 +71,7 @@ func identities(r *journal.Record) []identity {
 	if f.Client.Name != "" {
 		add("its name", f.Client.Name, "the reverse name, which leads back to the address")
 	} else if reached >= policy.Mail && f.Iprev.Result != policy.Skipped {
-		add("its name", "none", "iprev is "+string(f.Iprev.Result)+named(f.Iprev.Name, ", its reverse name would be "))
+		add("its name", "none", "iprev is "+string(f.Iprev.Result)+named(f.Iprev.Reverse, ", its reverse name would be "))
 	}
 	add("HELO", f.Helo.Name, "the client's word"+resulted(", SPF for it", f.SPFHelo.Result))
 	if len(f.TLS.Peer.Names) > 0 || f.TLS.Peer.Fingerprint != "" {

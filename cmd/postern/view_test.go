@@ -37,7 +37,7 @@ func TestViewTellsHowItIsKnown(t *testing.T) {
 		},
 		"behind a load balancer, with a certificate": {
 			change: func(r *journal.Record) {
-				r.Facts.Client.Proxy, r.Facts.Client.Name, r.Facts.Iprev = "192.0.2.10", "", policy.Iprev{Result: policy.Fail, Name: "liar.example"}
+				r.Facts.Client.Proxy, r.Facts.Client.Name, r.Facts.Iprev = "192.0.2.10", "", policy.Iprev{Result: policy.Fail, Reverse: "liar.example"}
 				r.Facts.TLS.Peer = policy.TLSPeer{Verified: true, Names: []string{"mx.partner.example"}, Fingerprint: "00ff"}
 				r.Facts.DKIM = policy.DKIM{Result: policy.Pass, Domains: []string{"a.example"}, Signatures: []policy.DKIMSignature{{Domain: "a.example", Selector: "s1", Result: policy.Pass}}}
 				r.Facts.DMARC = policy.DMARC{Result: policy.Pass, Policy: "reject", Domain: "a.example"}

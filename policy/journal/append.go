@@ -167,7 +167,8 @@ func appendSender(b []byte, f *policy.Facts) []byte {
 
 	b = jsonline.Open(jsonline.Key(b, "iprev"))
 	b = jsonline.String(b, "result", string(f.Iprev.Result))
-	b = jsonline.Close(jsonline.String(b, "name", f.Iprev.Name))
+	b = jsonline.String(b, "name", f.Iprev.Name)
+	b = jsonline.Close(appendIf(b, "reverse", f.Iprev.Reverse))
 
 	b = jsonline.Open(jsonline.Key(b, "mx"))
 	b = jsonline.String(b, "result", string(f.MX.Result))

@@ -37,6 +37,10 @@ type Client struct {
 	// NameTemporary says that Name is empty only because the DNS could not
 	// tell at the moment.
 	NameTemporary bool
+	// ReverseName is the name that the reverse zone has for Addr, confirmed or not;
+	// empty: there is none, or, with ReverseTemporary, the DNS could not tell.
+	ReverseName      string
+	ReverseTemporary bool
 	// TLSVersion and TLSCipher go into the PROXY header: "TLSv1.3", the IANA
 	// name of the cipher suite.
 	TLSVersion, TLSCipher string
@@ -72,7 +76,8 @@ type Error struct {
 	// any client with a bad name could talk every backend down.
 	personal bool
 	// TurnsAway says that Reply is for the client: the MTA was told by XCLIENT
-	// who that is, and its own access rules do not let it in.
+	// who that is, and its own access rules let in neither it nor the name that it
+	// said in EHLO.
 	TurnsAway bool
 }
 

@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"sync"
 	"time"
@@ -59,6 +60,7 @@ type Conn struct {
 	body    int64 // octets still owed to the last BDAT
 	mail    bool  // a transaction is open at the backend
 	endSent bool  // the end of the message was written
+	early   bool  // the backend spoke before the end was written: it cannot have accepted it
 
 	waited time.Duration // for replies, since MAIL
 	textAt time.Time     // when the message began
@@ -101,6 +103,9 @@ func (k commandKind) hidden() bool { return k >= kindHiddenRset }
 
 // bufferSize is how much is gathered before it is written.
 const bufferSize = 32 << 10
+
+// smallPiece is more than the octets that end a message, CRLF, dot and CRLF.
+const smallPiece = 16
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, bufferSize); return &b }}
 
@@ -150,7 +155,7 @@ func (c *Conn) QueueMail(from smtp.Path, ps []smtp.Param) {
 		c.settle()
 		c.replay = true
 	}
-	c.endSent, c.waited, c.textAt = false, 0, time.Time{}
+	c.endSent, c.early, c.waited, c.textAt = false, false, 0, time.Time{}
 	if c.pool.identity == identityXForward {
 		// It lasts for one transaction only.
 		xlines("XFORWARD", xforwardWant, c.l.caps.XForward, c.client, func(line []byte) {
@@ -239,13 +244,15 @@ func (c *Conn) Flush() error {
 		return nil
 	}
 	p, whole := c.out[c.written:end], c.sent
-	if c.head == c.sent && !c.data && c.l.br.Buffered() > 0 {
-		// It would be taken for the answer to what is sent now.
-		c.werr, c.whole = c.l.fail(KindProtocol, errUnasked), whole
+	if err := c.unasked(); err != nil {
+		c.werr, c.whole = err, whole
 		if c.replay && c.restart() {
 			return c.Flush()
 		}
 		return c.count(c.werr)
+	}
+	if !c.data {
+		c.listen()
 	}
 	for c.sent < len(c.queue) && c.queue[c.sent].start < end {
 		if c.queue[c.sent].kind == kindBdatLast {
@@ -261,6 +268,39 @@ func (c *Conn) Flush() error {
 		return c.Flush()
 	}
 	return c.count(err)
+}
+
+// unasked reads what the backend has said although everything was answered: it
+// would be taken for the answer to what is sent next. A 421 tells why it goes.
+func (c *Conn) unasked() error {
+	if c.head < c.sent || c.data || !c.l.speaks() {
+		return nil
+	}
+	r, err := c.l.reply(lastWords)
+	if err == nil {
+		err = c.l.refuse(KindProtocol, r, errUnasked.Error())
+	}
+	return err
+}
+
+// listen notes, before the last octets of a message are written, whether the backend
+// has spoken already: what it says before it has heard all of the message may be a
+// refusal, and nothing else. While answers to commands before are due, nothing can be told.
+func (c *Conn) listen() {
+	ends := c.data || c.body == 0 && c.head == len(c.queue)-1 && c.queue[c.head].kind == kindBdatLast
+	if ends && !c.early {
+		c.early = c.l.speaks()
+	}
+}
+
+// tooEarly is r where the backend cannot have meant it.
+func (c *Conn) tooEarly(r smtp.Reply) error {
+	if !c.early || !r.Positive() {
+		return nil
+	}
+	// NOT: an error with a Reply, which would say that it has not taken the message.
+	c.werr = c.l.fail(KindProtocol, fmt.Errorf("%w: %v", errUnasked, r))
+	return c.werr
 }
 
 // wrote ends a write: it keeps the error, or forgets what need not be kept.
@@ -314,14 +354,27 @@ func (c *Conn) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	c.replay = false // too much to keep
+	if c.data && len(p) < smallPiece {
+		// It may be the dot, before which FinalReply looks at what was said.
+		if err := c.Flush(); err != nil {
+			return 0, err
+		}
+		c.out = append(c.out, p...)
+		return len(p), nil
+	}
 	if c.serial {
 		// Everything before the BDAT has to be answered before it may go.
 		if err := c.catchUp(); err != nil {
 			return 0, err
 		}
 	}
+	if err := c.unasked(); err != nil {
+		c.werr, c.whole = err, c.sent
+		return 0, c.count(err)
+	}
 	q, whole := c.out[c.written:], c.sent
 	if !c.data {
+		c.listen()
 		whole = min(whole, len(c.queue)-1) // the BDAT that p belongs to
 	}
 	c.sent, c.written = len(c.queue), len(c.out)

@@ -1,10 +1,13 @@
 package backend
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -504,5 +507,168 @@ func TestASlowReaderIsNotADeadOne(t *testing.T) {
 				t.Errorf("%v after %v", err, took)
 			}
 		})
+	}
+}
+
+// A backend that takes RSET from nobody serves each client on a connection of its
+// own, where there is nothing to forget.
+func TestABackendThatKnowsNoRSET(t *testing.T) {
+	for _, identity := range []string{identityNone, identityXForward, identityXClient} {
+		sink := newSink(t, smtptest.SinkOptions{Script: script("RSET", smtptest.Action{Reply: "502 5.5.1 Not here\r\n"})})
+		s := newSet(t, Options{}, backendAt(identity, sink.Addr()))
+		for range 3 {
+			c := open(t, s, alice)
+			send(t, c, "x\r\n")
+			c.Release()
+		}
+		if n := len(sink.Messages()); n != 3 {
+			t.Errorf("%s: %d messages", identity, n)
+		}
+	}
+}
+
+// hasty is a backend that says 250 before it has heard the message, in a segment of
+// its own: when it is there, said is closed.
+func hasty(t *testing.T, at string, unasked string) (addr string) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			talkHastily(conn, at, unasked)
+		}
+	}()
+	t.Cleanup(func() { _ = ln.Close(); <-done })
+	return ln.Addr().String()
+}
+
+func talkHastily(conn net.Conn, at, unasked string) {
+	defer conn.Close()
+	say := func(s string) { _, _ = io.WriteString(conn, s) }
+	say("220 mta.test\r\n")
+	br := bufio.NewReader(conn)
+	text := int64(0)
+	for {
+		line, err := br.ReadString('\n')
+		if err != nil {
+			return
+		}
+		verb, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		switch {
+		case text < 0: // the text of DATA
+			if line != ".\r\n" {
+				continue
+			}
+			text = 0
+			say("550 5.6.0 I do not want this\r\n")
+			continue
+		case verb == "EHLO":
+			say("250-mta.test\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
+		case verb == "DATA":
+			text = -1
+			say("354 Go\r\n")
+		case verb == "BDAT":
+			n, _, _ := strings.Cut(rest, " ")
+			size, _ := strconv.ParseInt(n, 10, 64)
+			if verb == at {
+				say(unasked)
+			}
+			if _, err := io.CopyN(io.Discard, br, size); err != nil {
+				return
+			}
+			say("550 5.6.0 I do not want this\r\n")
+			continue
+		default:
+			say("250 2.0.0 OK\r\n")
+		}
+		if verb == at {
+			time.Sleep(time.Millisecond) // a segment of its own
+			say(unasked)
+		}
+	}
+}
+
+// heardUnasked waits until the backend has said something that nobody has read.
+func heardUnasked(t *testing.T, c *Conn) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !c.l.speaks(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nothing comes")
+		}
+	}
+}
+
+// What a backend says between 354 and our dot, or before it has heard the whole of
+// BDAT LAST, is no answer to the message; what it says unasked is none to what comes
+// next, in a segment of its own or not, in the clear or inside TLS.
+func TestAReplyThatComesTooEarlyIsNoAnswer(t *testing.T) {
+	big := strings.Repeat(strings.Repeat("x", 62)+"\r\n", 1+bufferSize/64)
+	for _, tc := range []struct{ name, at, text string }{
+		{"behind 354", "DATA", "A: b\r\n\r\nx\r\n"},
+		{"behind 354, a large message", "DATA", "A: b\r\n\r\n" + big},
+		{"within BDAT", "BDAT", "A: b\r\n\r\n" + big},
+		{"before DATA", "RCPT", ""},
+		{"before BDAT", "RCPT", "A: b\r\n\r\nx\r\n"},
+		{"before a large BDAT", "RCPT", "A: b\r\n\r\n" + big},
+	} {
+		for _, unasked := range []string{"250 2.0.0 OK\r\n", "550 5.0.0 No\r\n"} {
+			t.Run(tc.name+", "+unasked[:3], func(t *testing.T) {
+				s := newSet(t, Options{}, backendAt(identityNone, hasty(t, tc.at, unasked)))
+				c := open(t, s, alice)
+				defer c.Abort()
+				c.QueueMail(sender, nil)
+				want(t, c, 250)
+				c.QueueRcpt(recipient, nil)
+				want(t, c, 250)
+				r, err := func() (smtp.Reply, error) {
+					if tc.at == "RCPT" {
+						heardUnasked(t, c)
+					}
+					if tc.at == "DATA" || tc.text == "" {
+						c.QueueData()
+						if r, err := c.Reply(); err != nil || r.Code != 354 {
+							return r, err
+						}
+						heardUnasked(t, c)
+						_, _ = c.Write([]byte(tc.text))
+						_, _ = c.Write([]byte(".\r\n"))
+						return c.FinalReply()
+					}
+					half := len(tc.text) / 2
+					c.QueueBdat(int64(len(tc.text)), true)
+					if tc.at != "BDAT" {
+						_, _ = c.Write([]byte(tc.text))
+						return c.FinalReply()
+					}
+					_, _ = c.Write([]byte(tc.text[:half]))
+					if err := c.Flush(); err != nil {
+						return smtp.Reply{}, err
+					}
+					heardUnasked(t, c)
+					_, _ = c.Write([]byte(tc.text[half:]))
+					return c.FinalReply()
+				}()
+				if unasked[0] == '5' && tc.at != "RCPT" {
+					if err != nil || r.Code != 550 || r.Enhanced != "0.0" {
+						t.Errorf("an early refusal is one: %v, %v", r, err)
+					}
+					return
+				}
+				var e *Error
+				if !errors.As(err, &e) || e.Kind != KindProtocol {
+					t.Errorf("%v, %v", r, err)
+				}
+				if !e.Reply.IsZero() && c.EndSent() {
+					t.Error("it may have the message, and counts as having refused it")
+				}
+			})
+		}
 	}
 }

@@ -30,6 +30,18 @@ func script(verb string, a smtptest.Action) func(smtptest.Step) smtptest.Action 
 	}
 }
 
+// secondEHLO answers the EHLO that is said in the client's name.
+func secondEHLO(reply string) func(smtptest.Step) smtptest.Action {
+	told := false
+	return func(st smtptest.Step) smtptest.Action {
+		told = told || st.Verb == "XCLIENT"
+		if told && st.Verb == "EHLO" {
+			return smtptest.Action{Reply: reply}
+		}
+		return smtptest.Action{}
+	}
+}
+
 // Every way in which a connection does not come about, and the kind it counts as.
 func TestEveryFailureHasItsKind(t *testing.T) {
 	root := newAuthority(t)
@@ -66,6 +78,10 @@ func TestEveryFailureHasItsKind(t *testing.T) {
 		{name: "client refused by the MTA", identity: identityXClient, sink: smtptest.SinkOptions{Script: script("XCLIENT", smtptest.Action{Reply: "554 5.7.1 Go away\r\n"})}, kind: KindRefused, code: 554, away: true},
 		{name: "client refused for now by the MTA", identity: identityXClient, sink: smtptest.SinkOptions{Script: script("XCLIENT", smtptest.Action{Reply: "450 4.7.1 Later\r\n"})}, kind: KindRefused, code: 450, away: true},
 		{name: "XCLIENT unknown", identity: identityXClient, sink: smtptest.SinkOptions{Script: script("XCLIENT", smtptest.Action{Reply: "500 5.5.2 What?\r\n"})}, kind: KindRefused, code: 500},
+		{name: "HELO name refused by the MTA", identity: identityXClient, sink: smtptest.SinkOptions{Script: secondEHLO("504 5.5.2 <mail>: Helo command rejected: need fully-qualified hostname\r\n")}, kind: KindRefused, code: 504, away: true},
+		{name: "HELO name refused for now by the MTA", identity: identityXClient, sink: smtptest.SinkOptions{Script: secondEHLO("450 4.7.1 Host not found\r\n")}, kind: KindRefused, code: 450, away: true},
+		{name: "EHLO unknown after XCLIENT", identity: identityXClient, sink: smtptest.SinkOptions{Script: secondEHLO("503 5.5.1 What?\r\n")}, kind: KindRefused, code: 503},
+		{name: "our own EHLO refused", identity: identityXClient, sink: smtptest.SinkOptions{Script: script("EHLO", smtptest.Action{Reply: "550 5.7.1 Not you\r\n"})}, kind: KindRefused, code: 550},
 		{name: "XFORWARD not offered", identity: identityXForward, sink: smtptest.SinkOptions{Without: []string{"XCLIENT"}}, kind: KindIdentity},
 		{name: "PROXY without an address", identity: identityProxyV2, sink: smtptest.SinkOptions{Proxy: true}, client: Client{Helo: "x"}, kind: KindIdentity},
 	} {
@@ -225,9 +241,9 @@ func TestOpenHeedsItsContext(t *testing.T) {
 func TestIdentity(t *testing.T) {
 	six := Client{
 		Addr: netip.MustParseAddrPort("[2001:db8::7]:4711"), Local: netip.MustParseAddrPort("[2001:db8::1]:25"),
-		Helo: "[IPv6:2001:db8::7]", NameTemporary: true,
+		Helo: "[IPv6:2001:db8::7]", NameTemporary: true, ReverseTemporary: true,
 	}
-	odd := Client{Addr: netip.MustParseAddrPort("[::ffff:192.0.2.9]:1"), Helo: "a+b =\x01ü", ESMTP: true}
+	odd := Client{Addr: netip.MustParseAddrPort("[::ffff:192.0.2.9]:1"), Helo: "a+b =\x01ü", ESMTP: true, ReverseName: "liar.example"}
 	long := alice
 	long.Helo = strings.Repeat("é", 300)
 	for _, tc := range []struct {
@@ -237,19 +253,19 @@ func TestIdentity(t *testing.T) {
 		helo   string
 	}{
 		{"plain", alice, []string{
-			"XCLIENT NAME=mail.example.com ADDR=192.0.2.7 PORT=4711 DESTADDR=198.51.100.1 DESTPORT=25 PROTO=ESMTP HELO=mail.example.com",
+			"XCLIENT NAME=mail.example.com REVERSE_NAME=mail.example.com ADDR=192.0.2.7 PORT=4711 DESTADDR=198.51.100.1 DESTPORT=25 PROTO=ESMTP HELO=mail.example.com",
 		}, "EHLO mail.example.com"},
 		{"IPv6, HELO, DNS out of order", six, []string{
-			"XCLIENT NAME=[TEMPUNAVAIL] ADDR=IPV6:2001:db8::7 PORT=4711 DESTADDR=IPV6:2001:db8::1 DESTPORT=25 PROTO=SMTP HELO=[IPv6:2001:db8::7]",
+			"XCLIENT NAME=[TEMPUNAVAIL] REVERSE_NAME=[TEMPUNAVAIL] ADDR=IPV6:2001:db8::7 PORT=4711 DESTADDR=IPV6:2001:db8::1 DESTPORT=25 PROTO=SMTP HELO=[IPv6:2001:db8::7]",
 		}, "EHLO [IPv6:2001:db8::7]"},
 		{"a name that is none", odd, []string{
-			"XCLIENT NAME=[UNAVAILABLE] ADDR=192.0.2.9 PORT=1 DESTADDR=[UNAVAILABLE] DESTPORT=[UNAVAILABLE] PROTO=ESMTP HELO=a+2Bb+20+3D?+C3+BC",
+			"XCLIENT NAME=[UNAVAILABLE] REVERSE_NAME=liar.example ADDR=192.0.2.9 PORT=1 DESTADDR=[UNAVAILABLE] DESTPORT=[UNAVAILABLE] PROTO=ESMTP HELO=a+2Bb+20+3D?+C3+BC",
 		}, "EHLO [192.0.2.9]"},
 		{"nothing known", Client{}, []string{
-			"XCLIENT NAME=[UNAVAILABLE] ADDR=[UNAVAILABLE] PORT=[UNAVAILABLE] DESTADDR=[UNAVAILABLE] DESTPORT=[UNAVAILABLE] PROTO=SMTP HELO=[UNAVAILABLE]",
+			"XCLIENT NAME=[UNAVAILABLE] REVERSE_NAME=[UNAVAILABLE] ADDR=[UNAVAILABLE] PORT=[UNAVAILABLE] DESTADDR=[UNAVAILABLE] DESTPORT=[UNAVAILABLE] PROTO=SMTP HELO=[UNAVAILABLE]",
 		}, "EHLO mx.test"},
 		{"longer than a line", long, []string{
-			"XCLIENT NAME=mail.example.com ADDR=192.0.2.7 PORT=4711 DESTADDR=198.51.100.1 DESTPORT=25 PROTO=ESMTP",
+			"XCLIENT NAME=mail.example.com REVERSE_NAME=mail.example.com ADDR=192.0.2.7 PORT=4711 DESTADDR=198.51.100.1 DESTPORT=25 PROTO=ESMTP",
 			"XCLIENT HELO=" + strings.Repeat("+C3+A9", 80),
 		}, "EHLO [192.0.2.7]"},
 	} {

@@ -42,7 +42,7 @@ func (m tests) Run() int {
 // alice is the client in most stories.
 var alice = Client{
 	Addr: netip.MustParseAddrPort("192.0.2.7:4711"), Local: netip.MustParseAddrPort("198.51.100.1:25"),
-	Name: "mail.example.com", Helo: "mail.example.com", ESMTP: true,
+	Name: "mail.example.com", ReverseName: "mail.example.com", Helo: "mail.example.com", ESMTP: true,
 }
 
 var (

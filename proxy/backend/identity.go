@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -30,8 +31,12 @@ const (
 	maxXValue = 480
 )
 
-// unavailable stands for a value that is not known.
-const unavailable = "[UNAVAILABLE]"
+// unavailable stands for a value that is not known, temporary for a name that
+// the DNS could not tell at the moment.
+const (
+	unavailable = "[UNAVAILABLE]"
+	temporary   = "[TEMPUNAVAIL]"
+)
 
 // attribute returns the value of an XCLIENT or XFORWARD attribute, not yet
 // encoded, and false for one that we have no value for.
@@ -42,7 +47,15 @@ func (c Client) attribute(name string) (string, bool) {
 			return c.Name, true
 		}
 		if c.NameTemporary {
-			return "[TEMPUNAVAIL]", true
+			return temporary, true
+		}
+		return unavailable, true
+	case "REVERSE_NAME":
+		if c.ReverseName != "" {
+			return c.ReverseName, true
+		}
+		if c.ReverseTemporary {
+			return temporary, true
 		}
 		return unavailable, true
 	case "ADDR":
@@ -124,7 +137,10 @@ func xlines(verb string, want, offered []string, c Client, add func(line []byte)
 var (
 	// HELO and PROTO first would be wrong: a server that resets its state at
 	// NAME and ADDR would lose them.
-	xclientWant  = []string{"NAME", "ADDR", "PORT", "DESTADDR", "DESTPORT", "PROTO", "HELO"}
+	// REVERSE_NAME stands behind NAME: a confirmed NAME sets both in Postfix. It must
+	// be said, or the name behind our own address stays that of every client who has
+	// no confirmed one.
+	xclientWant  = []string{"NAME", "REVERSE_NAME", "ADDR", "PORT", "DESTADDR", "DESTPORT", "PROTO", "HELO"}
 	xforwardWant = []string{"NAME", "ADDR", "PORT", "PROTO", "HELO", "SOURCE"}
 )
 
@@ -155,7 +171,18 @@ func (l *link) xclient(c Client, d time.Duration) error {
 			return e
 		}
 	}
-	return l.ehlo(ehloName(c, l.at.pool.o.Hostname), d)
+	err := l.ehlo(ehloName(c, l.at.pool.o.Hostname), d)
+	var e *Error
+	if errors.As(err, &e) && e.Kind == KindRefused {
+		// It is the client's name that was said, and the MTA has rules for those.
+		// NOT: 500, 502 and 503, which are about the command and its place.
+		switch e.Reply.Code {
+		case 500, 502, 503:
+		default:
+			e.TurnsAway = !e.Reply.Positive() && !e.Reply.Intermediate()
+		}
+	}
+	return err
 }
 
 // forOthers says whether the connection can serve another client than the one

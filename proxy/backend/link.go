@@ -15,8 +15,9 @@ import (
 // that borrow it (Conn is such a loan).
 type link struct {
 	at  *address
-	raw net.Conn // the socket
-	nc  net.Conn // what we read and write: the socket, or TLS on it
+	raw net.Conn        // the socket
+	fd  syscall.RawConn // its descriptor; nil where it has none
+	nc  net.Conn        // what we read and write: the socket, or TLS on it
 	br  *bufio.Reader
 
 	caps Capabilities
@@ -36,7 +37,11 @@ type link struct {
 const readBuffer = 4096
 
 func newLink(at *address, nc net.Conn, now time.Time) *link {
-	return &link{at: at, raw: nc, nc: nc, br: bufio.NewReaderSize(nc, readBuffer), born: now}
+	l := &link{at: at, raw: nc, nc: nc, br: bufio.NewReaderSize(nc, readBuffer), born: now}
+	if sc, ok := nc.(syscall.Conn); ok {
+		l.fd, _ = sc.SyscallConn()
+	}
+	return l
 }
 
 // fail wraps err as a failure of this link.
@@ -162,25 +167,39 @@ func (l *link) close() { _ = l.raw.Close() }
 // used: nothing may have come in, neither an end nor a 421. A kind of
 // connection that cannot be asked passes for alive; the first command will
 // tell, and is repeated elsewhere if need be.
-func (l *link) alive() bool {
-	if l.br.Buffered() > 0 {
-		return false
-	}
-	sc, ok := l.raw.(syscall.Conn)
-	if !ok {
+func (l *link) alive() bool { return l.br.Buffered() == 0 && l.quiet() }
+
+// quiet says whether the socket has nothing for us, neither octets nor an end. One
+// that cannot be asked passes for quiet.
+func (l *link) quiet() bool {
+	if l.fd == nil {
 		return true
 	}
-	rc, err := sc.SyscallConn()
-	if err != nil {
-		return false
-	}
 	quiet := false
-	err = rc.Control(func(fd uintptr) {
+	err := l.fd.Control(func(fd uintptr) {
 		var b [1]byte
 		_, _, e := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		quiet = e == syscall.EAGAIN || e == syscall.EWOULDBLOCK || e == syscall.EINTR
 	})
 	return err == nil && quiet
+}
+
+// lookAgain is how long octets on the socket may take to come out of TLS.
+const lookAgain = 50 * time.Millisecond
+
+// speaks says whether the backend has said something that we have not read, in the
+// buffer or on the socket. An end is no word.
+func (l *link) speaks() bool {
+	if l.br.Buffered() > 0 {
+		return true
+	}
+	if l.quiet() {
+		return false
+	}
+	// Octets of TLS need not be a word either.
+	_ = l.nc.SetReadDeadline(time.Now().Add(lookAgain))
+	b, _ := l.br.Peek(1)
+	return len(b) > 0
 }
 
 // ehloName returns name if it may stand behind EHLO, else the address literal

@@ -122,6 +122,8 @@ func TestADeadIdleConnectionIsReplacedUnseen(t *testing.T) {
 	}{
 		{"cut at RSET", "RSET", smtptest.Action{Close: true}},
 		{"421 to RSET", "RSET", smtptest.Action{Reply: "421 4.4.2 Idle too long\r\n", Close: true}},
+		{"RSET refused", "RSET", smtptest.Action{Reply: "502 5.5.1 Not here\r\n"}},
+		{"RSET refused for now", "RSET", smtptest.Action{Reply: "451 4.3.0 Later\r\n"}},
 		{"cut at MAIL", "MAIL", smtptest.Action{Close: true}},
 		{"421 to MAIL", "MAIL", smtptest.Action{Reply: "421 4.7.0 Too many messages\r\n", Close: true}},
 		{"cut at XFORWARD", "XFORWARD", smtptest.Action{Close: true}},

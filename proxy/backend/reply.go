@@ -41,9 +41,7 @@ func (c *Conn) FinalReply() (smtp.Reply, error) {
 		return c.Reply()
 	}
 	wait := c.pool.o.Timeouts.EndOfData
-	// What came with the 354 was said before the message was heard. It may
-	// refuse it, but cannot have accepted it.
-	early := c.l.br.Buffered() > 0
+	c.listen()
 	if c.Flush() != nil {
 		wait = lastWords
 	} else {
@@ -56,8 +54,7 @@ func (c *Conn) FinalReply() (smtp.Reply, error) {
 		return smtp.Reply{}, c.werr
 	case err != nil:
 		return smtp.Reply{}, c.count(err)
-	case early && r.Positive():
-		c.werr = c.l.fail(KindProtocol, errUnasked)
+	case c.tooEarly(r) != nil:
 		return smtp.Reply{}, c.count(c.werr)
 	}
 	c.took("end_of_data", time.Since(start))
@@ -165,10 +162,18 @@ func (c *Conn) next() (smtp.Reply, error) {
 			continue
 		case kindHiddenRset:
 			if !r.Positive() {
+				// It has not forgotten whom it served before. A new one has nothing
+				// to forget.
+				if c.replay && c.restart() {
+					continue
+				}
 				return smtp.Reply{}, c.count(c.l.refuse(KindProtocol, r, "RSET"))
 			}
 			continue
 		case kindBdatLast:
+			if err := c.tooEarly(r); err != nil {
+				return smtp.Reply{}, c.count(err)
+			}
 			c.concluded(r)
 			return r, nil
 		case kindData:
@@ -252,6 +257,16 @@ func (c *Conn) restart() bool {
 	for _, cmd := range c.queue {
 		if cmd.kind == kindMail {
 			l.mails++
+		}
+	}
+	if len(c.queue) > 0 && c.queue[0].kind == kindHiddenRset {
+		n := len(c.out)
+		if c.queue = c.queue[1:]; len(c.queue) > 0 {
+			n = c.queue[0].start
+		}
+		c.out = c.out[n:]
+		for i := range c.queue {
+			c.queue[i].start -= n
 		}
 	}
 	c.l = l

@@ -242,7 +242,7 @@ func (c *session) reset() {
 
 var (
 	// All that we know, in the order that Postfix has them.
-	xclientNames  = []string{"NAME", "ADDR", "PORT", "PROTO", "HELO", "DESTADDR", "DESTPORT"}
+	xclientNames  = []string{"NAME", "REVERSE_NAME", "ADDR", "PORT", "PROTO", "HELO", "DESTADDR", "DESTPORT"}
 	xforwardNames = []string{"NAME", "ADDR", "PORT", "PROTO", "HELO", "SOURCE"}
 )
 
