@@ -409,3 +409,20 @@ func TestTheBuiltInPolicyExcusesOneCheckAtATime(t *testing.T) {
 		}
 	}
 }
+
+// Whoever is excused from SPF alone, as a forwarder is, is deferred for the DMARC
+// that cannot be told all the same: the author's policy may refuse the message.
+func TestAnExcuseOfSPFExcusesNoTroubleOfDMARC(t *testing.T) {
+	p := BuiltIn()
+	p.Overrides = site(configs.Override{Name: "f", Proof: configs.Proof{Address: []string{"192.0.2.0/24"}}, Excuse: []string{"spf"}}).Overrides
+	chain := mustCompile(t, p, listsOn("2026-11-29"))
+	for published, want := range map[string]Disposition{"reject": DispositionDefer, "quarantine": DispositionDefer, "": DispositionDefer, "none": DispositionPass} {
+		f := Facts{}.Transaction("t")
+		f.Client.IP = "192.0.2.7"
+		f.Rcpt.Address, f.PRA.Address = "you@example.org", "a@bank.example"
+		f.SPF.Result, f.DMARC = Fail, DMARC{Result: TempError, Policy: published}
+		if v := chain.Decide(Message, &f); v.Disposition != want && !(want == DispositionPass && v.Disposition == DispositionTag) {
+			t.Errorf("%q: %v by %s", published, v.Disposition, v.Rule)
+		}
+	}
+}
