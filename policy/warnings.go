@@ -14,13 +14,14 @@ const maxCases = 1 << 12
 
 // Warnings returns what is legal and hardly meant: a rule that can never match,
 // one that always does though its condition looks as if it did not, one that
-// never gets its turn because those above take everything it would match.
+// never gets its turn because those above take everything it would match, forwarders
+// that are trusted and far too many.
 //
 // It tries every combination of the values that the rules compare with, where
 // those are not too many; conditions on lists and parts of texts count as true
 // or false independently. So there is no false alarm, but there may be silence.
 func (c *Chain) Warnings() []configs.Fault {
-	warnings := slices.Clone(c.notes)
+	warnings := slices.Concat(c.notes, c.lists.wideForwarders())
 	for i, r := range c.rules {
 		above := c.rules[:i]
 		if r.BuiltIn {
