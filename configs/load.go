@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -151,9 +152,14 @@ func (l *loader) forget(key string) {
 	maps.DeleteFunc(l.said, func(p string, _ bool) bool { return below(p) })
 }
 
-// environment binds those POSTERN_ variables that are set and good. A variable
-// that is close to a key but is none is a fault; others are not ours: container
-// platforms make up POSTERN_SERVICE_HOST and the like by themselves.
+// FileVariable names the configuration file for the command line, and is no key.
+const FileVariable = "POSTERN_CONFIG"
+
+// linked is what Kubernetes makes up in every container for a service named postern.
+var linked = regexp.MustCompile(`^POSTERN_(SERVICE_(HOST|PORT)(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+
+// environment binds the POSTERN_ variables that are set and good. One that is no key is a
+// fault, as an unknown key of the file is.
 func (l *loader) environment(v *viper.Viper) {
 	known := map[string]string{}
 	for key := range keys(reflect.TypeFor[Config](), "") {
@@ -166,9 +172,16 @@ func (l *loader) environment(v *viper.Viper) {
 		}
 		key, ok := known[name]
 		if !ok {
-			if near := nearest(name, maps.Keys(known)); near != "" {
-				l.faults = append(l.faults, &Fault{Position{File: name}, "no such setting: did you mean " + near + "?"})
+			if name == FileVariable {
+				continue
 			}
+			hint := ""
+			if near := nearest(name, maps.Keys(known)); near != "" {
+				hint = ": did you mean " + near + "?"
+			} else if linked.MatchString(name) {
+				hint = ": Kubernetes makes it up for a service named postern; say enableServiceLinks: false in the pod, or name the service otherwise"
+			}
+			l.faults = append(l.faults, &Fault{Position{File: name}, "no such setting" + hint})
 			continue
 		}
 		l.forget(key)

@@ -238,7 +238,7 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 	t.Setenv("POSTERN_HEADERS_RECEIVED", "false")
 	t.Setenv("POSTERN_ADMIN_ADDRESS", "")
 	t.Setenv("POSTERN_LISTENERS", `[{name: x, address: "[::1]:25"}]`)
-	t.Setenv("POSTERN_SERVICE_HOST", "10.0.0.1") // made up by a container platform
+	t.Setenv("POSTERN_CONFIG", "elsewhere.yaml") // for the command line
 	c, err := Load(Options{File: file, Set: map[string]any{"dns.timeout": "70ms", "backends": []any{map[string]any{"name": "mta", "addresses": []any{"127.0.0.1:1"}}}}})
 	if err != nil {
 		t.Fatal(err)
@@ -259,6 +259,8 @@ func TestEnvironmentIsReadAsStrictly(t *testing.T) {
 	t.Setenv("POSTERN_LIMITS_RECIPIENTS", "many")
 	t.Setenv("POSTERN_DNS_TIMEOUT", "5")
 	t.Setenv("POSTERN_DNS_TIMEOT", "5s")
+	t.Setenv("POSTERN_NONSENSE_AND_MORE", "")
+	t.Setenv("POSTERN_SERVICE_HOST", "10.0.0.1")
 	t.Setenv("POSTERN_LOG_LEVEL", "loud")
 	t.Setenv("POSTERN_HEADERS_RECEIVED", "yes")
 	t.Setenv("POSTERN_ROUTES", `[{recipients: [a], bakend: b}]`)
@@ -268,7 +270,9 @@ POSTERN_DNS_TIMEOUT: "5" is no duration: write a number and a unit, such as 500m
 POSTERN_HEADERS_RECEIVED: "yes" is neither true nor false
 POSTERN_LIMITS_RECIPIENTS: "many" is no whole number
 POSTERN_LOG_LEVEL: log.level: "loud" is none of debug, info, warn, error
-POSTERN_ROUTES:1:20: unknown key "bakend" in routes[0]: did you mean "backend"?`
+POSTERN_NONSENSE_AND_MORE: no such setting
+POSTERN_ROUTES:1:20: unknown key "bakend" in routes[0]: did you mean "backend"?
+POSTERN_SERVICE_HOST: no such setting: Kubernetes makes it up for a service named postern; say enableServiceLinks: false in the pod, or name the service otherwise`
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -198,7 +199,34 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 
 // configFlag adds -c.
 func configFlag(cmd *cobra.Command, file *string) {
-	cmd.Flags().StringVarP(file, "config", "c", "", "the configuration `file`; none: defaults and POSTERN_ variables")
+	cmd.Flags().StringVarP(file, "config", "c", "", "the configuration `file`; none: that of POSTERN_CONFIG, else "+defaultConfig+" where it exists")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if *file != "" {
+			return nil
+		}
+		*file = unnamedConfig()
+		if *file == "" {
+			return nil
+		}
+		_, err := fmt.Fprintf(cmd.ErrOrStderr(), "postern: the configuration is %s\n", *file)
+		return err
+	}
+}
+
+// defaultConfig is the configuration where nobody names one.
+var defaultConfig = "/etc/postern/postern.yaml"
+
+// unnamedConfig is the configuration where no flag names one; empty: there is none. What
+// cannot be looked at, for want of rights, counts as there: to go on by the defaults would
+// answer another question than the one that was asked.
+func unnamedConfig() string {
+	if file := os.Getenv(configs.FileVariable); file != "" {
+		return file
+	}
+	if _, err := os.Stat(defaultConfig); errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	return defaultConfig
 }
 
 // buildVersion is what the linker was told, or else what Go knows of the checkout.

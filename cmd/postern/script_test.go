@@ -31,7 +31,10 @@ import (
 	"postern/proxy/smtptest"
 )
 
-func TestMain(m *testing.M) { testscript.Main(m, map[string]func(){"postern": main}) }
+func TestMain(m *testing.M) {
+	defaultConfig = "default.yaml" // NOT: this machine's
+	testscript.Main(m, map[string]func(){"postern": main})
+}
 
 // patience is how long a script waits for what it expects. It is long, since a
 // machine may be busy, and costs nothing where all is well.
