@@ -131,10 +131,16 @@ func (r *authorReading) read(value string) {
 		// What is quoted and what is not depends on the reader.
 		scanAddresses(value, func(m address) { r.maybe(m, r.mailbox) })
 	}
+	if r.ambiguous {
+		list, _ := parseMailboxes(value) // of a source route, say, by the letter
+		for _, m := range list {
+			r.authors.add(m.Domain)
+		}
+	}
 }
 
 // element reads what stands between two commas; more: a comma or semicolon is behind
-// it. found: there is an address in it. Not clean: there is more than one mailbox should have.
+// it. found: there is an address in it. Not clean: there is more in it than that.
 func (r *authorReading) element(tokens []authorToken, more bool) (found, clean bool) {
 	brackets, last := 0, -1
 	for i, t := range tokens {
