@@ -158,7 +158,7 @@ func (s *session) fault(r smtp.Reply) {
 	}
 	s.say(r)
 	enough := s.set.Limits.Errors > 0 && s.errors+s.manners.early >= s.set.Limits.Errors
-	if !s.srv.rates.take(s.admitted, rationErrors, s.set.Limits.ErrorRate, s.srv.now()) {
+	if !s.srv.rates.take(s.who, rationErrors, s.set.Limits.ErrorRate, s.srv.now()) {
 		enough = true
 	}
 	if enough && !s.closing {

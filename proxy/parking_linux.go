@@ -44,8 +44,8 @@ func (p *parking) park(s *session) bool {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// Shutdown sets draining before it looks here for those it has to wake.
-	if s.srv.draining.Load() || !p.open(s.srv) {
+	// Shutdown sets draining, and makeRoom givesWay, before it looks here for those it has to wake.
+	if s.mustEnd() || !p.open(s.srv) {
 		return false
 	}
 	fault := raw.Control(func(fd uintptr) {

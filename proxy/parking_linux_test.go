@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -247,4 +248,21 @@ func TestParkedAndHeardAtOnce(t *testing.T) {
 	clients.Wait()
 	close(end)
 	alarm.Wait()
+}
+
+// TestParkedGiveWay: a session that is parked is one that gives way, too.
+func TestParkedGiveWay(t *testing.T) {
+	r := newRig(t, rigOptions{config: func(c *configs.Config) { c.Limits.Connections = 1 }})
+	var ahead atomic.Int64
+	r.srv.now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	dial := r.serveTCP()
+	first := dial()
+	r.waitParked(1)
+	ahead.Store(int64(giveWayAfter))
+	second := dial()
+	first.expect("421 4.3.2 ")
+	if got := first.hear(); got != "close" {
+		t.Error(got)
+	}
+	second.cmd("NOOP", "250 ")
 }

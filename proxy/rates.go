@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"postern/proxy/share"
 )
 
 // ratesLimit bounds how many clients the table of rates remembers: some 8 MB.
@@ -17,7 +19,7 @@ type rates struct {
 }
 
 type rateKey struct {
-	client netip.Addr
+	client netip.Prefix
 	what   ration
 }
 
@@ -31,18 +33,49 @@ const (
 
 // take asks for one of what is rationed to perMinute, all of which may come in
 // one burst. With nothing rationed (0), and to who is nobody's client (the zero
-// Addr), it always says yes.
-func (r *rates) take(client netip.Addr, what ration, perMinute int, now time.Time) bool {
-	if perMinute <= 0 || !client.IsValid() {
+// Client), it always says yes. The clients of one network have together
+// share.NetworkFactor times as much as one.
+func (r *rates) take(c share.Client, what ration, perMinute int, now time.Time) bool {
+	if perMinute <= 0 || !c.IsValid() {
 		return true
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	k, at := rateKey{client, what}, now.UnixNano()
-	drained := max(r.m[k], at) + int64(time.Minute)/int64(perMinute)
-	if drained-at > int64(time.Minute) {
+	at := now.UnixNano()
+	address, ok := r.drained(c.Address, what, perMinute, at)
+	network, fits := r.drained(c.Network, what, perMinute*share.NetworkFactor, at)
+	if !ok || !fits {
 		return false
 	}
+	r.set(c.Address, what, address, at)
+	if c.Network.IsValid() {
+		r.set(c.Network, what, network, at)
+	}
+	return true
+}
+
+// spent says whether nothing more could be taken, and takes nothing.
+func (r *rates) spent(c share.Client, what ration, perMinute int, now time.Time) bool {
+	if perMinute <= 0 || !c.IsValid() {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at := now.UnixNano()
+	_, ok := r.drained(c.Address, what, perMinute, at)
+	_, fits := r.drained(c.Network, what, perMinute*share.NetworkFactor, at)
+	return !ok || !fits
+}
+
+// drained is when all will have drained that key has taken, with one more; not ok:
+// it would be too much.
+func (r *rates) drained(key netip.Prefix, what ration, perMinute int, at int64) (t int64, ok bool) {
+	t = max(r.m[rateKey{key, what}], at) + int64(time.Minute)/int64(perMinute)
+	return t, t-at <= int64(time.Minute) || !key.IsValid()
+}
+
+func (r *rates) set(key netip.Prefix, what ration, drained, at int64) {
+	k := rateKey{key, what}
 	if r.m == nil {
 		r.m = make(map[rateKey]int64)
 	}
@@ -50,18 +83,6 @@ func (r *rates) take(client netip.Addr, what ration, perMinute int, now time.Tim
 		r.makeRoom(at)
 	}
 	r.m[k] = drained
-	return true
-}
-
-// spent says whether nothing more could be taken, and takes nothing.
-func (r *rates) spent(client netip.Addr, what ration, perMinute int, now time.Time) bool {
-	if perMinute <= 0 {
-		return false
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	at := now.UnixNano()
-	return max(r.m[rateKey{client, what}], at)+int64(time.Minute)/int64(perMinute)-at > int64(time.Minute)
 }
 
 // makeRoom forgets some clients, at random: those that have nothing left to

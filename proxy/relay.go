@@ -523,6 +523,7 @@ func (r *relay) finish() {
 	tx.facts.Message.Size = tx.bytes
 	s.messages++
 	s.commands = 0
+	defer s.hadMessage()
 	r.ends()
 	if r.state == gathering {
 		r.whole = true

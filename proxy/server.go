@@ -22,6 +22,7 @@ import (
 	"postern/policy"
 	"postern/policy/journal"
 	"postern/proxy/backend"
+	"postern/proxy/share"
 	"postern/proxy/smtp"
 )
 
@@ -79,10 +80,11 @@ type Server struct {
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
 	sessions  map[*session]struct{}
-	perClient map[netip.Addr]int
+	giving    int // of sessions: those that give way to others and will end
 	wg        sync.WaitGroup
 	serving   sync.WaitGroup // calls of Serve
 
+	clients share.Budget // sessions, by client
 	rates   rates
 	parking parking
 }
@@ -93,7 +95,6 @@ func New(o Options, s *Settings) *Server {
 		log: o.Log, metrics: o.Metrics, record: o.Record, now: o.Now,
 		listeners: make(map[net.Listener]struct{}),
 		sessions:  make(map[*session]struct{}),
-		perClient: make(map[netip.Addr]int),
 	}
 	if srv.log == nil {
 		srv.log = slog.New(slog.DiscardHandler)
@@ -193,50 +194,12 @@ func (srv *Server) leave(s *session) {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	delete(srv.sessions, s)
-	if s.admitted.IsValid() {
-		if srv.perClient[s.admitted]--; srv.perClient[s.admitted] <= 0 {
-			delete(srv.perClient, s.admitted)
-		}
+	if s.givesWay.Load() {
+		srv.giving--
 	}
-}
-
-// admit counts the session against the limits, once its true address is known
-// (behind a load balancer that is after the PROXY header). It says why not, or
-// nothing.
-func (srv *Server) admit(s *session, addr netip.Addr, l configs.Limits) (why string) {
-	srv.mu.Lock()
-	defer srv.mu.Unlock()
-	if l.Connections > 0 && len(srv.sessions) > l.Connections {
-		return "limit"
+	if s.counted {
+		srv.clients.Give(s.who, 1)
 	}
-	key := clientKey(addr)
-	if s.unrationed || !key.IsValid() {
-		return ""
-	}
-	now := srv.now()
-	if !srv.rates.take(key, rationConnections, l.ConnectionRate, now) {
-		return "connection_rate"
-	}
-	if srv.rates.spent(key, rationErrors, l.ErrorRate, now) {
-		return "error_rate"
-	}
-	if l.ConnectionsPerClient > 0 && srv.perClient[key] >= l.ConnectionsPerClient {
-		return "client_limit"
-	}
-	srv.perClient[key]++
-	s.admitted = key
-	return ""
-}
-
-// clientKey is what counts as one client: an IPv4 address, or an IPv6 /64,
-// which is what one customer gets (RFC 6177).
-func clientKey(a netip.Addr) netip.Addr {
-	if a.Is6() && !a.Is4In6() {
-		if p, err := a.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return a.Unmap()
 }
 
 // Draining says whether Shutdown was called.

@@ -11,11 +11,13 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"postern/policy"
 	"postern/policy/journal"
 	"postern/proxy/backend"
+	"postern/proxy/share"
 	"postern/proxy/smtp"
 )
 
@@ -48,11 +50,12 @@ type session struct {
 	w        net.Conn // conn, or the TLS session on it
 	out      *[]byte  // replies not yet sent; nil if there are none
 
-	id       string
-	began    time.Time
-	client   policy.Client // what facts say of it at connect
-	addr     netip.AddrPort
-	admitted netip.Addr // the key under which it was counted
+	id      string
+	began   time.Time
+	client  policy.Client // what facts say of it at connect
+	addr    netip.AddrPort
+	who     share.Client // as one that has a share; zero while not known
+	counted bool         // against the limits
 	// unrationed: it counts against the number of all connections and no other
 	// limit.
 	unrationed bool
@@ -80,16 +83,19 @@ type session struct {
 	deadline time.Time // of the command that is waited for
 	place    parkedAt  // while it is parked
 
-	wakeMu  sync.Mutex
-	waiting bool // for a command
-	asked   bool // to give bc up
-	gone    bool // abort was called
+	givesWay atomic.Bool // to another session
+
+	wakeMu      sync.Mutex
+	waiting     bool      // for a command
+	lastMessage time.Time // when the last one ended, or the session began
+	asked       bool      // to give bc up
+	gone        bool      // abort was called
 }
 
 func newSession(srv *Server, conn net.Conn, l *Listener) *session {
 	s := &session{
 		srv: srv, set: srv.settings.Load(), listener: l,
-		conn: conn, w: conn, id: newID(), began: srv.now(), result: "lost", addr: addrPort(conn.RemoteAddr()),
+		conn: conn, w: conn, id: newID(), began: srv.now(), lastMessage: srv.now(), result: "lost", addr: addrPort(conn.RemoteAddr()),
 	}
 	return s
 }
@@ -120,6 +126,13 @@ func (s *session) wake() {
 func (s *session) setWaiting(waiting bool) {
 	s.wakeMu.Lock()
 	s.waiting = waiting
+	s.wakeMu.Unlock()
+}
+
+// hadMessage notes that a message has ended.
+func (s *session) hadMessage() {
+	s.wakeMu.Lock()
+	s.lastMessage = s.srv.now()
 	s.wakeMu.Unlock()
 }
 
@@ -273,7 +286,7 @@ func (s *session) open() bool {
 		return false
 	}
 	s.client.IP, s.client.Port = s.addr.Addr().String(), int(s.addr.Port())
-	if why := s.srv.admit(s, s.addr.Addr(), s.set.Limits); why != "" {
+	if why := s.srv.admit(s, s.set.Limits); why != "" {
 		s.result = why
 		s.say(s.refuse(421, "7.0", "Too many connections, try again later"))
 		_ = s.flush()
@@ -380,11 +393,14 @@ func (s *session) nextLine(resumed bool) ([]byte, error) {
 	}
 	// Between two chunks of a message the client is in the message.
 	s.setWaiting(s.tx == nil || s.tx.relay == nil)
-	defer s.setWaiting(false)
-	if s.srv.draining.Load() {
+	if s.mustEnd() {
 		s.wake()
 	}
-	if err := s.waitForCommand(); err != nil {
+	err := s.waitForCommand()
+	if !errors.Is(err, errSilent) { // one that is parked waits on
+		s.setWaiting(false)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if !s.greeted && s.tls == nil && s.proxySigned() {
@@ -415,7 +431,7 @@ var errSilent = errors.New("proxy: the client is silent")
 // may come to want.
 func (s *session) waitForCommand() error {
 	parkable := canPark && s.done != nil && s.tx == nil && s.in.buffered() == 0
-	if s.in.hasLine() || s.srv.draining.Load() || s.bc == nil && !parkable {
+	if s.in.hasLine() || s.mustEnd() || s.bc == nil && !parkable {
 		return s.in.wait()
 	}
 	patient := s.deadline
@@ -438,7 +454,7 @@ func (s *session) waitForCommand() error {
 	err := wait()
 	asked, late := spare && s.wanted(), errors.Is(err, os.ErrDeadlineExceeded)
 	switch {
-	case s.srv.draining.Load():
+	case s.mustEnd():
 	case late && (asked || patient.Before(s.deadline)):
 		s.giveUp()
 		s.waitBy(s.deadline)
@@ -529,7 +545,7 @@ func (s *session) giveUpFor(r smtp.Reply, why string) {
 // wake did.
 func (s *session) waitBy(t time.Time) {
 	s.readBy(t)
-	if s.srv.draining.Load() {
+	if s.mustEnd() {
 		s.wake()
 	}
 }
@@ -552,10 +568,14 @@ func (s *session) readFailed(err error) {
 		s.misplaced(err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		s.settle()
-		if s.srv.draining.Load() {
+		switch {
+		case s.srv.draining.Load():
 			s.result = "shutdown"
 			s.say(s.refuse(421, "3.2", "Service shutting down, closing connection"))
-		} else {
+		case s.givesWay.Load():
+			s.result = "gave_way"
+			s.say(s.refuse(421, "3.2", "Too many connections, closing one without a message"))
+		default:
 			s.result = "timeout"
 			s.say(s.refuse(421, "4.2", "Timeout, closing connection"))
 		}

@@ -1,0 +1,83 @@
+package proxy
+
+import (
+	"time"
+
+	"postern/configs"
+	"postern/proxy/share"
+)
+
+// admit counts the session against the limits, once its true address is known
+// (behind a load balancer that is after the PROXY header). It says why not, or
+// nothing. Where as many sessions are open as there may be, one that has been idle
+// for long gives way to it.
+func (srv *Server) admit(s *session, l configs.Limits) (why string) {
+	if !s.unrationed {
+		s.who = share.Of(s.addr.Addr())
+	}
+	now := srv.now()
+	if !srv.rates.take(s.who, rationConnections, l.ConnectionRate, now) {
+		return "connection_rate"
+	}
+	if srv.rates.spent(s.who, rationErrors, l.ErrorRate, now) {
+		return "error_rate"
+	}
+	switch srv.clients.Take(s.who, 1, share.Limits{Each: int64(l.ConnectionsPerClient)}) {
+	case share.ByClient:
+		return "client_limit"
+	case share.ByNetwork:
+		return "network_limit"
+	}
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	s.counted = true
+	if l.Connections > 0 && len(srv.sessions)-srv.giving > l.Connections && !srv.makeRoom(now) {
+		return "limit"
+	}
+	return ""
+}
+
+const (
+	// giveWayAfter is how long a session must have been without a message to give
+	// way: a client at work is not sent away for one that comes.
+	giveWayAfter = 5 * time.Second
+	// giveWayAmong is among how many sessions the longest idle one is looked for:
+	// enough to find one of the longest, and a bound on what each connection costs
+	// in a flood of them.
+	giveWayAmong = 500
+)
+
+// makeRoom ends the session that has been without a message for longest, if there
+// is one that waits for a command. srv.mu must be held.
+func (srv *Server) makeRoom(now time.Time) bool {
+	var oldest *session
+	var since time.Time
+	looked := 0
+	for s := range srv.sessions { // in no order, which is what makes a part of them a sample
+		if t, idle := s.idleSince(); idle && (oldest == nil || t.Before(since)) {
+			oldest, since = s, t
+		}
+		if looked++; looked >= giveWayAmong {
+			break
+		}
+	}
+	if oldest == nil || now.Sub(since) < giveWayAfter {
+		return false
+	}
+	srv.giving++
+	oldest.givesWay.Store(true)
+	oldest.wake()
+	return true
+}
+
+// idleSince says since when the session has brought no message, and whether it
+// could end now: it waits for a command. NOT: since when it has said nothing. A NOOP
+// now and then would do to stay for good.
+func (s *session) idleSince() (t time.Time, idle bool) {
+	s.wakeMu.Lock()
+	defer s.wakeMu.Unlock()
+	return s.lastMessage, s.waiting && !s.gone && !s.givesWay.Load()
+}
+
+// mustEnd says that the session is to end as soon as it is between two commands.
+func (s *session) mustEnd() bool { return s.srv.draining.Load() || s.givesWay.Load() }
