@@ -253,12 +253,18 @@ type Headers struct {
 type Limits struct {
 	MessageSize          Size `yaml:"message_size"`
 	HeaderSize           Size `yaml:"header_size"`
+	HeaderFields         int  `yaml:"header_fields"`
 	Recipients           int  `yaml:"recipients"`
 	Connections          int  `yaml:"connections"`
 	ConnectionsPerClient int  `yaml:"connections_per_client"`
 	// BackendConnectionsPerClient is how many connections to a backend one client
 	// may have at a time; 0: as many as it leaves free for others.
 	BackendConnectionsPerClient int `yaml:"backend_connections_per_client" min:"0"`
+
+	// Octets of messages that are held, in memory and on disk, of all and of one
+	// client. 0: a half of what is free on the disk, and an eighth of all.
+	Held          Size `yaml:"held" min:"0"`
+	HeldPerClient Size `yaml:"held_per_client" min:"0"`
 
 	// Of one client, an IPv4 address or an IPv6 /64, in a minute; 0: no limit.
 	ConnectionRate int `yaml:"connection_rate" min:"0"`
@@ -320,7 +326,7 @@ func Default() *Config {
 		Policy:  Policy{Mode: "enforce", BuiltIn: BuiltInAfter},
 		Headers: Headers{AuthenticationResults: true, ReceivedSPF: true, Received: true},
 		Limits: Limits{
-			MessageSize: 50 * MiB, HeaderSize: 256 * KiB, Recipients: 1000,
+			MessageSize: 50 * MiB, HeaderSize: 256 * KiB, HeaderFields: 1000, Recipients: 1000,
 			Connections: 10000, ConnectionsPerClient: 50, Errors: 20, Unsynchronized: "refuse",
 		},
 		Timeouts: Timeouts{

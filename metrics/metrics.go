@@ -47,6 +47,9 @@ type Metrics struct {
 	tlsHandshakes       *counters
 	certificateNotAfter *prometheus.GaugeVec
 
+	limitsReached *counters
+	heldBytes     prometheus.Gauge
+
 	disagreements *counters
 	configReloads *counters
 	journal       *counters
@@ -127,11 +130,17 @@ func New() *Metrics {
 	m.tlsHandshakes = counter("tls_handshakes_total", "TLS handshakes with clients.", "version", "result")
 	m.certificateNotAfter = f.NewGaugeVec(gauge("tls_certificate_not_after_seconds", "When a certificate ends, in seconds since 1970."), []string{"name"})
 
+	m.limitsReached = counter("limits_reached_total", "What clients were not given since a limit was reached, by the key of it in the configuration.", "limit")
+	m.heldBytes = f.NewGauge(gauge("held_bytes", "Room taken by messages that are held until the last rule can judge them, in memory and on disk."))
+
 	m.disagreements = counter("policy_disagreement_total", "Transactions on which the active and the candidate policy disagree.", "active", "candidate")
 	m.configReloads = counter("config_reloads_total", "Attempts to load the configuration anew.", "result")
 	m.journal = counter("journal_records_total", "Records of transactions for the journal, by what became of them.", "result")
 	m.buildInfo = f.NewGaugeVec(gauge("build_info", "Always 1; the labels say what is running."), []string{"version", "goversion"})
 
+	for _, limit := range []string{"held", "held_per_client", "held_memory", "header_fields", "header_size", "message_rate", "recipients"} {
+		m.limitsReached.get(limit, "")
+	}
 	// A counter that appears only with its first event hides that event from rate().
 	for _, outcome := range []string{"delivered", "refused", "backend_refused", "failed", "abandoned", "unknown"} {
 		m.outcomes.get(outcome, "")
@@ -338,6 +347,21 @@ func (m *Metrics) ForgetCertificates() {
 func (m *Metrics) OutcomeUnknown() {
 	if m != nil {
 		m.outcomeUnknown.Inc()
+	}
+}
+
+// LimitReached counts what a client was not given, by the key of the limit; held_memory
+// is that of the memory for large header sections, which has no key.
+func (m *Metrics) LimitReached(limit string) {
+	if m != nil {
+		m.limitsReached.get(limit, "").Inc()
+	}
+}
+
+// HeldBytes adds to the room that held messages take.
+func (m *Metrics) HeldBytes(n int64) {
+	if m != nil {
+		m.heldBytes.Add(float64(n))
 	}
 }
 

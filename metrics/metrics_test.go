@@ -42,6 +42,8 @@ func used() *Metrics {
 	m.TLSHandshake("1.3", "ok")
 	m.CertificateNotAfter("default", time.Unix(2e9, 0))
 	m.OutcomeUnknown()
+	m.LimitReached("held")
+	m.HeldBytes(65536)
 	m.Disagreement("pass", "reject")
 	m.ConfigReload("ok")
 	m.JournalRecord("written")

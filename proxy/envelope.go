@@ -31,6 +31,7 @@ type transaction struct {
 	relay  *relay       // the message, while it comes by BDAT
 
 	rcpts    []recipient
+	envelope int  // octets that rcpts come to
 	accepted int  // recipients that the backend took
 	sure     bool // of those: policy has let them pass for good, whatever is found later
 	// apart: the policy only observes, and may treat the recipients apart. It
@@ -68,10 +69,10 @@ type recipient struct {
 	path    smtp.Path
 	address string
 	domain  string
-	queued  bool // it went to the backend
-	taken   bool // and the backend took it
-	verdict policy.Verdict
-	final   bool // verdict is that on the message, not the one at RCPT
+	queued  bool            // it went to the backend
+	taken   bool            // and the backend took it
+	verdict *policy.Verdict // shared by those who have the same
+	final   bool            // verdict is that on the message, not the one at RCPT
 	reply   smtp.Reply
 }
 
@@ -103,6 +104,7 @@ func (s *session) mail(arg string) smtp.Reply {
 	s.tx = tx
 	s.transactions++
 	if r.IsZero() && !s.srv.rates.take(s.who, rationMessages, s.set.Limits.MessageRate, s.srv.now()) {
+		s.srv.metrics.LimitReached("message_rate")
 		r = s.refuse(450, "7.1", "Too many messages, try again later")
 	}
 	if !r.IsZero() {
@@ -261,7 +263,7 @@ func (s *session) judgeEach(st policy.Stage) {
 	for i := range tx.rcpts {
 		if r := &tx.rcpts[i]; r.taken {
 			tx.facts.Rcpt = policy.RcptTo{Address: r.address, Domain: r.domain}
-			r.verdict, r.final = s.set.Chain.Decide(st, &tx.facts), true
+			r.verdict, r.final = tx.share(s.set.Chain.Decide(st, &tx.facts)), true
 		}
 	}
 	tx.facts.Rcpt = rcpt
@@ -275,7 +277,7 @@ func (s *session) settled(st policy.Stage) bool {
 		return false
 	}
 	for i := range tx.rcpts {
-		if r := &tx.rcpts[i]; r.final && !s.set.Chain.Settled(st, r.verdict) {
+		if r := &tx.rcpts[i]; r.final && !s.set.Chain.Settled(st, *r.verdict) {
 			return false
 		}
 	}
@@ -301,21 +303,22 @@ func (s *session) rcpt(arg string) smtp.Reply {
 			return r
 		}
 	}
-	if len(tx.rcpts) >= s.set.Limits.Recipients {
+	if len(tx.rcpts) >= s.set.Limits.Recipients || tx.envelope >= envelopeLimit {
+		s.srv.metrics.LimitReached("recipients")
 		s.settle()
 		return s.refuse(452, "5.3", "Too many recipients in one transaction")
 	}
 	r := recipient{path: to, address: smtp.Address(to), domain: factDomain(to)}
 	tx.facts.Rcpt = policy.RcptTo{Address: r.address, Domain: r.domain}
 	r.reply = s.judge(policy.Rcpt)
-	r.verdict = tx.verdict
+	r.verdict = tx.share(tx.verdict)
 	if r.reply.IsZero() {
 		r.reply = s.together(&r)
 	}
 	if r.reply.IsZero() {
 		r.reply = s.forward(&r, params)
 	}
-	tx.rcpts = append(tx.rcpts, r)
+	tx.keep(r)
 	tx.pending = append(tx.pending, len(tx.rcpts)-1)
 	return smtp.Reply{}
 }
@@ -570,9 +573,13 @@ func (s *session) settle() {
 				r.taken = true
 				tx.accepted++
 			}
+			tx.envelope += len(r.reply.Text)
 		}
 		tx.reply = r.reply
 		s.say(r.reply)
+		if tx.envelope > envelopeLimit {
+			r.reply.Text = cutText(r.reply.Text) // for the record it will do
+		}
 	}
 	tx.pending = tx.pending[:0]
 	tx.time("rcpt", start)

@@ -24,7 +24,7 @@ func (s *session) finish(outcome journal.Outcome) {
 		// All recipients were refused: the record is about the last refusal.
 		for i := range tx.rcpts {
 			if r := &tx.rcpts[i]; r.verdict.Refuses() {
-				v = r.verdict
+				v = *r.verdict
 				tx.facts.Rcpt = policy.RcptTo{Address: r.address, Domain: r.domain}
 				tx.reply = r.reply
 			}
@@ -33,7 +33,7 @@ func (s *session) finish(outcome journal.Outcome) {
 		tx.facts.Rcpt = tx.firstTaken()
 		if tx.reached == policy.Rcpt || r.final {
 			// The last verdict may have been that of another recipient.
-			v = r.verdict
+			v = *r.verdict
 		}
 	}
 	rec.Stage = tx.stage(outcome).String()

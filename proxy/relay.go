@@ -22,6 +22,7 @@ var (
 	errNUL          = smtp.Reply{Code: 550, Enhanced: "6.0", Text: "Message contains NUL"}
 	errContinuation = smtp.Reply{Code: 550, Enhanced: "6.0", Text: "Message begins with white space"}
 	errHeaderSize   = smtp.Reply{Code: 552, Enhanced: "3.4", Text: "Header section too large"}
+	errHeaderFields = smtp.Reply{Code: 552, Enhanced: "3.4", Text: "Too many header fields"}
 	errLoop         = smtp.Reply{Code: 554, Enhanced: "4.6", Text: "Too many Received fields: mail loop"}
 	errEightBit     = smtp.Reply{Code: 554, Enhanced: "6.3", Text: "The mail server behind us takes no 8-bit text"}
 	errSpool        = smtp.Reply{Code: 452, Enhanced: "3.1", Text: "Cannot hold the message at the moment, try again later"}
@@ -53,6 +54,7 @@ type relay struct {
 	whole  bool // what is pushed next is the rest of the message
 
 	head    []byte // the header section and what came with its end, while gathered
+	room    room   // for that
 	body    int    // where in head the body begins, once that is known
 	hold    *spool // the message, not dot-stuffed, where it must be held
 	unstuff smtp.Unstuffer
@@ -141,16 +143,43 @@ func (r *relay) gather(b []byte) {
 	case r.whole:
 		r.body = len(r.head) // no empty line: all of it is header
 	case len(r.head) > int(r.s.set.Limits.HeaderSize):
+		r.s.srv.metrics.LimitReached("header_size")
 		r.refuse(errHeaderSize)
 		return
 	default:
 		if borrowed {
 			r.head = append(make([]byte, 0, max(2*len(b), 4<<10)), b...)
 		}
+		r.roomForHeader(cap(r.head))
 		return
 	}
-	r.judgeHeader()
+	if r.roomForHeader(len(r.head)) {
+		r.judgeHeader()
+	}
 	r.head = nil
+	r.room.close()
+}
+
+// smallHeader is how large a header section may be, in octets, without counting
+// against what is for all: most are, and those of many idle clients cost little.
+const smallHeader = 16 << 10
+
+// roomForHeader takes memory for a large header section, of which there is a copy
+// while it is judged.
+func (r *relay) roomForHeader(octets int) bool {
+	if octets <= smallHeader {
+		return true
+	}
+	s := r.s
+	if r.room.of == nil {
+		r.room = s.srv.held.roomFor(s.who, s.set.Limits)
+	}
+	if r.room.inMemory(2*int64(octets), heldMemory) {
+		return true
+	}
+	s.srv.metrics.LimitReached("held_memory")
+	r.cannotHold(errNoRoom)
+	return false
 }
 
 // judgeHeader decides on the header section and begins to pass the message on.
@@ -159,6 +188,7 @@ func (r *relay) judgeHeader() {
 	start := time.Now()
 	head, rest := r.head[:r.body], r.head[r.body:]
 	if r.body > int(s.set.Limits.HeaderSize) {
+		r.s.srv.metrics.LimitReached("header_size")
 		r.refuse(errHeaderSize)
 		return
 	}
@@ -179,6 +209,11 @@ func (r *relay) judgeHeader() {
 	}
 	if smtp.FirstLineContinues(head) {
 		r.refuse(errContinuation)
+		return
+	}
+	if smtp.CountFields(head) > s.set.Limits.HeaderFields {
+		s.srv.metrics.LimitReached("header_fields")
+		r.refuse(errHeaderFields)
 		return
 	}
 	head, ok := r.nameMailboxLines(head)
@@ -203,7 +238,7 @@ func (r *relay) judgeHeader() {
 	if s.set.Chain.HoldsMessage() && !s.settled(policy.Header) || s.candidateWaits() {
 		if checks.Signed(h) || s.set.Chain.HoldsUnsigned() {
 			r.state = holding
-			r.hold = new(spool)
+			r.hold = &spool{room: s.srv.held.roomFor(s.who, s.set.Limits)}
 			r.spool(head)
 			if r.state == holding {
 				r.hold.mark = r.hold.size
@@ -643,6 +678,7 @@ func (r *relay) close() {
 		r.timer.Stop()
 	}
 	r.hold.close()
+	r.room.close()
 	r.head = nil
 }
 
@@ -659,8 +695,10 @@ func (r *relay) spool(b []byte) {
 
 func (r *relay) cannotHold(err error) {
 	s := r.s
-	s.srv.log.LogAttrs(s.srv.ctx, slog.LevelError, "cannot hold a message",
-		slog.String("id", s.tx.facts.ID), slog.String("error", err.Error()))
+	if !errors.Is(err, errNoRoom) { // that is counted, and the client's doing
+		s.srv.log.LogAttrs(s.srv.ctx, slog.LevelError, "cannot hold a message",
+			slog.String("id", s.tx.facts.ID), slog.String("error", err.Error()))
+	}
 	s.tx.fail(err)
 	r.discard(withID(errSpool, s.tx.facts.ID), journal.OutcomeFailed)
 }

@@ -85,6 +85,7 @@ type Server struct {
 	serving   sync.WaitGroup // calls of Serve
 
 	clients share.Budget // sessions, by client
+	held    held
 	rates   rates
 	parking parking
 }
@@ -102,6 +103,7 @@ func New(o Options, s *Settings) *Server {
 	if srv.now == nil {
 		srv.now = time.Now
 	}
+	srv.held.metrics = o.Metrics
 	srv.ctx, srv.cancel = context.WithCancel(context.Background())
 	srv.settings.Store(s)
 	return srv

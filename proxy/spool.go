@@ -6,10 +6,16 @@ import (
 	"os"
 )
 
-// spoolMemory is how much of a held message stays in memory; the rest goes to
-// a temporary file that has no name, so that nothing is left of it whatever
-// happens.
-const spoolMemory = 256 << 10
+const (
+	// spoolMemory is how much of a held message stays in memory, where there is as
+	// much for all; what is larger goes to a temporary file that has no name, so
+	// that nothing is left of it whatever happens.
+	spoolMemory = 256 << 10
+	// spoolFirst is what is taken of the memory at first; it doubles from there.
+	spoolFirst = 16 << 10
+	// spoolStep is in which pieces room on the disk is taken.
+	spoolStep = 64 << 10
+)
 
 // spool holds a message until its last fact is known.
 type spool struct {
@@ -17,12 +23,18 @@ type spool struct {
 	file *os.File
 	size int64
 	mark int64 // where the body begins
+	room room
 }
 
-// Write appends to the message. It fails when the disk does.
+// Write appends to the message. It fails when the disk does, or when there is no
+// room for more.
 func (sp *spool) Write(p []byte) (int, error) {
+	size := sp.size + int64(len(p))
+	if err := sp.room.hold((size + spoolStep - 1) / spoolStep * spoolStep); err != nil {
+		return 0, err
+	}
 	if sp.file == nil {
-		if len(sp.mem)+len(p) <= spoolMemory {
+		if sp.remember(len(p)) {
 			sp.mem = append(sp.mem, p...)
 			sp.size += int64(len(p))
 			return len(p), nil
@@ -40,10 +52,29 @@ func (sp *spool) Write(p []byte) (int, error) {
 			return 0, err
 		}
 		sp.mem = nil
+		sp.room.leaveMemory()
 	}
 	n, err := sp.file.Write(p)
 	sp.size += int64(n)
 	return n, err
+}
+
+// remember makes room in memory for n octets more, if there is any.
+func (sp *spool) remember(n int) bool {
+	need, size := len(sp.mem)+n, max(cap(sp.mem), spoolFirst)
+	if need > spoolMemory {
+		return false
+	}
+	for size < need {
+		size *= 2
+	}
+	if size > cap(sp.mem) {
+		if !sp.room.inMemory(int64(size), spoolShare) {
+			return false
+		}
+		sp.mem = append(make([]byte, 0, size), sp.mem...)
+	}
+	return true
 }
 
 // ReadAt reads of the message what is there.
@@ -68,8 +99,13 @@ func (sp *spool) bodyTo(w io.Writer) error {
 
 // close forgets the message. A nil spool holds none.
 func (sp *spool) close() {
-	if sp != nil && sp.file != nil {
+	if sp == nil {
+		return
+	}
+	if sp.file != nil {
 		_ = sp.file.Close()
 		sp.file = nil
 	}
+	sp.mem = nil
+	sp.room.close()
 }

@@ -92,7 +92,7 @@ func TestFieldsAreBounded(t *testing.T) {
 		rcpt := recipient{path: smtp.Path{Local: strings.Repeat("l", 1000), Domain: "local.example"}, taken: true}
 		rcpt.address = smtp.Address(rcpt.path)
 		f.Rcpt = policy.RcptTo{Address: long, Domain: long}
-		rcpt.verdict = r.set.Chain.Decide(policy.Rcpt, f)
+		rcpt.verdict = tx.share(r.set.Chain.Decide(policy.Rcpt, f))
 		tx.rcpts = []recipient{rcpt}
 		f.Rcpt = policy.RcptTo{Address: "other" + long, Domain: long}
 		tx.verdict = r.set.Chain.Decide(policy.Message, f)

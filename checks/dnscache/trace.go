@@ -22,23 +22,32 @@ const (
 
 // Answer is one look-up as `postern test-session` shows it.
 type Answer struct {
-	Name   string        `json:"name"`
-	Type   string        `json:"type"`
-	Answer []string      `json:"answer"`
-	TTL    int           `json:"ttl"` // seconds left; 0 where the answer is not to be kept
-	Source Source        `json:"source"`
-	Error  string        `json:"error,omitempty"`
-	Took   time.Duration `json:"took,omitempty"` // nanoseconds in JSON
+	Name   string   `json:"name"`
+	Type   string   `json:"type"`
+	Answer []string `json:"answer"`
+	TTL    int      `json:"ttl"` // seconds left; 0 where the answer is not to be kept
+	Source Source   `json:"source"`
+	Error  string   `json:"error,omitempty"`
+	// LeftOff is how many octets of data were left off, since there are too many.
+	LeftOff int           `json:"left_off,omitempty"`
+	Took    time.Duration `json:"took,omitempty"` // nanoseconds in JSON
 }
 
-// maxTrace bounds a Trace: no check asks for more, since SPF has its limits.
-const maxTrace = 200
+const (
+	// maxTrace bounds a Trace: no check asks for more, since SPF has its limits.
+	maxTrace = 200
+	// maxTraceSize bounds it as well, in octets. What honest domains publish comes
+	// to a few thousand; who means harm has 64 KiB in each answer.
+	maxTraceSize = 48 << 10
+)
 
 // Trace collects the look-ups of one transaction. The zero Trace is ready, and
-// it may be used by several goroutines. Beyond 200 answers the rest is dropped.
+// it may be used by several goroutines. Beyond 200 answers the rest is dropped;
+// beyond 48 KiB of text an answer is kept without its data.
 type Trace struct {
 	mu      sync.Mutex
 	answers []Answer
+	size    int
 }
 
 // Answers returns what was collected so far, in the order of completion.
@@ -51,9 +60,19 @@ func (t *Trace) Answers() []Answer {
 func (t *Trace) add(a Answer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.answers) < maxTrace {
-		t.answers = append(t.answers, a)
+	if len(t.answers) >= maxTrace {
+		return
 	}
+	size := len(a.Name)
+	for _, text := range a.Answer {
+		size += len(text)
+	}
+	if t.size+size > maxTraceSize {
+		a.LeftOff, a.Answer = size-len(a.Name), []string{}
+		size = len(a.Name)
+	}
+	t.size += size
+	t.answers = append(t.answers, a)
 }
 
 type traceKey struct{}

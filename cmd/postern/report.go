@@ -354,7 +354,7 @@ func brokenTerm(r *journal.Record) string {
 	reason := strings.Clone(r.Facts.SPF.Reason)
 	for i := range r.DNS {
 		lost := &r.DNS[i]
-		if lost.Type != "TXT" || len(lost.Answer) > 0 {
+		if lost.Type != "TXT" || len(lost.Answer) > 0 || lost.LeftOff > 0 {
 			continue
 		}
 		for j := range r.DNS {

@@ -311,6 +311,9 @@ func writeDNS(b *strings.Builder, answers []dnscache.Answer) {
 			if text == "" {
 				text = "(nothing)"
 			}
+			if a.LeftOff > 0 {
+				text = fmt.Sprintf("(%d octets, too many to keep)", a.LeftOff)
+			}
 			if a.Error != "" {
 				text = "(" + a.Error + ")"
 			}

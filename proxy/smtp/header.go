@@ -59,6 +59,20 @@ func emptyLine(b []byte) int {
 	return 0
 }
 
+// CountFields returns how many fields ParseHeader would find at the most, and keeps
+// nothing: for who bounds their number before.
+func CountFields(b []byte) (n int) {
+	for pos := 0; pos < len(b); pos = lineEnd(b, pos) {
+		switch {
+		case emptyLine(b[pos:]) > 0:
+			return n
+		case b[pos] != ' ' && b[pos] != '\t':
+			n++
+		}
+	}
+	return n
+}
+
 // ParseHeader splits a header section into its fields (RFC 5322 §2.2). It stops
 // at HeaderEnd. Lines end in CRLF; a bare LF is taken for a line end as well.
 //

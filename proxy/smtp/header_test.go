@@ -276,3 +276,20 @@ func FuzzHeader(f *testing.F) {
 		}
 	})
 }
+
+// CountFields is a bound on what ParseHeader finds, and mostly the same.
+func TestCountFields(t *testing.T) {
+	for in, want := range map[string]int{
+		"":                0,
+		"\r\nbody: x\r\n": 0,
+		"From: a\r\n":     1,
+		"From: a\r\n b\r\n\tc: d\r\nTo: e\r\n\r\nx: y\r\n": 2,
+		"From a\r\nTo: e\r\n":                              2, // a line that is no field counts
+		"x:\nx:\nx:":                                       3,
+	} {
+		h, bad := ParseHeader([]byte(in))
+		if got := CountFields([]byte(in)); got != want || got < len(h) || got > len(h)+bad {
+			t.Errorf("%q: got %d, want %d; %d fields, %d bad", in, got, want, len(h), bad)
+		}
+	}
+}
