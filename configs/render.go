@@ -44,6 +44,18 @@ func Render(err error, read func(file string) (io.ReadCloser, error)) string {
 	return b.String()
 }
 
+// FaultsOf takes an error apart into its faults; one that has no place gets at.
+func FaultsOf(at Position, err error) (faults Faults) {
+	for _, e := range flatten(err) {
+		var f *Fault
+		if !errors.As(e, &f) {
+			f = &Fault{Position: at, Text: e.Error()}
+		}
+		faults = append(faults, f)
+	}
+	return faults
+}
+
 // flatten takes joined errors apart.
 func flatten(err error) []error {
 	many, ok := err.(interface{ Unwrap() []error })

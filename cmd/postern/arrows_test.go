@@ -12,16 +12,21 @@ import (
 // The plan of the house. A room imports from lower floors only, so no cycle
 // can form and a reader who goes down the stairs never has to come up again.
 var floors = map[string]int{
-	"cmd/postern":             5,
+	"cmd/postern":             7,
+	"cmd/postern/doctor":      6,
+	"cmd/postern/trial":       6,
+	"cmd/postern/service":     5,
+	"cmd/postern/view":        5,
 	"proxy":                   4,
-	"proxy/backend":           2,
-	"proxy/backend/mta":       1,
 	"checks":                  3,
+	"policy/audit":            3,
 	"checks/dkim":             2,
 	"policy/journal":          2,
+	"proxy/backend":           2,
 	"policy":                  1,
 	"checks/dnscache":         1,
 	"metrics/admin":           1,
+	"proxy/backend/mta":       1,
 	"policy/journal/jsonline": 0,
 	"proxy/smtp":              0,
 	"proxy/share":             0,
@@ -29,16 +34,16 @@ var floors = map[string]int{
 	"configs":                 0,
 }
 
-// Helpers for tests, after net/http/httptest: a DNS server and SMTP peers.
-// The one room that may ship them is cmd/postern, whose demo needs both sides
-// of a conversation. They live where the proxy does.
-var helpers = []string{"checks/dnstest", "proxy/smtptest"}
+// Helpers for tests, after net/http/httptest: a DNS server, SMTP peers, a journal.
+// The one room that may ship them is cmd/postern/trial, whose demo needs both sides
+// of a conversation. They live where the checks do.
+var helpers = []string{"checks/dnstest", "policy/journal/journaltest", "proxy/smtptest"}
 
 // Each outside package has its room (more than one only where the reason is
 // given): who wants to replace it has one place to look.
 var rooms = map[string][]string{
 	"blitiri.com.ar/go/spf":               {"checks"},
-	"github.com/coreos/go-systemd":        {"cmd/postern"},
+	"github.com/coreos/go-systemd":        {"cmd/postern/service"},
 	"github.com/emersion/go-msgauth":      {"checks/dnstest"}, // signs in tests
 	"github.com/expr-lang/expr":           {"policy"},
 	"github.com/fsnotify/fsnotify":        {"configs"},
@@ -75,20 +80,20 @@ func TestArrowsPointDown(t *testing.T) {
 
 func TestArrowsFaultsAreFound(t *testing.T) {
 	for listed, want := range map[string]string{
-		"postern/policy postern/proxy":                    "postern/policy (floor 1) imports postern/proxy (floor 4)",
-		"postern/proxy/backend postern/policy/journal":    "postern/proxy/backend (floor 2) imports postern/policy/journal (floor 2)",
-		"postern/attic fmt":                               "postern/attic is not in the plan of the house",
-		"postern/proxy postern/checks/dnstest":            "postern/proxy ships the test helper postern/checks/dnstest",
-		"postern/checks/dnstest postern/proxy":            "the test helper postern/checks/dnstest imports postern/proxy (floor 4)",
-		"postern/proxy github.com/miekg/dns":              "postern/proxy imports github.com/miekg/dns, whose room is checks/dnscache, checks/dnstest",
-		"postern/proxy github.com/miekg/dns/dnsutil":      "postern/proxy imports github.com/miekg/dns/dnsutil, whose room is",
-		"postern/proxy example.org/shiny":                 "postern/proxy imports example.org/shiny, which has no room",
-		"postern/proxy net golang.org/x/sync/errgroup":    "",
-		"postern/cmd/postern postern/checks/dnstest":      "",
-		"postern/checks/dnscache github.com/miekg/dns":    "",
-		"postern/proxy postern/checks postern/proxy/smtp": "",
-		"postern/checks/dnstest postern/proxy/smtp":       "",
-		"postern/deploy":                                  "",
+		"postern/policy postern/proxy":                     "postern/policy (floor 1) imports postern/proxy (floor 4)",
+		"postern/proxy/backend postern/policy/journal":     "postern/proxy/backend (floor 2) imports postern/policy/journal (floor 2)",
+		"postern/attic fmt":                                "postern/attic is not in the plan of the house",
+		"postern/proxy postern/checks/dnstest":             "postern/proxy ships the test helper postern/checks/dnstest",
+		"postern/checks/dnstest postern/proxy":             "the test helper postern/checks/dnstest imports postern/proxy (floor 4)",
+		"postern/proxy github.com/miekg/dns":               "postern/proxy imports github.com/miekg/dns, whose room is checks/dnscache, checks/dnstest",
+		"postern/proxy github.com/miekg/dns/dnsutil":       "postern/proxy imports github.com/miekg/dns/dnsutil, whose room is",
+		"postern/proxy example.org/shiny":                  "postern/proxy imports example.org/shiny, which has no room",
+		"postern/proxy net golang.org/x/sync/errgroup":     "",
+		"postern/cmd/postern/trial postern/checks/dnstest": "",
+		"postern/checks/dnscache github.com/miekg/dns":     "",
+		"postern/proxy postern/checks postern/proxy/smtp":  "",
+		"postern/checks/dnstest postern/proxy/smtp":        "",
+		"postern/deploy":                                   "",
 	} {
 		got := strings.Join(arrowFaults(listed), "\n")
 		if want == "" && got != "" || !strings.Contains(got, want) {
@@ -121,7 +126,7 @@ func arrowFaults(listed string) []string {
 			to, ours := strings.CutPrefix(path, "postern/")
 			switch {
 			case ours && slices.Contains(helpers, to):
-				if from != "cmd/postern" && !helper {
+				if from != "cmd/postern/trial" && !helper {
 					fault("%s ships the test helper %s", paths[0], path)
 				}
 			case ours && helper && floors[to] >= floor:

@@ -3,11 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/service"
 	"postern/configs"
 )
 
@@ -18,12 +18,12 @@ func newCheckConfig() *cobra.Command {
 		Long: `Build everything that the configuration asks for, listen to nothing and connect
 to nobody. Each fault is told with file:line:column, and the exit code is 1.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := load(opt)
+			p, err := service.Load(opt)
 			if err != nil {
 				return err
 			}
-			defer p.close(nil)
-			for _, w := range p.warnings(time.Now()) {
+			defer p.Close(nil)
+			for _, w := range p.Warnings(time.Now()) {
 				w.Text += " (warning)"
 				if _, err := io.WriteString(cmd.ErrOrStderr(), configs.Render(&w, nil)); err != nil {
 					return err
@@ -39,14 +39,4 @@ to nobody. Each fault is told with file:line:column, and the exit code is 1.`,
 	}
 	configFlag(cmd, &opt.File)
 	return cmd
-}
-
-// load reads a configuration and builds its parts, for commands that look and
-// do not serve.
-func load(opt configs.Options) (*parts, error) {
-	cfg, err := configs.Load(opt)
-	if err != nil {
-		return nil, err
-	}
-	return build(cfg, &world{log: slog.New(slog.DiscardHandler), fallback: innerBackend("maildir", "xclient")}, nil)
 }

@@ -1,15 +1,15 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"postern/cmd/postern/service"
+	"postern/cmd/postern/view"
 	"postern/configs"
 	"postern/policy/journal"
 )
@@ -42,9 +42,9 @@ what they make of it.`,
 				return err
 			}
 			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), v)
+				return view.JSON(cmd.OutOrStdout(), v)
 			}
-			return v.writeText(cmd.OutOrStdout())
+			return v.WriteText(cmd.OutOrStdout())
 		},
 	}
 	src.flags(cmd)
@@ -73,33 +73,33 @@ func idIn(pasted string) string {
 }
 
 // explain finds a record and explains it by the policy in force.
-func explain(src journalSource, id, recipient string) (view, error) {
+func explain(src journalSource, id, recipient string) (view.Transaction, error) {
 	cfg, dir, err := src.open()
 	if err != nil {
-		return view{}, err
+		return view.Transaction{}, err
 	}
-	now, err := buildRules(cfg)
+	now, err := service.BuildRules(cfg)
 	if err != nil {
-		return view{}, asFaults(cfg.At("policy"), err).Sorted()
+		return view.Transaction{}, configs.FaultsOf(cfg.At("policy"), err).Sorted()
 	}
 	r, err := journal.Find(dir, id)
 	if errors.Is(err, journal.ErrNotFound) {
 		// Replies that are about no transaction bear the id of the connection.
 		if of, err := journal.FindSession(dir, id); err == nil {
-			return view{}, fmt.Errorf("%s is a connection; a transaction in it is %s", id, of.ID)
+			return view.Transaction{}, fmt.Errorf("%s is a connection; a transaction in it is %s", id, of.ID)
 		}
 		if err.Error() != journal.ErrNotFound.Error() { // it says what could not be read
-			return view{}, fmt.Errorf("there is no transaction %s in %s, as far as it can be read: %w", id, dir, err)
+			return view.Transaction{}, fmt.Errorf("there is no transaction %s in %s, as far as it can be read: %w", id, dir, err)
 		}
-		return view{}, fmt.Errorf("there is no transaction %s in %s: its day is over (journal.keep), or the id is that of a connection that had none, of which the log tells; or its record was lost, since mail does not wait for a disk that is slow or full: postern_journal_records_total{result=\"dropped\"} and {result=\"error\"} count those, and the log has the transaction all the same", id, dir)
+		return view.Transaction{}, fmt.Errorf("there is no transaction %s in %s: its day is over (journal.keep), or the id is that of a connection that had none, of which the log tells; or its record was lost, since mail does not wait for a disk that is slow or full: postern_journal_records_total{result=\"dropped\"} and {result=\"error\"} count those, and the log has the transaction all the same", id, dir)
 	}
 	if err != nil {
-		return view{}, err
+		return view.Transaction{}, err
 	}
 	if recipient != "" && !hasRecipient(r, recipient) {
-		return view{}, usageError{fmt.Errorf("--rcpt %s: the transaction has no such recipient", recipient)}
+		return view.Transaction{}, usageError{fmt.Errorf("--rcpt %s: the transaction has no such recipient", recipient)}
 	}
-	return newView(r, now.chain, policySource(cfg), recipient), nil
+	return view.NewTransaction(r, now.Chain, service.PolicySource(cfg), recipient), nil
 }
 
 func hasRecipient(r *journal.Record, address string) bool {
@@ -109,38 +109,4 @@ func hasRecipient(r *journal.Record, address string) bool {
 		}
 	}
 	return r.Facts.Rcpt.Address == address
-}
-
-// journalSource is where commands that read the journal find it.
-type journalSource struct {
-	opt configs.Options
-	dir string
-}
-
-func (s *journalSource) flags(cmd *cobra.Command) {
-	configFlag(cmd, &s.opt.File)
-	cmd.Flags().StringVar(&s.dir, "journal", "", "the journal's `folder`, in place of the configured one")
-}
-
-// open returns the configuration and the folder of the journal.
-func (s *journalSource) open() (*configs.Config, string, error) {
-	cfg, err := configs.Load(s.opt)
-	if err != nil {
-		return nil, "", err
-	}
-	switch {
-	case s.dir != "":
-		return cfg, s.dir, nil
-	case cfg.Journal.Path != "":
-		return cfg, cfg.Journal.Path, nil
-	}
-	return nil, "", usageError{errors.New("no journal is configured: name its folder with --journal, or a configuration that has journal.path with -c")}
-}
-
-// writeJSON prints one value for programs.
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
 }

@@ -57,6 +57,14 @@ type usageError struct{ error }
 // errReported ends a command whose output has said already what is wrong.
 var errReported = errors.New("reported")
 
+// reported is the error of what has told already, when it did, that not all was good.
+func reported(good bool, err error) error {
+	if err == nil && !good {
+		err = errReported
+	}
+	return err
+}
+
 // exitCode is 0 for good, 1 where the thing asked about is wrong, 2 for wrong usage.
 func exitCode(err error) int {
 	var usage usageError

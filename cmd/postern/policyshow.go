@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/checks"
+	"postern/cmd/postern/service"
 	"postern/configs"
 	"postern/policy"
 )
@@ -20,17 +21,17 @@ func newPolicy() *cobra.Command {
 	show := &cobra.Command{
 		Use: "show", Short: "Print the rules in order, the stage each is decided at, and why", Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := load(opt)
+			p, err := service.Load(opt)
 			if err != nil {
 				return err
 			}
-			defer p.close(nil)
+			defer p.Close(nil)
 			var b strings.Builder
 			switch {
 			case listChecks && asYAML:
 				return usageError{errors.New("say --checks or --yaml, not both")}
 			case asYAML:
-				text, err := policyYAML(p.config)
+				text, err := policyYAML(p.Config)
 				if err != nil {
 					return err
 				}
@@ -50,23 +51,23 @@ func newPolicy() *cobra.Command {
 	return group("policy", "Look at the policy, and test it", show, newPolicyTest())
 }
 
-func showPolicy(b *strings.Builder, p *parts) {
-	source := policySource(p.config)
-	fmt.Fprintf(b, "%s, mode %s.\n", strings.ToUpper(source[:1])+source[1:], p.config.Policy.Mode)
-	if p.config.Policy.Mode == "observe" {
+func showPolicy(b *strings.Builder, p *service.Parts) {
+	source := service.PolicySource(p.Config)
+	fmt.Fprintf(b, "%s, mode %s.\n", strings.ToUpper(source[:1])+source[1:], p.Config.Policy.Mode)
+	if p.Config.Policy.Mode == "observe" {
 		b.WriteString("It is computed, logged and counted; nothing is refused.\n")
 	}
-	steps := p.rules.chain.Plan()
+	steps := p.Rules.Chain.Plan()
 	builtIn := map[string]bool{}
 	for _, r := range policy.BuiltIn().Rules {
-		builtIn[r.Name] = p.config.Policy.BuiltIn == configs.BuiltInAfter
+		builtIn[r.Name] = p.Config.Policy.BuiltIn == configs.BuiltInAfter
 	}
 	if len(steps) == 0 {
 		b.WriteString("There are no rules: everything passes.\n")
 	} else {
 		b.WriteString("The first reject, defer or pass that matches decides; no match: pass.\n")
 	}
-	for _, l := range p.rules.chain.Lets() {
+	for _, l := range p.Rules.Chain.Lets() {
 		fmt.Fprintf(b, "\n let %s\n    is      %s\n", l.Name, strings.Join(strings.Fields(l.Is), " "))
 	}
 	for i, s := range steps {
@@ -85,7 +86,7 @@ func showPolicy(b *strings.Builder, p *parts) {
 		}
 		fmt.Fprintf(b, "    from    %s\n", from)
 	}
-	for _, w := range append(p.rules.chain.Warnings(), p.rules.chain.Gaps()...) {
+	for _, w := range append(p.Rules.Chain.Warnings(), p.Rules.Chain.Gaps()...) {
 		b.WriteString("\nwarning: " + configs.Render(&w, nil))
 	}
 }
@@ -99,20 +100,6 @@ func origin(s policy.Step, builtIn map[string]bool) string {
 		return s.Position + ", in place of the built-in rule of this name"
 	}
 	return s.Position
-}
-
-// policySource says in words which rules are in force.
-func policySource(cfg *configs.Config) string {
-	own := "the rules of " + cfg.At("policy.rules").File
-	switch {
-	case cfg.Policy.BuiltIn == configs.BuiltInOff && len(cfg.Policy.Rules) == 0:
-		return "no rules at all (policy.builtin: off)"
-	case cfg.Policy.BuiltIn == configs.BuiltInOff:
-		return own + " alone (policy.builtin: off)"
-	case len(cfg.Policy.Rules) == 0:
-		return "the built-in rules"
-	}
-	return own + ", then the built-in ones"
 }
 
 // policyYAML is everything that makes the policy, with the rules as they result from
@@ -136,12 +123,12 @@ func policyYAML(cfg *configs.Config) ([]byte, error) {
 	return append([]byte("# The policy as it results, by postern policy show --yaml.\n"), text...), nil
 }
 
-func showChecks(b *strings.Builder, p *parts) {
+func showChecks(b *strings.Builder, p *service.Parts) {
 	b.WriteString("What can be measured. A check runs only if a rule, a header field or the journal wants it.\n\n")
 	for _, make := range checks.All {
 		c := make(checks.Deps{})
 		runs := "runs"
-		if !p.settings.Checks.Wants(c.Name) {
+		if !p.Settings.Checks.Wants(c.Name) {
 			runs = "does not run"
 		}
 		fmt.Fprintf(b, "%-10s  at %-7s  %-12s  %s\n", c.Name, c.Stage, runs, c.Doc)

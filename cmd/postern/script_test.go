@@ -28,6 +28,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"postern/checks/dnstest"
+	"postern/cmd/postern/trial"
 	"postern/proxy/smtptest"
 )
 
@@ -123,7 +124,7 @@ func scriptDNS(ts *testscript.TestScript, _ bool, args []string) {
 // record goes to the end of the zone.
 func scriptSign(ts *testscript.TestScript, _ bool, args []string) {
 	signer := dnstest.NewSigner()
-	signed, err := signer.Sign(crlf([]byte(ts.ReadFile(args[0]))), args[1])
+	signed, err := signer.Sign(trial.CRLF([]byte(ts.ReadFile(args[0]))), args[1])
 	must(ts, err)
 	must(ts, os.WriteFile(ts.MkAbs(args[0]), signed, 0o600))
 	must(ts, os.WriteFile(ts.MkAbs(args[2]), []byte(ts.ReadFile(args[2])+signer.Record(args[1])), 0o600))
@@ -284,15 +285,15 @@ func connect(ts *testscript.TestScript, address string) net.Conn {
 // send ADDRESS FROM TO REPLY [MESSAGE]: send a short mail, or the file MESSAGE; its
 // last reply begins with REPLY.
 func scriptSend(ts *testscript.TestScript, _ bool, args []string) {
-	c := newClient(connect(ts, args[0]))
-	m := mail{helo: "client.example", from: args[1], recipients: []string{args[2]}}
-	m.message = madeUp(m)
+	c := trial.NewClient(connect(ts, args[0]))
+	m := trial.Mail{Helo: "client.example", From: args[1], Recipients: []string{args[2]}}
+	m.Message = trial.MadeUp(m)
 	if len(args) > 4 {
-		m.message = crlf([]byte(ts.ReadFile(args[4])))
+		m.Message = trial.CRLF([]byte(ts.ReadFile(args[4])))
 	}
-	r, err := c.send(m)
+	r, err := c.Send(m)
 	must(ts, err)
-	c.quit()
+	c.Quit()
 	if got := fmt.Sprintf("%d %s", r.Code, r.Text); !strings.HasPrefix(got, args[3]) {
 		ts.Fatalf("the reply is %q", got)
 	}
@@ -300,16 +301,16 @@ func scriptSend(ts *testscript.TestScript, _ bool, args []string) {
 
 // data ADDRESS NAME: begin a message and stop in the middle of it.
 func scriptData(ts *testscript.TestScript, _ bool, args []string) {
-	c := newClient(connect(ts, args[0]))
-	if _, err := c.read(); err != nil {
+	c := trial.NewClient(connect(ts, args[0]))
+	if _, err := c.Read(); err != nil {
 		ts.Fatalf("%v", err)
 	}
 	for _, command := range []string{"EHLO client.example", "MAIL FROM:<a@none.example>", "RCPT TO:<b@example.org>", "DATA"} {
-		if r, err := c.ask(command); err != nil || r.Code >= 400 {
+		if r, err := c.Ask(command); err != nil || r.Code >= 400 {
 			ts.Fatalf("%s: %v %v", command, r, err)
 		}
 	}
-	_, err := io.WriteString(c.conn, "From: a@none.example\r\n\r\nhalf")
+	_, err := io.WriteString(c.Conn, "From: a@none.example\r\n\r\nhalf")
 	must(ts, err)
 	processes.Store(processKey(ts.Name()+"/"+args[1]), c)
 }
@@ -320,11 +321,11 @@ func scriptFinish(ts *testscript.TestScript, _ bool, args []string) {
 	if !ok {
 		ts.Fatalf("no such message")
 	}
-	c := v.(*client)
-	defer c.conn.Close()
+	c := v.(*trial.Client)
+	defer c.Conn.Close()
 	// Who was sent away meanwhile cannot write any more, but has a reply to read.
-	_, _ = io.WriteString(c.conn, "\r\n.\r\n")
-	r, err := c.read()
+	_, _ = io.WriteString(c.Conn, "\r\n.\r\n")
+	r, err := c.Read()
 	must(ts, err)
 	if got := fmt.Sprintf("%d %s", r.Code, r.Text); !strings.HasPrefix(got, args[1]) {
 		ts.Fatalf("the reply is %q", got)
@@ -333,8 +334,8 @@ func scriptFinish(ts *testscript.TestScript, _ bool, args []string) {
 
 // hang ADDRESS: open a session and say nothing, until the server ends it with 421 4.3.2.
 func scriptHang(ts *testscript.TestScript, _ bool, args []string) {
-	c := newClient(connect(ts, args[0]))
-	if r, err := c.read(); err != nil || r.Code != 220 {
+	c := trial.NewClient(connect(ts, args[0]))
+	if r, err := c.Read(); err != nil || r.Code != 220 {
 		ts.Fatalf("%v %v", r, err)
 	}
 	processes.Store(processKey(ts.Name()+"/"+args[1]), c)
@@ -343,13 +344,13 @@ func scriptHang(ts *testscript.TestScript, _ bool, args []string) {
 // peer ADDRESS NAME [CLIENTPAIR]: STARTTLS, asking for NAME; prints the names, the
 // serial number and the end of the certificate met.
 func scriptPeer(ts *testscript.TestScript, _ bool, args []string) {
-	c := newClient(connect(ts, args[0]))
-	defer c.conn.Close()
-	if _, err := c.read(); err != nil {
+	c := trial.NewClient(connect(ts, args[0]))
+	defer c.Conn.Close()
+	if _, err := c.Read(); err != nil {
 		ts.Fatalf("%v", err)
 	}
 	for _, command := range []string{"EHLO client.example", "STARTTLS"} {
-		if r, err := c.ask(command); err != nil || r.Code >= 400 {
+		if r, err := c.Ask(command); err != nil || r.Code >= 400 {
 			ts.Fatalf("%s: %v %v", command, r, err)
 		}
 	}
@@ -359,15 +360,15 @@ func scriptPeer(ts *testscript.TestScript, _ bool, args []string) {
 		must(ts, err)
 		config.Certificates = []tls.Certificate{pair}
 	}
-	secure := tls.Client(c.conn, config)
+	secure := tls.Client(c.Conn, config)
 	must(ts, secure.Handshake())
 	leaf := secure.ConnectionState().PeerCertificates[0]
 	_, err := fmt.Fprintf(ts.Stdout(), "names %v serial %v\n", leaf.DNSNames, leaf.SerialNumber)
 	must(ts, err)
 	// A whole mail, so that the log has a transaction with what the handshake found.
-	in := newClient(secure)
+	in := trial.NewClient(secure)
 	for _, command := range []string{"EHLO client.example", "MAIL FROM:<a@none.example>", "RCPT TO:<b@example.org>", "QUIT"} {
-		if r, err := in.ask(command); err != nil || r.Code >= 400 {
+		if r, err := in.Ask(command); err != nil || r.Code >= 400 {
 			ts.Fatalf("%s: %v %v", command, r, err)
 		}
 	}

@@ -31,6 +31,16 @@ func (r Reply) Transient() bool { return r.Code >= 400 && r.Code < 500 }
 // Permanent says whether the code is 5yz.
 func (r Reply) Permanent() bool { return r.Code >= 500 && r.Code < 600 }
 
+// Offers says whether the reply to EHLO lists a keyword (RFC 5321 §4.1.1.1).
+func (r Reply) Offers(keyword string) bool {
+	for line := range strings.SplitSeq(r.Text, "\n") {
+		if word, _, _ := strings.Cut(line, " "); strings.EqualFold(word, keyword) {
+			return true
+		}
+	}
+	return false
+}
+
 // String renders the reply on one line, for logs: "550 5.7.1 Not allowed.".
 func (r Reply) String() string {
 	if r.IsZero() {

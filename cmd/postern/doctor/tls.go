@@ -1,0 +1,207 @@
+package doctor
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"postern/cmd/postern/service"
+	"postern/cmd/postern/view"
+	"postern/configs"
+)
+
+// certificateSoon is when somebody should look why nothing was renewed: those who
+// renew by themselves do so a month ahead.
+const certificateSoon = 14 * 24 * time.Hour
+
+// pairs looks at what clients meet after STARTTLS.
+func (d *patient) pairs(context.Context) (found []Finding) {
+	cfg := d.Config.TLS
+	if !slices.ContainsFunc(service.Listeners(d.Config), func(l configs.Listener) bool { return l.TLS != "off" }) {
+		return []Finding{{Check: "tls", Status: Warn, Seen: "no listener offers TLS: mail comes in the clear", Advice: "say tls: starttls on the listeners, and name a certificate", At: d.Config.At("listeners").String()}}
+	}
+	found = append(found, Finding{
+		Check: "tls", Status: OK, Seen: fmt.Sprintf("TLS %s and newer; sessions are resumed by tickets, whose keys change daily and lie in memory only", cfg.MinVersion), At: d.Config.At("tls.min_version").String(),
+	})
+	if len(cfg.Certificates) == 0 {
+		return append(found, Finding{
+			Check: "certificate", Status: Warn, Seen: "none is configured: one is made in memory at each start, which nobody can verify",
+			Advice: "name one in tls.certificates: senders with MTA-STS or DANE do not deliver without", At: d.Config.At("tls").String(),
+		})
+	}
+	// The system's roots; without them nobody's chain can be judged.
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	for i, pair := range d.Certificates.Pairs() {
+		name := "" // the others are chosen by theirs
+		if i == 0 {
+			name = d.Settings.Hostname
+		}
+		var chain []*x509.Certificate
+		for _, der := range pair.Certificate {
+			if c, err := x509.ParseCertificate(der); err == nil { // the leaf could be, when it was loaded
+				chain = append(chain, c)
+			}
+		}
+		found = append(found, judgePair(cfg.Certificates[i], chain, roots, name, d.now)...)
+	}
+	return found
+}
+
+// judgePair looks at one certificate: chain as in its file, and the name that clients
+// will look for; empty: any.
+func judgePair(file configs.Certificate, chain []*x509.Certificate, roots *x509.CertPool, name string, now time.Time) (found []Finding) {
+	note := func(s Status, advice, format string, args ...any) {
+		found = append(found, Finding{Check: "certificate", Subject: file.Certificate, Status: s, Seen: file.Certificate + " " + fmt.Sprintf(format, args...), Advice: advice, At: file.Position.String()})
+	}
+	leaf := chain[0]
+	left := leaf.NotAfter.Sub(now)
+	switch {
+	case left <= 0:
+		note(Fault, "renew it; Postern reads the files again by itself when they change", "ended on %s", leaf.NotAfter.Format(time.DateOnly))
+	case now.Before(leaf.NotBefore):
+		note(Fault, "look at the clock of this machine, and at the file", "begins only on %s", leaf.NotBefore.Format("2006-01-02 15:04 MST"))
+	case left < certificateSoon:
+		note(Warn, "see why nothing was renewed", "ends on %s, in %s", leaf.NotAfter.Format(time.DateOnly), view.Counted(int(left.Hours()/24), "day"))
+	}
+	if name != "" && leaf.VerifyHostname(name) != nil {
+		note(Warn, "it is the first pair, which clients meet that ask for no name: senders that verify (MTA-STS) look for the MX record's name",
+			"does not name %s, but %s", name, namesOf(leaf))
+	} else if name == "" && len(leaf.DNSNames)+len(leaf.IPAddresses) == 0 {
+		note(Warn, "it is chosen by the name that a client asks for, so nobody ever meets it", "names no host")
+	}
+	if trusted, err := chainTo(chain, roots, now); err != nil {
+		advice := "senders that verify (MTA-STS) do not deliver to it; the others do"
+		if !errors.Is(err, errOwnRoot) {
+			advice = "the file holds the certificate and then the intermediate ones: fullchain.pem, not cert.pem. Senders that verify (MTA-STS) do not deliver"
+		}
+		note(Warn, advice, "has no chain to a root that this machine knows: %v", err)
+	} else if len(found) == 0 {
+		note(OK, "", "names %s, until %s (%s), %s, chain to %s", namesOf(leaf), leaf.NotAfter.Format(time.DateOnly), view.Counted(int(left.Hours()/24), "day"), keyOf(leaf), trusted)
+	}
+	if weak := weakKey(leaf); weak != "" {
+		note(Warn, "make a new key: ECDSA P-256, or RSA with 2048 bits", "has %s", weak)
+	}
+	if advice, seen := exposed(file.Key); seen != "" {
+		note(Fault, advice, "%s", seen)
+	}
+	return found
+}
+
+// exposed says what is wrong with the file of a key, as far as the machine can tell,
+// and what to do; nothing, if it is well.
+func exposed(file string) (advice, seen string) {
+	info, err := os.Stat(file)
+	switch {
+	case err != nil:
+		return "the next reload will fail", fmt.Sprintf("has lost its key: %v", err)
+	case info.Mode().Perm()&0o004 != 0:
+		return "chmod 0640 " + file + ", with the group of the proxy's user; who could read it may have: think of a new key", fmt.Sprintf("has a key that everybody on this machine can read (%v)", info.Mode().Perm())
+	case info.Mode().Perm()&0o022 != 0:
+		return "chmod 0640 " + file, fmt.Sprintf("has a key that others than its owner can replace (%v)", info.Mode().Perm())
+	}
+	return "", ""
+}
+
+// chainTo returns the root that the chain leads to, or why it leads to none that is
+// known. Dates are told apart.
+func chainTo(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) (string, error) {
+	between := x509.NewCertPool()
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	leaf := chain[0]
+	at := now
+	if at.After(leaf.NotAfter) || at.Before(leaf.NotBefore) {
+		at = leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 2)
+	}
+	chains, err := leaf.Verify(x509.VerifyOptions{Intermediates: between, Roots: roots, CurrentTime: at})
+	if err == nil {
+		last := chains[0]
+		return issuerName(last[len(last)-1]), nil
+	}
+	var unknown x509.UnknownAuthorityError
+	if !errors.As(err, &unknown) {
+		return "", err
+	}
+	// Which link is missing: that of the last one that the file leads to.
+	last := leaf
+	for range chain {
+		i := slices.IndexFunc(chain, func(c *x509.Certificate) bool { return c != last && last.CheckSignatureFrom(c) == nil })
+		if i < 0 {
+			break
+		}
+		last = chain[i]
+	}
+	switch {
+	case string(last.RawIssuer) == string(last.RawSubject) && last == leaf:
+		return "", errOwnRoot
+	case string(last.RawIssuer) == string(last.RawSubject):
+		return "", fmt.Errorf("%w: %s", errOwnRoot, issuerName(last))
+	}
+	return "", fmt.Errorf("%q, who signed %q, is not in the file", last.Issuer.String(), issuerName(last))
+}
+
+// errOwnRoot is a chain that is whole, and nobody else's.
+var errOwnRoot = errors.New("it is signed by a root of its own")
+
+func issuerName(c *x509.Certificate) string {
+	if c.Subject.CommonName != "" {
+		return c.Subject.CommonName
+	}
+	if name := c.Subject.String(); name != "" {
+		return name
+	}
+	return namesOf(c)
+}
+
+// namesOf are the names that a certificate is for (RFC 6125: not its common name).
+func namesOf(c *x509.Certificate) string {
+	const few = 6
+	names := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		names = append(names, ip.String())
+	}
+	switch {
+	case len(names) == 0:
+		return "no host"
+	case len(names) > few:
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:few], ", "), len(names)-few)
+	}
+	return strings.Join(names, ", ")
+}
+
+func keyOf(c *x509.Certificate) string {
+	switch k := c.PublicKey.(type) {
+	case *ecdsa.PublicKey:
+		return "ECDSA " + k.Curve.Params().Name
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA %d", k.N.BitLen())
+	case ed25519.PublicKey:
+		return "Ed25519"
+	}
+	return c.PublicKeyAlgorithm.String()
+}
+
+// weakKey says what is wrong with a key that others would refuse.
+func weakKey(c *x509.Certificate) string {
+	switch k := c.PublicKey.(type) {
+	case *rsa.PublicKey:
+		if k.N.BitLen() < 2048 {
+			return fmt.Sprintf("an RSA key of %d bits, which many refuse", k.N.BitLen())
+		}
+	case ed25519.PublicKey:
+		return "an Ed25519 key, which many MTAs cannot use"
+	}
+	return ""
+}

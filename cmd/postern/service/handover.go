@@ -1,0 +1,257 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"postern/configs"
+)
+
+// A hand-over replaces the running process without closing a port: the new
+// process inherits the listening sockets, and with them those who wait in
+// their queues. NOT: SO_REUSEPORT, where each process has a queue of its own,
+// and who waits in that of the old one is reset when it goes.
+
+// estateVariable tells the new process what the descriptors from 3 on are: the
+// sockets in the order given, then a pipe to say on that it serves. NOT:
+// LISTEN_FDS, which goes by names alone; the address of a name may be
+// another one in the configuration that the new process reads.
+const estateVariable = "HANDOVER_SOCKETS"
+
+// firstDescriptor is the first behind the standard ones.
+const firstDescriptor = 3
+
+// handOverPatience is how long the new process may take until it serves.
+const handOverPatience = 30 * time.Second
+
+// errHandedOver ends the loop of a process whose place another has taken.
+var errHandedOver = errors.New("handed over to a new process")
+
+// socket is one of those that are handed over.
+type socket struct {
+	Name    string `json:"name"`
+	Address string `json:"address"` // as configured
+	Admin   bool   `json:"admin,omitempty"`
+
+	ln net.Listener
+}
+
+// estate is what the process before us has left; nil: there was none.
+type estate struct {
+	sockets []*socket
+	ready   *os.File
+}
+
+// takeEstate finds what this process was started with.
+func takeEstate() (*estate, error) {
+	text, ok := os.LookupEnv(estateVariable)
+	if !ok {
+		return nil, nil
+	}
+	_ = os.Unsetenv(estateVariable) // it is not for our children
+	e := &estate{}
+	if err := json.Unmarshal([]byte(text), &e.sockets); err != nil {
+		return nil, fmt.Errorf("%s: %w", estateVariable, err)
+	}
+	for i, so := range e.sockets {
+		f := os.NewFile(uintptr(firstDescriptor+i), so.Name)
+		ln, err := net.FileListener(f)
+		_ = f.Close()
+		if err != nil {
+			return nil, fmt.Errorf("socket %s of the process before us: %w", so.Name, err)
+		}
+		so.ln = ln
+	}
+	fd := firstDescriptor + len(e.sockets)
+	syscall.CloseOnExec(fd)
+	e.ready = os.NewFile(uintptr(fd), "ready")
+	return e, nil
+}
+
+// listeners are the sockets that SMTP was served on, as if they were our own
+// and a reload went over them.
+func (e *estate) listeners() map[string]*standing {
+	if e == nil {
+		return nil
+	}
+	running := map[string]*standing{}
+	for _, so := range e.sockets {
+		if !so.Admin {
+			running[so.Name] = &standing{config: configs.Listener{Name: so.Name, Address: so.Address}, ln: so.ln}
+		}
+	}
+	return running
+}
+
+// takeAdmin returns the socket of the admin side, if it was at that address.
+func (e *estate) takeAdmin(address string) net.Listener {
+	if e == nil {
+		return nil
+	}
+	for _, so := range e.sockets {
+		if so.Admin && so.Address == address {
+			ln := so.ln
+			so.ln = nil
+			return ln
+		}
+	}
+	return nil
+}
+
+// served tells the process before us that we serve. What we did not need of its
+// sockets is closed.
+func (e *estate) served() error {
+	if e == nil {
+		return nil
+	}
+	for _, so := range e.sockets {
+		if so.ln != nil {
+			_ = so.ln.Close() // listeners in use are duplicates
+		}
+	}
+	_, err := e.ready.Write([]byte{1})
+	return errors.Join(err, e.ready.Close())
+}
+
+// handOver starts the binary, the one that now lies where ours lay, on our
+// sockets, and waits until it serves. Should it fail to, nothing has changed.
+func (s *service) handOver() (err error) {
+	var sockets []*socket
+	var files []*os.File
+	defer func() {
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}()
+	add := func(so *socket, ln net.Listener) error {
+		tcp, ok := ln.(*net.TCPListener)
+		if !ok {
+			return fmt.Errorf("listener %s: a %T cannot be handed over", so.Name, ln)
+		}
+		f, err := tcp.File()
+		if err != nil {
+			return fmt.Errorf("listener %s: %w", so.Name, err)
+		}
+		sockets, files = append(sockets, so), append(files, f)
+		return nil
+	}
+	for _, st := range s.running {
+		if err := add(&socket{Name: st.config.Name, Address: st.config.Address}, st.ln); err != nil {
+			return err
+		}
+	}
+	if so := s.adminSocket; so != nil {
+		if err := add(so, so.ln); err != nil {
+			return err
+		}
+	}
+	text, err := json.Marshal(sockets)
+	if err != nil {
+		return err
+	}
+	ready, theirs, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ready.Close() }()
+	files = append(files, theirs)
+	path, err := os.Executable()
+	if err != nil {
+		return err
+	}
+
+	if s.journal != nil {
+		s.journal.Share(true)
+		defer func() {
+			if err != nil {
+				s.journal.Share(false)
+			}
+		}()
+	}
+	heir, err := startProcess(path, append(os.Environ(), estateVariable+"="+string(text)), files)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", path, err)
+	}
+	_ = theirs.Close() // or its end would not be seen
+	s.Log.Info("handing over", "binary", path, "process", heir.Pid)
+	_ = ready.SetReadDeadline(time.Now().Add(handOverPatience))
+	if _, err := io.ReadFull(ready, make([]byte, 1)); err != nil {
+		_ = heir.Kill()
+		state, _ := heir.Wait()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("the new process does not serve after %v", handOverPatience)
+		}
+		return fmt.Errorf("the new process does not serve, and has said why: %v", state)
+	}
+	// NOT: Wait. It outlives us; systemd is told which process to watch from now on.
+	tell(fmt.Sprintf("MAINPID=%d\nREADY=1", heir.Pid))
+	s.Log.Info("handed over", "process", heir.Pid)
+	return nil
+}
+
+// startProcess runs a binary with our arguments, our standard streams, and files
+// behind them. NOT: os/exec, which makes what it passes on blocking, and a socket is
+// blocking for all who hold it: our Accept would hang, and we with it.
+func startProcess(path string, env []string, files []*os.File) (*os.Process, error) {
+	passed := []uintptr{0, 1, 2}
+	for _, f := range files {
+		raw, err := f.SyscallConn()
+		if err != nil {
+			return nil, err
+		}
+		if err := raw.Control(func(fd uintptr) { passed = append(passed, fd) }); err != nil {
+			return nil, err
+		}
+	}
+	pid, _, err := syscall.StartProcess(path, os.Args, &syscall.ProcAttr{Env: env, Files: passed})
+	runtime.KeepAlive(files)
+	if err != nil {
+		return nil, err
+	}
+	return os.FindProcess(pid)
+}
+
+// leave lets the sessions of a process whose place another has taken come to
+// their end, for as long as timeouts.drain. NOT: 421 to those who are idle at
+// once, as at a stop: they would gain nothing by coming again sooner.
+func (s *service) leave(signals <-chan os.Signal) {
+	if s.admin != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		_ = s.admin.Shutdown(ctx)
+		cancel()
+		s.admin = nil
+	}
+	for _, st := range s.running {
+		st.left.Store(true)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.parts.Load().Config.Timeouts.Drain)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case sig := <-signals:
+				if sig == syscall.SIGTERM || sig == syscall.SIGINT {
+					cancel()
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	if err := s.smtp.Leave(ctx); err != nil {
+		s.Log.Info("sessions are left after the hand-over", "cause", err.Error())
+	}
+	cancel()
+	<-done
+}

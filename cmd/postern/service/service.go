@@ -1,0 +1,483 @@
+// Package service is the proxy that runs: it assembles what a configuration asks for, opens the listeners, reloads, hands over and stops.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"postern/configs"
+	"postern/metrics"
+	"postern/metrics/admin"
+	"postern/policy/journal"
+	"postern/proxy"
+	"postern/proxy/backend"
+)
+
+// journalPatience is how long a disk may take for what waits at the end.
+const journalPatience = 5 * time.Second
+
+// service is a running proxy with all that stands around it.
+type service struct {
+	World
+	opt     Options
+	started time.Time
+
+	smtp    *proxy.Server
+	admin   *admin.Server
+	maildir *backend.Maildir
+	journal *journal.Writer // nil: none is kept
+	inner   *innerListener
+
+	parts     atomic.Pointer[Parts]
+	reloads   reloads
+	listening atomic.Bool
+	before    *estate              // nil: nobody served before us
+	running   map[string]*standing // by name
+	AdminAt   net.Addr             // nil: none
+
+	endWatch, endBackends context.CancelFunc // of the current parts
+
+	adminSocket *socket // nil: none
+
+	included chan struct{} // a file that the configuration includes has changed
+	failed   chan error    // a listener, or the admin side, gave up
+	stopping chan struct{} // closed when nothing is served any more
+	wg       sync.WaitGroup
+}
+
+// Run runs the proxy until a signal or ctx ends it.
+func Run(ctx context.Context, opt configs.Options, buildVersion string, errout io.Writer) error {
+	cfg, err := configs.Load(opt)
+	if err != nil {
+		return err
+	}
+	// Before anything else, so that a signal that comes early is not lost.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGUSR2)
+	defer signal.Stop(signals)
+
+	s := New(Options{Config: opt, Version: buildVersion, Log: NewLogger(cfg.Log, errout), Maildir: "Maildir"})
+	if s.before, err = takeEstate(); err != nil {
+		return err
+	}
+	inherited, err := inheritedSockets()
+	if err != nil {
+		return err
+	}
+	if err := s.Start(cfg, inherited, nil); err != nil {
+		return err
+	}
+	for name, ln := range inherited {
+		s.Log.Warn("a socket from systemd fits no listener", "socket", name, "address", ln.Addr().String())
+		_ = ln.Close()
+	}
+	if err := s.before.served(); err != nil {
+		s.Log.Error("the process before us was not told that we serve", "error", err.Error())
+	}
+	tell("READY=1")
+	err = s.loop(ctx, signals)
+	if errors.Is(err, errHandedOver) {
+		s.leave(signals)
+		err = nil
+	} else {
+		tell("STOPPING=1")
+	}
+	s.Stop(signals)
+	return err
+}
+
+// tell informs systemd, if it is there and wants to know.
+func tell(state string) { _, _ = daemon.SdNotify(false, state) }
+
+// Options are what a service is made with.
+type Options struct {
+	Config  configs.Options // where the configuration is read from again at a reload
+	Version string          // of this build
+	Log     *slog.Logger
+	Maildir string // folder of the embedded backend
+}
+
+// New makes a service that does not run yet: start begins it.
+func New(opt Options) *service {
+	m := metrics.New()
+	m.BuildInfo(opt.Version)
+	inner := NewInnerListener()
+	return &service{
+		World: World{Log: opt.Log, metrics: m, Dial: inner.Dial, Fallback: InnerBackend("maildir", "xclient")},
+		opt:   opt, started: time.Now(), inner: inner,
+		included: make(chan struct{}, 1), failed: make(chan error, 1), stopping: make(chan struct{}),
+	}
+}
+
+// Start builds everything, opens the listeners, and serves. record is told of every
+// transaction besides the journal; it may be nil.
+func (s *service) Start(cfg *configs.Config, inherited map[string]net.Listener, record func(*journal.Record)) (err error) {
+	var undo []func()
+	defer func() {
+		if err != nil {
+			for _, f := range undo {
+				f()
+			}
+		}
+	}()
+	p, err := Build(cfg, &s.World, nil)
+	if err != nil {
+		return err
+	}
+	undo = append(undo, func() { p.Close(nil) })
+	running, err := openListeners(cfg, s.before.listeners(), inherited)
+	if err != nil {
+		return err
+	}
+	undo = append(undo, func() {
+		for _, st := range running {
+			_ = st.ln.Close()
+		}
+	})
+	var adminLn net.Listener
+	if cfg.Admin.Address != "" {
+		if adminLn = s.before.takeAdmin(cfg.Admin.Address); adminLn == nil {
+			adminLn = takeInherited(inherited, "admin", false)
+		}
+		if adminLn == nil {
+			if adminLn, err = net.Listen("tcp", cfg.Admin.Address); err != nil {
+				return &configs.Fault{Position: cfg.At("admin.address"), Text: "admin: " + listenError(cfg.Admin.Address, err)}
+			}
+		}
+		s.AdminAt = adminLn.Addr()
+		s.adminSocket = &socket{Name: "admin", Address: cfg.Admin.Address, Admin: true, ln: adminLn}
+		undo = append(undo, func() { _ = adminLn.Close() })
+	}
+	if cfg.Journal.Path != "" {
+		if s.journal, err = journal.New(cfg.Journal, journal.Options{Metrics: s.metrics, Log: s.Log}); err != nil {
+			return &configs.Fault{Position: cfg.At("journal"), Text: err.Error()}
+		}
+		record = both(record, s.journal.Write)
+	}
+	for _, w := range p.Warnings(time.Now()) {
+		s.Log.Warn("configuration", "warning", w.Error())
+	}
+
+	s.smtp = proxy.New(proxy.Options{Log: s.Log, Metrics: s.metrics, Record: record}, p.Settings)
+	s.use(p)
+	if s.before != nil {
+		// The first client comes at once, and shall not find us offering little.
+		_ = p.WaitUp(context.Background(), 2*time.Second)
+	}
+	s.standOn(running)
+	s.listening.Store(true)
+	if adminLn != nil {
+		s.admin = admin.New(admin.Options{
+			Metrics: s.metrics.Handler(), Ready: s.ready, Status: s.status, Hostname: p.Settings.Hostname, Version: s.opt.Version, Started: s.started, Log: s.Log,
+		})
+		s.goServe("admin", func() error { return s.admin.Serve(adminLn) })
+		s.Log.Info("admin", "address", adminLn.Addr().String())
+	}
+	return nil
+}
+
+// Address is where the listener of that name can be reached.
+func (s *service) Address(listener string) net.Addr { return s.running[listener].ln.Addr() }
+
+// WaitUp waits, for so long, until a backend is up and has told what it offers.
+func (s *service) WaitUp(ctx context.Context, limit time.Duration) error {
+	return s.parts.Load().WaitUp(ctx, limit)
+}
+
+// both calls two functions, the first of which may be nil.
+func both(first, second func(*journal.Record)) func(*journal.Record) {
+	if first == nil {
+		return second
+	}
+	return func(r *journal.Record) {
+		first(r)
+		second(r)
+	}
+}
+
+// use makes p the current parts.
+func (s *service) use(p *Parts) {
+	old := s.parts.Swap(p)
+	if len(p.Config.Backends) == 0 {
+		s.embed(p)
+	}
+	p.Certificates.publish()
+	if old == nil || old.Backends != p.Backends {
+		if s.endBackends != nil {
+			s.endBackends()
+		}
+		s.metrics.ForgetBackends()
+		var ctx context.Context
+		ctx, s.endBackends = context.WithCancel(context.Background())
+		s.wg.Go(func() { p.Backends.Run(ctx) })
+		if old != nil {
+			// Until they have told what they offer, EHLO would offer little, and
+			// we would count as not ready. If they are down, so it is.
+			_ = p.WaitUp(ctx, 2*time.Second)
+		}
+	}
+	if s.endWatch != nil {
+		s.endWatch()
+	}
+	var ctx context.Context
+	ctx, s.endWatch = context.WithCancel(context.Background())
+	s.watch(ctx, p.certificateFiles(), func() { s.reloadCertificates(p) })
+	s.watch(ctx, p.Config.Included(), func() {
+		select {
+		case s.included <- struct{}{}:
+		default: // it will be read anyway
+		}
+	})
+	for _, r := range []*rules{&p.Rules, &p.candidate} {
+		s.watch(ctx, r.files(), func() { s.reloadLists(r) })
+	}
+	s.smtp.Configure(p.Settings)
+	if old != nil {
+		s.retire(old, p)
+	}
+}
+
+// retire lets go of old parts when nobody uses them any more. Sessions take the
+// new ones with their next transaction; a running one asks the old resolver as long
+// as it lasts. NOT: for so many minutes, which a message may well outlast.
+func (s *service) retire(old, p *Parts) {
+	if old.Backends != p.Backends {
+		old.Backends.Close() // its connections in use go on until they are released
+	}
+	if old.Resolver == p.Resolver {
+		return
+	}
+	old.Resolver.Retire()
+}
+
+// embed starts the embedded backend, once.
+func (s *service) embed(p *Parts) {
+	if s.maildir != nil {
+		return
+	}
+	s.maildir = &backend.Maildir{
+		Dir: s.opt.Maildir, Hostname: p.Settings.Hostname,
+		MaxSize: int64(p.Config.Limits.MessageSize) + 1<<20, // the fields that we add
+	}
+	s.Log.Info("no backend is configured: mail goes into a Maildir", "folder", s.opt.Maildir)
+	s.goServe("maildir", func() error {
+		if err := s.maildir.Serve(s.inner); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+}
+
+// goServe runs one of those that should never come back while we run.
+func (s *service) goServe(name string, run func() error) {
+	s.wg.Go(func() {
+		if err := run(); err != nil {
+			select {
+			case s.failed <- fmt.Errorf("%s: %w", name, err):
+			default: // the first failure is what ends us
+			}
+		}
+	})
+}
+
+// standOn serves on the listeners, and leaves those that are not among them.
+func (s *service) standOn(next map[string]*standing) {
+	for name, st := range s.running {
+		if next[name] != st {
+			st.left.Store(true)
+			_ = st.ln.Close()
+			s.Log.Info("listener closed", "listener", name)
+		}
+	}
+	for name, st := range next {
+		if s.running[name] == st {
+			continue
+		}
+		s.Log.Info("listening", "listener", name, "address", st.ln.Addr().String(), "tls", st.config.TLS)
+		s.goServe("listener "+name, func() error {
+			err := s.smtp.Serve(st.ln, ProxyListener(st.config))
+			if errors.Is(err, proxy.ErrServerClosed) || st.left.Load() {
+				return nil
+			}
+			return err
+		})
+	}
+	s.running = next
+}
+
+// ready says what stands in the way of mail. It is asked from other goroutines.
+func (s *service) ready() (reasons []string) {
+	if !s.listening.Load() {
+		reasons = append(reasons, "no listener yet")
+	}
+	if s.smtp.Draining() {
+		reasons = append(reasons, "draining")
+	}
+	if !s.parts.Load().Backends.Up() {
+		reasons = append(reasons, "no backend is up")
+	}
+	return reasons
+}
+
+// loop waits for what happens until it is time to stop.
+func (s *service) loop(ctx context.Context, signals <-chan os.Signal) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-s.failed:
+			return err
+		case <-s.included:
+			s.reload()
+		case sig := <-signals:
+			switch sig {
+			case syscall.SIGHUP:
+				tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%s", daemon.SdNotifyMonotonicUsec()))
+				s.reload()
+				tell("READY=1")
+			case syscall.SIGUSR1:
+				// The log goes to standard error, which is not ours to reopen.
+				if s.journal != nil {
+					s.journal.Reopen()
+				}
+				s.Log.Info("files reopened")
+			case syscall.SIGUSR2:
+				if err := s.handOver(); err != nil {
+					s.Log.Error("not handed over, this process goes on", "error", oneLine(err))
+					continue
+				}
+				return errHandedOver
+			default:
+				s.Log.Info("stopping", "signal", sig.String())
+				return nil
+			}
+		}
+	}
+}
+
+// reload takes over a new configuration, or keeps the old one and says why.
+func (s *service) reload() {
+	err := s.tryReload()
+	s.reloaded(partConfiguration, err)
+	if err != nil {
+		s.Log.Error("configuration not reloaded, the running one stays in force", "error", oneLine(err))
+		return
+	}
+	s.Log.Info("configuration reloaded")
+}
+
+func (s *service) tryReload() error {
+	cfg, err := configs.Load(s.opt.Config)
+	if err != nil {
+		return err
+	}
+	old := s.parts.Load()
+	p, err := Build(cfg, &s.World, old)
+	if err != nil {
+		return err
+	}
+	running, err := openListeners(cfg, s.running, nil)
+	if err != nil {
+		p.Close(old)
+		return err
+	}
+	for _, w := range p.Warnings(time.Now()) {
+		s.Log.Warn("configuration", "warning", w.Error())
+	}
+	s.use(p)
+	s.standOn(running)
+	return nil
+}
+
+// watch calls changed after files have changed, until ctx ends.
+func (s *service) watch(ctx context.Context, files []string, changed func()) {
+	if len(files) == 0 {
+		return
+	}
+	if err := configs.Watch(ctx, files, changed); err != nil {
+		s.Log.Warn("changes of files will be noticed late", "error", err.Error())
+	}
+}
+
+func (s *service) reloadCertificates(p *Parts) {
+	err := p.Certificates.reload()
+	s.reloaded(partCertificates, err)
+	if err != nil {
+		s.Log.Error("certificates not reloaded, the old ones stay in use", "error", oneLine(err))
+		return
+	}
+	p.Certificates.publish()
+	s.Log.Info("certificates reloaded")
+}
+
+func (s *service) reloadLists(r *rules) {
+	err := r.reload()
+	s.reloaded(partLists, err)
+	if err != nil {
+		s.Log.Error("lists not reloaded, the old ones stay in use", "error", oneLine(err))
+		return
+	}
+	s.Log.Info("lists reloaded")
+}
+
+// oneLine joins the faults in an error for a line of the log.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// Stop drains the sessions and ends everything. A further SIGTERM or SIGINT ends it at once.
+func (s *service) Stop(signals <-chan os.Signal) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.parts.Load().Config.Timeouts.Drain)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case sig := <-signals:
+				if sig == syscall.SIGTERM || sig == syscall.SIGINT {
+					cancel()
+				}
+			case <-done:
+				return
+			}
+		}
+	}()
+	if err := s.smtp.Shutdown(ctx); err != nil {
+		// Whoever was cut off keeps the message and comes again.
+		s.Log.Warn("sessions were cut off", "cause", err.Error())
+	}
+	close(done)
+	if s.admin != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		_ = s.admin.Shutdown(ctx) // a scraper that hangs on is cut off
+		cancel()
+	}
+	s.endWatch()
+	s.endBackends()
+	close(s.stopping)
+	if s.maildir != nil {
+		_ = s.maildir.Close()
+	}
+	_ = s.inner.Close()
+	s.wg.Wait()
+	if s.journal != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), journalPatience)
+		if err := s.journal.Close(ctx); err != nil {
+			s.Log.Error("journal", "error", err.Error())
+		}
+		cancel()
+	}
+	s.parts.Load().Close(nil)
+	s.Log.Info("stopped")
+}

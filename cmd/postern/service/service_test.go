@@ -1,0 +1,201 @@
+package service
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"postern/configs"
+	"postern/proxy/smtp"
+)
+
+// patience is how long a test waits for what it expects.
+const patience = 30 * time.Second
+
+// started loads a configuration and starts a service with it.
+func started(t *testing.T, file string) *service {
+	t.Helper()
+	opt := configs.Options{File: file, NoEnvironment: true}
+	cfg, err := configs.Load(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{Config: opt, Log: slog.New(slog.DiscardHandler), Maildir: filepath.Join(t.TempDir(), "Maildir")})
+	if err := s.Start(cfg, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func write(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// leavesNothing fails the test if goroutines go on behind it. What is about to end has
+// the time of a busy machine; goleak itself has less than half a second.
+func leavesNothing(t *testing.T) {
+	t.Helper()
+	err := goleak.Find()
+	for end := time.Now().Add(patience); err != nil && time.Now().Before(end); {
+		err = goleak.Find()
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+const quiet = `
+listeners: [{address: "127.0.0.1:0"}]
+admin: {address: "127.0.0.1:0"}
+dns: {servers: ["127.0.0.1:9"]}
+`
+
+// Starting, reloading everything that can be reloaded, and stopping leaves no
+// goroutine behind.
+func TestServiceLeavesNothingBehind(t *testing.T) {
+	defer leavesNothing(t)
+	file := filepath.Join(t.TempDir(), "postern.yaml")
+	list := filepath.Join(filepath.Dir(file), "list.txt")
+	write(t, list, "192.0.2.1\n")
+	write(t, file, quiet)
+	s := started(t, file)
+	if err := s.WaitUp(context.Background(), patience); err != nil {
+		t.Fatal(err)
+	}
+	if reasons := s.ready(); len(reasons) != 0 {
+		t.Errorf("not ready: %q", reasons)
+	}
+	for _, text := range []string{
+		`
+listeners: [{name: mx, address: "127.0.0.1:0", tls: "off"}, {name: b, address: "127.0.0.1:0"}]
+dns: {servers: ["127.0.0.1:8"]}
+backends: [{name: mta, addresses: ["unix:/nowhere"]}]
+lists: [{name: l, file: list.txt}]
+tls: {min_version: "1.3"}
+policy: {mode: observe}
+`,
+		quiet,
+	} {
+		write(t, file, text)
+		if err := s.tryReload(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Stop(nil)
+}
+
+// A start that fails gives back what it had taken already.
+func TestStartThatFailsLeavesNothingBehind(t *testing.T) {
+	defer leavesNothing(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	// An address that nobody else here uses: on 127.0.0.1 the port might be another's
+	// by the time that it is asked for again.
+	free, err := net.Listen("tcp", "127.0.0.41:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	free.Close()
+
+	cfg := configs.Default()
+	cfg.DNS.Servers = []string{"127.0.0.1:9"}
+	cfg.Listeners = []configs.Listener{{Name: "mx", Address: address, TLS: "starttls"}}
+	cfg.Admin.Address = taken.Addr().String()
+	s := New(Options{Log: slog.New(slog.DiscardHandler)})
+	var fault *configs.Fault
+	if err := s.Start(cfg, nil, nil); !errors.As(err, &fault) {
+		t.Fatalf("%v", err)
+	}
+	again, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Errorf("the listener is still open: %v", err)
+	} else {
+		again.Close()
+	}
+}
+
+// A reload that cannot open one of its listeners opens none, and keeps the others.
+func TestReloadThatCannotListenChangesNothing(t *testing.T) {
+	defer leavesNothing(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	file := filepath.Join(t.TempDir(), "postern.yaml")
+	write(t, file, quiet)
+	s := started(t, file)
+	defer s.Stop(nil)
+	before, parts := s.running["mx"], s.parts.Load()
+	write(t, file, `
+listeners: [{name: mx, address: "127.0.0.1:0", tls: "off"}, {name: b, address: "`+taken.Addr().String()+`"}]
+dns: {servers: ["127.0.0.1:9"]}
+`)
+	if err := s.tryReload(); err == nil {
+		t.Fatal("reloaded")
+	}
+	if s.running["mx"] != before || s.parts.Load() != parts || len(s.running) != 1 {
+		t.Error("something has changed")
+	}
+	c, err := net.Dial("tcp", before.ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if r, err := smtp.ReadReply(bufio.NewReader(c)); err != nil || r.Code != 220 {
+		t.Errorf("the listener answers %v %v", r, err)
+	}
+}
+
+// Connections that cross in the inner listener: each side may write first, and much.
+func TestInnerListener(t *testing.T) {
+	l := NewInnerListener()
+	theirs := make(chan net.Conn, 1)
+	go func() {
+		c, err := l.Accept()
+		if err == nil {
+			theirs <- c
+		}
+	}()
+	a, err := l.Dial(context.Background(), "unix", innerAddress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := <-theirs
+	defer a.Close()
+	defer b.Close()
+	chunk := make([]byte, 16<<10) // both fit into the buffers of the kernel
+	for _, c := range []net.Conn{a, b} {
+		_ = c.SetDeadline(time.Now().Add(patience))
+		if _, err := c.Write(chunk); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = l.Close()
+	if _, err := l.Dial(context.Background(), "unix", innerAddress); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a closed listener is dialled: %v", err)
+	}
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a closed listener accepts: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := NewInnerListener().Dial(ctx, "unix", innerAddress); !errors.Is(err, context.Canceled) {
+		t.Errorf("nobody accepts, and still: %v", err)
+	}
+}

@@ -1,0 +1,110 @@
+package service
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"postern/configs"
+	"postern/policy"
+)
+
+// Warnings are what is legal and hardly meant.
+func (p *Parts) Warnings(now time.Time) []configs.Fault {
+	warnings := append(p.ConfigurationWarnings(), p.Certificates.warnings(now, p.Config.Hostname)...)
+	return append(warnings, p.holdWarnings()...)
+}
+
+// ConfigurationWarnings are those of what the configuration says, and not of what lies on
+// the disk: the doctor looks closer at that.
+func (p *Parts) ConfigurationWarnings() []configs.Fault {
+	warnings := p.Rules.warnings()
+	warnings = append(warnings, p.neverThere(p.Rules.Chain)...)
+	if p.candidate.Chain != nil {
+		warnings = append(warnings, p.candidate.warnings()...)
+		warnings = append(warnings, p.neverThere(p.candidate.Chain)...)
+	}
+	return append(warnings, backendWarnings(p.Config)...)
+}
+
+// Holds says whether messages are held until their end, for a rule or for one of the
+// candidate's.
+func (p *Parts) Holds() bool {
+	return p.Rules.Chain.HoldsMessage() || p.candidate.Chain != nil && p.candidate.Chain.HoldsMessage()
+}
+
+// holdWarnings tries the folder for messages that are held until their end, where a rule
+// has them held: what does not stay in memory would be deferred, today and tomorrow.
+func (p *Parts) holdWarnings() []configs.Fault {
+	if !p.Holds() {
+		return nil
+	}
+	f, err := os.CreateTemp("", "postern-")
+	if err == nil {
+		_ = f.Close() // nothing was written
+		err = os.Remove(f.Name())
+	}
+	if err != nil {
+		return []configs.Fault{{Text: fmt.Sprintf("large messages cannot be held until their end and are deferred: %v (the folder is $TMPDIR, or /tmp)", err)}}
+	}
+	return nil
+}
+
+// neverThere tells of rules that wait for a fact which the rest of the configuration
+// never makes.
+func (p *Parts) neverThere(chain *policy.Chain) (warnings []configs.Fault) {
+	cfg := p.Config
+	certificates := cfg.TLS.ClientCertificates
+	for _, x := range []struct {
+		absent bool
+		why    string
+		facts  []string
+	}{
+		{certificates.Mode == "none", "no client is asked for a certificate: tls.client_certificates.mode", []string{"tls.peer.verified", "tls.peer.names", "tls.peer.fingerprint"}},
+		{certificates.Mode != "none" && certificates.CA == "", "there are no roots to verify a client by: tls.client_certificates.ca", []string{"tls.peer.verified"}},
+		{len(cfg.Checks.DNSBL.Zones) == 0, "there are no lists to ask: checks.dnsbl.zones", []string{"dnsbl.listed", "dnsbl.score", "dnsbl.zones", "dnsbl.result"}},
+	} {
+		for _, fact := range x.facts {
+			if name, at, reads := chain.Reader(fact); x.absent && reads {
+				warnings = append(warnings, configs.Fault{Position: at, Text: fmt.Sprintf("rule %q reads %s, and %s", name, fact, x.why)})
+				break
+			}
+		}
+	}
+	return warnings
+}
+
+// backendWarnings tells of backends by which mail ends where nobody looks, or an
+// MTA relays for the world.
+func backendWarnings(cfg *configs.Config) (warnings []configs.Fault) {
+	// Who only tries it names no listener in a file.
+	if at := cfg.At("listeners"); len(cfg.Backends) == 0 && len(cfg.Listeners) > 0 && at.Line > 0 {
+		warnings = append(warnings, configs.Fault{Position: at, Text: "there are listeners and no backends: mail for any recipient is accepted, and stays in the folder Maildir"})
+	}
+	for _, b := range cfg.Backends {
+		// By XFORWARD an MTA logs the client, and goes on to judge us.
+		if b.Identity != "none" && b.Identity != "xforward" || !slices.ContainsFunc(b.Addresses, OnThisMachine) {
+			continue
+		}
+		warnings = append(warnings, configs.Fault{Position: b.Position, Text: fmt.Sprintf(
+			"backend %s takes every client for a program on this machine (identity: %s), and most MTAs relay for those: use xclient or proxy-v2, or see that it relays nothing for 127.0.0.1", b.Name, b.Identity)})
+	}
+	return warnings
+}
+
+// OnThisMachine says whether a backend's address is reached without leaving the machine.
+func OnThisMachine(address string) bool {
+	if strings.HasPrefix(address, "unix:") {
+		return true
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
+}

@@ -1,0 +1,244 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"postern/checks"
+	"postern/checks/dnscache"
+	"postern/configs"
+	"postern/metrics"
+	"postern/policy/journal"
+	"postern/policy/journal/jsonline"
+	"postern/proxy"
+	"postern/proxy/backend"
+)
+
+// Load reads a configuration and builds its parts, for commands that look and
+// do not serve.
+func Load(opt configs.Options) (*Parts, error) {
+	cfg, err := configs.Load(opt)
+	if err != nil {
+		return nil, err
+	}
+	return Build(cfg, &World{Log: slog.New(slog.DiscardHandler), Fallback: InnerBackend("maildir", "xclient")}, nil)
+}
+
+// WaitUp waits, for so long, until a backend is up and has told what it offers.
+func (p *Parts) WaitUp(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for !p.Backends.Up() {
+		select {
+		case <-ctx.Done():
+			return errors.New("no backend comes up")
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// World is what outlives every configuration.
+type World struct {
+	Log     *slog.Logger
+	metrics *metrics.Metrics
+	// fallback is the backend where none is configured, and dial the way to
+	// the backends; nil: the network.
+	Fallback configs.Backend
+	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
+	// everything makes every check run and keeps the DNS answers, as somebody wants to see them.
+	Everything bool
+	// answers stands in for the DNS in the checks, nil: the configured servers do;
+	// now for the clock of lists, nil: time.Now.
+	Answers checks.Resolver
+	Now     func() time.Time
+}
+
+// Parts is what one configuration makes of the program. A reload makes new ones,
+// and takes over from the old what has not changed and is costly to lose: the
+// DNS cache, the connections to the MTA, the TLS sessions.
+type Parts struct {
+	Config       *configs.Config
+	Settings     *proxy.Settings
+	Resolver     *dnscache.Resolver
+	Rules        rules
+	candidate    rules // what policy.candidate names; no chain: nothing
+	Backends     *backend.Set
+	Certificates *certificates
+	roots        string // of client certificates: the file's content
+}
+
+// Build makes the parts, and connects to nobody. All that is wrong with them comes
+// back as configs.Faults. old may be nil.
+func Build(cfg *configs.Config, w *World, old *Parts) (*Parts, error) {
+	p := &Parts{Config: cfg}
+	var faults configs.Faults
+	note := func(at string, err error) { faults = append(faults, configs.FaultsOf(cfg.At(at), err)...) }
+
+	name := hostname(cfg)
+	var err error
+	if old != nil && same(configs.Config{DNS: cfg.DNS}, configs.Config{DNS: old.Config.DNS}) {
+		p.Resolver = old.Resolver
+	} else if p.Resolver, err = dnscache.New(dnscache.Options{
+		Servers: cfg.DNS.Servers, Timeout: cfg.DNS.Timeout, Total: cfg.DNS.Total, Cache: cfg.DNS.Cache,
+		Canaries: cfg.DNS.Canaries, Metrics: w.metrics, Log: w.Log,
+	}); err != nil {
+		note("dns.servers", err)
+	}
+
+	measured := cfg.Checks
+	if w.Answers != nil {
+		// Made-up answers are for everybody to read: no key stands in their names.
+		measured.DNSBL.Zones = slices.Clone(measured.DNSBL.Zones)
+		for i := range measured.DNSBL.Zones {
+			measured.DNSBL.Zones[i].ZoneKeyFile = ""
+		}
+	}
+	for i, z := range measured.DNSBL.Zones {
+		if key, err := checks.CheckDNSBLZone(z); err != nil {
+			at := fmt.Sprintf("checks.dnsbl.zones[%d].%s", i, key)
+			note(at, fmt.Errorf("%s: %w", at, err))
+		}
+	}
+
+	if p.Rules, err = buildRulesAt(cfg, w.Now); err != nil {
+		note("policy", err)
+	}
+	if file := cfg.Policy.Candidate; file != "" {
+		if p.candidate, err = LoadRules(file); err != nil {
+			note("policy.candidate", err)
+		}
+	}
+	if err := journal.Verify(cfg.Journal); err != nil {
+		note("journal", err)
+	}
+
+	tlsConfig, err := p.buildTLS(name, w, old)
+	if err != nil {
+		note("tls", err)
+	}
+
+	backends := cfg.Backends
+	if len(backends) == 0 {
+		backends = []configs.Backend{w.Fallback}
+	}
+	if old != nil && sameBackends(cfg, old.Config) {
+		p.Backends = old.Backends
+	} else if p.Backends, err = backend.New(backends, cfg.Routes, backend.Options{
+		PerClient: cfg.Limits.BackendConnectionsPerClient,
+		Hostname:  name, Timeouts: cfg.Timeouts, Metrics: w.metrics, Log: w.Log, Dial: w.Dial,
+	}); err != nil {
+		note("backends", err)
+	}
+	if len(faults) > 0 {
+		p.Close(old)
+		return nil, faults.Sorted()
+	}
+
+	p.Resolver.Report()
+	var answers checks.Resolver = p.Resolver
+	if w.Answers != nil {
+		answers = w.Answers
+	}
+	p.Settings = &proxy.Settings{
+		Hostname: name, TLS: tlsConfig,
+		Checks: checks.NewSet(checks.Deps{
+			Hostname: name, Resolver: answers, Config: measured, Timeout: cfg.DNS.Total, Healthy: p.Resolver.Healthy,
+			Metrics: w.metrics, Log: w.Log,
+		}, p.wants(w.Everything)),
+		Chain: p.Rules.Chain, Candidate: p.candidate.Chain, Observe: cfg.Policy.Mode == "observe", Backends: p.Backends,
+		Headers: cfg.Headers, Limits: cfg.Limits, Timeouts: cfg.Timeouts,
+		TraceDNS: w.Everything || cfg.Journal.Path != "", LenientXtext: cfg.Checks.Submitter.LenientXtext,
+	}
+	return p, nil
+}
+
+// Close lets go of what p does not share with other, which may be nil.
+func (p *Parts) Close(other *Parts) {
+	if p.Resolver != nil && (other == nil || p.Resolver != other.Resolver) {
+		p.Resolver.Close()
+	}
+	if p.Backends != nil && (other == nil || p.Backends != other.Backends) {
+		p.Backends.Close()
+	}
+}
+
+// wants says which checks somebody asks for: a rule, a header field, the MTA
+// that is told the client's name, the journal. Those of the message stage are
+// run for a rule only, since the message must be held for them.
+func (p *Parts) wants(everything bool) func(name string) bool {
+	cfg := p.Config
+	everything = everything || cfg.Journal.Path != ""
+	identity := false
+	for _, b := range cfg.Backends {
+		identity = identity || b.Identity == "xclient" || b.Identity == "xforward"
+	}
+	return func(name string) bool {
+		if p.Rules.Chain.Needs(name) || p.candidate.Chain != nil && p.candidate.Chain.Needs(name) {
+			return true
+		}
+		switch name {
+		case "spf", "spf_helo":
+			return everything || cfg.Headers.AuthenticationResults || cfg.Headers.ReceivedSPF
+		case "submitter", "pra":
+			return everything || cfg.Headers.ReceivedSPF
+		case "iprev":
+			return everything || cfg.Headers.AuthenticationResults || cfg.Headers.Received || identity
+		case "mx", "dnsbl":
+			return everything
+		}
+		return false
+	}
+}
+
+// certificateFiles are read again when they change.
+func (p *Parts) certificateFiles() (files []string) {
+	for _, c := range p.Config.TLS.Certificates {
+		files = append(files, c.Certificate, c.Key)
+	}
+	return files
+}
+
+// hostname is our name: the configured one, or the machine's.
+func hostname(cfg *configs.Config) string {
+	if cfg.Hostname != "" {
+		return cfg.Hostname
+	}
+	if name, err := os.Hostname(); err == nil && name != "" {
+		return name
+	}
+	return "localhost"
+}
+
+// same compares by what is said, not by where.
+func same(a, b configs.Config) bool { return a.Equal(&b) }
+
+func sameBackends(a, b *configs.Config) bool {
+	for _, be := range a.Backends {
+		if be.CA != "" {
+			return false // the file may have changed
+		}
+	}
+	pick := func(c *configs.Config) configs.Config {
+		share := configs.Limits{BackendConnectionsPerClient: c.Limits.BackendConnectionsPerClient}
+		return configs.Config{Hostname: c.Hostname, Backends: c.Backends, Routes: c.Routes, Timeouts: c.Timeouts, Limits: share}
+	}
+	return same(pick(a), pick(b))
+}
+
+// NewLogger writes the log as configured.
+func NewLogger(c configs.Log, w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Level)) // the words were checked
+	if c.Format == "text" {
+		return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+	}
+	return slog.New(jsonline.NewHandler(w, level))
+}

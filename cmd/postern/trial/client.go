@@ -1,0 +1,178 @@
+package trial
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"postern/proxy/smtp"
+)
+
+// Client is an SMTP client that does one thing at a time and writes down what was
+// said: for test-session and the demo.
+type Client struct {
+	Conn net.Conn
+	in   *bufio.Reader
+	said []string    // "C: ..." and "S: ...", a line each
+	tls  *tls.Config // to say STARTTLS with; nil: not to
+}
+
+// NewClient is a client on a connection.
+func NewClient(conn net.Conn) *Client { return &Client{Conn: conn, in: bufio.NewReader(conn)} }
+
+// Mail is what a client wants to send.
+type Mail struct {
+	Helo       string
+	From       string // empty: the null reverse-path
+	Recipients []string
+	Submitter  string // the mailbox, decoded; empty: none is named
+	Message    []byte // lines end in CRLF
+}
+
+// Send speaks one session and returns the last reply to the mail: a refusal, or
+// the answer to the message. An error means that the conversation broke.
+func (c *Client) Send(m Mail) (smtp.Reply, error) {
+	r, err := c.Read() // the greeting
+	if err != nil || r.Code != 220 {
+		return r, err
+	}
+	ehlo, err := c.Ask("EHLO " + m.Helo)
+	if err != nil || !ehlo.Positive() {
+		return ehlo, err
+	}
+	if c.tls != nil {
+		if ehlo, err = c.startTLS(m.Helo); err != nil || !ehlo.Positive() {
+			return ehlo, err
+		}
+	}
+	command := "MAIL FROM:<" + m.From + ">"
+	if m.Submitter != "" {
+		command += " SUBMITTER=" + smtp.EncodeXtext(m.Submitter)
+	}
+	if needsUTF8(m) && ehlo.Offers("SMTPUTF8") {
+		command += " SMTPUTF8"
+	}
+	if r, err = c.Ask(command); err != nil || !r.Positive() {
+		return r, err
+	}
+	taken := 0
+	for _, rcpt := range m.Recipients {
+		if r, err = c.Ask("RCPT TO:<" + rcpt + ">"); err != nil {
+			return r, err
+		}
+		if r.Positive() {
+			taken++
+		}
+	}
+	if taken == 0 {
+		return r, nil
+	}
+	if r, err = c.Ask("DATA"); err != nil || !r.Intermediate() {
+		return r, err
+	}
+	return c.text(m.Message)
+}
+
+// startTLS makes the session an encrypted one and says EHLO again (RFC 3207 §4.2).
+func (c *Client) startTLS(helo string) (smtp.Reply, error) {
+	if r, err := c.Ask("STARTTLS"); err != nil || r.Code != 220 {
+		return r, err
+	}
+	conn := tls.Client(c.Conn, c.tls)
+	if err := conn.Handshake(); err != nil {
+		return smtp.Reply{}, err
+	}
+	c.Conn, c.in = conn, bufio.NewReader(conn)
+	c.note("   ", "(TLS)")
+	return c.Ask("EHLO " + helo)
+}
+
+// text sends the message. The answer may come before its end (too large, 421), so
+// it is waited for meanwhile.
+func (c *Client) text(message []byte) (smtp.Reply, error) {
+	c.note("C: ", fmt.Sprintf("(a message of %d octets)", len(message)))
+	sent := make(chan error, 1)
+	go func() {
+		w := smtp.NewDotWriter(c.Conn)
+		_, err := w.Write(message)
+		sent <- errors.Join(err, w.Close())
+	}()
+	r, err := c.Read()
+	if err != nil {
+		_ = c.Conn.Close() // wakes the writer
+	}
+	if werr := <-sent; err == nil && !r.IsZero() && werr != nil && !r.Transient() && !r.Permanent() {
+		err = werr
+	}
+	return r, err
+}
+
+// Quit ends the session; what becomes of it does not matter any more.
+func (c *Client) Quit() {
+	_, _ = c.Ask("QUIT")
+	_ = c.Conn.Close()
+}
+
+// Ask says a command and returns the reply to it.
+func (c *Client) Ask(command string) (smtp.Reply, error) {
+	c.note("C: ", command)
+	if _, err := io.WriteString(c.Conn, command+"\r\n"); err != nil {
+		return smtp.Reply{}, err
+	}
+	return c.Read()
+}
+
+// Read returns the next reply, its lines joined by \n. Enhanced stays part of the text.
+func (c *Client) Read() (smtp.Reply, error) {
+	var r smtp.Reply
+	var lines []string
+	for {
+		line, err := c.in.ReadString('\n')
+		if err != nil {
+			return smtp.Reply{}, err
+		}
+		line = strings.TrimSuffix(line, "\r\n")
+		c.note("S: ", line)
+		if len(line) < 3 {
+			return smtp.Reply{}, fmt.Errorf("%q is no reply", line)
+		}
+		if _, err := fmt.Sscanf(line[:3], "%d", &r.Code); err != nil {
+			return smtp.Reply{}, fmt.Errorf("%q is no reply", line)
+		}
+		text := line[3:]
+		if text != "" {
+			lines = append(lines, text[1:])
+		}
+		if !strings.HasPrefix(text, "-") {
+			r.Text = strings.Join(lines, "\n")
+			return r, nil
+		}
+	}
+}
+
+func (c *Client) note(who, text string) { c.said = append(c.said, who+text) }
+
+func needsUTF8(m Mail) bool {
+	for _, s := range append([]string{m.From}, m.Recipients...) {
+		for i := range len(s) {
+			if s[i] >= 0x80 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// CRLF makes every line end in CRLF: what stands in a file has LF, mostly.
+func CRLF(text []byte) []byte {
+	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
+	if len(text) > 0 && text[len(text)-1] != '\n' {
+		text = append(text, '\n')
+	}
+	return bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n"))
+}

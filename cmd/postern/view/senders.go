@@ -1,0 +1,157 @@
+package view
+
+import (
+	_ "embed"
+	"encoding/csv"
+	"fmt"
+	"html/template"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"postern/policy/audit"
+)
+
+// ReportFormats are the ways to write the report on senders, by the word that asks for each.
+var ReportFormats = map[string]func(io.Writer, *audit.SenderReport) error{
+	"text": writeReportText, "csv": writeReportCSV, "json": func(w io.Writer, r *audit.SenderReport) error { return JSON(w, r) }, "html": writeReportHTML,
+}
+
+// forwarderNames are a few of the domains that it forwards for.
+func forwarderNames(f audit.Forwarder) string {
+	const few = 5
+	text := strings.Join(f.Domains[:min(few, len(f.Domains))], ", ")
+	switch left := len(f.Domains) - few; {
+	case left <= 0:
+		return text
+	case len(f.Domains) >= audit.SetSize:
+		return text + " and many others"
+	default:
+		return text + " and " + Counted(left, "other")
+	}
+}
+
+// resultsText shows the results in a table: pass/fail/neither.
+func resultsText(t audit.Results) string {
+	if t == (audit.Results{}) {
+		return "-"
+	}
+	return fmt.Sprintf("%d/%d/%d", t.Pass, t.Fail, t.Other+t.Error+t.None)
+}
+
+// period is the time that the report is about.
+func period(r *audit.SenderReport) string {
+	const form = "2006-01-02 15:04"
+	return fmt.Sprintf("%s to %s UTC", r.From.UTC().Format(form), r.To.UTC().Format(form))
+}
+
+func writeReportText(w io.Writer, r *audit.SenderReport) error {
+	var b strings.Builder
+	t := &r.Total
+	fmt.Fprintf(&b, "%s\n%d messages: %d passed, %d tagged, %d deferred, %d rejected by the policy; %d delivered\n",
+		period(r), t.Messages, t.Passed, t.Tagged, t.Deferred, t.Rejected, t.Delivered)
+	if t.Observed > 0 {
+		fmt.Fprintf(&b, "The policy only observed: %d of the %d deferred and rejected were not refused.\n", t.Observed, t.Refused())
+	}
+	b.WriteString("The columns of a check count pass/fail/neither; - is not measured.\n")
+	tabled := func(title, name string, rows []*audit.SenderRow) {
+		fmt.Fprintf(&b, "\n%s\n", title)
+		tw := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+		_, _ = fmt.Fprintf(tw, "  %s\tMESSAGES\tSPF\tDKIM\tDMARC\tSUBMITTER\tREFUSED\n", name) // into a Builder, as below
+		for _, row := range rows {
+			label := row.Name
+			if row.Host != "" {
+				label += " " + row.Host
+			}
+			_, _ = fmt.Fprintf(tw, "  %s\t%d\t%s\t%s\t%s\t%s\t%d\n", label, row.Messages,
+				resultsText(row.SPF), resultsText(row.DKIM), resultsText(row.DMARC), resultsText(row.Submitter), row.Refused())
+		}
+		_ = tw.Flush()
+	}
+	tabled("Senders", "DOMAIN", r.Domains)
+	tabled("Sources", "CLIENT", r.Sources)
+	if len(r.Forwarders) > 0 {
+		b.WriteString("\nForwarders: they fail SPF for domains that have nothing in common, and whose signatures pass\n")
+		for i := range r.Forwarders {
+			f := &r.Forwarders[i]
+			fmt.Fprintf(&b, "  %s: %d of %d failures of SPF bore a good signature, for %s\n", strings.TrimSpace(f.Source+" "+f.Host), f.Signed, f.Failed, forwarderNames(*f))
+		}
+		b.WriteString("\nTo excuse them, look at each, and put this into the configuration:\n\noverrides:\n")
+		for _, f := range r.Forwarders {
+			b.WriteString(f.Override)
+		}
+	}
+	if len(r.Broken) > 0 {
+		b.WriteString("\nBroken SPF records\n")
+		tw := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+		for _, x := range r.Broken {
+			_, _ = fmt.Fprintf(tw, "  %s\t%s\t%s\n", x.Domain, Counted(int(x.Messages), "message"), x.Reason)
+		}
+		_ = tw.Flush()
+	}
+	b.WriteString(readTrouble(r.Read))
+	_, err := io.WriteString(w, Printable(b.String()))
+	return err
+}
+
+// writeReportCSV writes one table; what a row is about stands in its first column.
+func writeReportCSV(w io.Writer, r *audit.SenderReport) error {
+	c := csv.NewWriter(w)
+	c.UseCRLF = true // RFC 4180 §2
+	head := []string{"kind", "name", "host", "messages", "bytes", "passed", "tagged", "deferred", "rejected", "delivered", "observed"}
+	for _, check := range []string{"spf", "dkim", "dmarc", "submitter", "pra"} {
+		for _, result := range []string{"pass", "fail", "other", "error", "none"} {
+			head = append(head, check+"_"+result)
+		}
+	}
+	rows := [][]string{append(head, "reason")}
+	number := func(n int64) string { return strconv.FormatInt(n, 10) }
+	add := func(kind, name, host, reason string, t *audit.Traffic) {
+		row := []string{kind, name, host}
+		for _, n := range []int64{t.Messages, t.Bytes, t.Passed, t.Tagged, t.Deferred, t.Rejected, t.Delivered, t.Observed} {
+			row = append(row, number(n))
+		}
+		for _, x := range []audit.Results{t.SPF, t.DKIM, t.DMARC, t.Submitter, t.PRA} {
+			row = append(row, number(x.Pass), number(x.Fail), number(x.Other), number(x.Error), number(x.None))
+		}
+		row = append(row, reason)
+		for i := range row {
+			// What begins so is a formula to a spreadsheet, and names are the senders'.
+			if row[i] != "" && strings.ContainsRune("=+-@\t\r", rune(row[i][0])) {
+				row[i] = "'" + row[i]
+			}
+		}
+		rows = append(rows, row)
+	}
+	add("total", "", "", "", &r.Total)
+	for _, d := range r.Domains {
+		add("domain", d.Name, "", "", &d.Traffic)
+	}
+	for _, s := range r.Sources {
+		add("source", s.Name, s.Host, "", &s.Traffic)
+	}
+	for _, f := range r.Forwarders {
+		t := audit.Traffic{Messages: f.Failed}
+		t.SPF.Fail, t.DKIM.Pass = f.Failed, f.Signed
+		add("forwarder", f.Source, f.Host, strings.Join(f.Domains, " "), &t)
+	}
+	for _, x := range r.Broken {
+		t := audit.Traffic{Messages: x.Messages}
+		t.SPF.Error = x.Messages
+		add("broken", x.Domain, "", x.Reason, &t)
+	}
+	if err := c.WriteAll(rows); err != nil {
+		return err
+	}
+	return c.Error()
+}
+
+//go:embed report.html
+var reportPage string
+
+var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
+	"period": period, "names": forwarderNames, "results": resultsText,
+}).Parse(reportPage))
+
+func writeReportHTML(w io.Writer, r *audit.SenderReport) error { return reportTemplate.Execute(w, r) }

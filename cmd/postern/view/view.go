@@ -1,0 +1,431 @@
+// Package view is everything that is shown of records: text, CSV, HTML and JSON.
+package view
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"postern/checks/dnscache"
+	"postern/policy"
+	"postern/policy/journal"
+)
+
+// Counted is a number of things.
+func Counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// JSON prints one value for programs.
+func JSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// Transaction is a transaction with all that can be said of its verdict.
+type Transaction struct {
+	Record      *journal.Record    `json:"record"`
+	Identities  []identity         `json:"identities"`
+	Policy      viewPolicy         `json:"policy"`
+	Recipient   string             `json:"recipient,omitempty"` // the one that the explanation is about
+	Explanation policy.Explanation `json:"explanation"`         // by the rules in force now
+}
+
+// viewPolicy says whether the rules that explain are those that judged.
+type viewPolicy struct {
+	Then string `json:"then"` // their fingerprints
+	Now  string `json:"now"`
+	Same bool   `json:"same"`
+	From string `json:"from"` // where the rules of now come from
+}
+
+// identity is somebody whom the transaction names, and how that is known.
+type identity struct {
+	What  string `json:"what"`
+	Value string `json:"value"`
+	How   string `json:"how"`
+}
+
+// NewTransaction explains a record by a policy. recipient is the one in question; empty:
+// the one that the record's verdict is about.
+func NewTransaction(r *journal.Record, chain *policy.Chain, from, recipient string) Transaction {
+	v := Transaction{
+		Record: r, Identities: identities(r),
+		Policy: viewPolicy{Then: r.Policy, Now: chain.Fingerprint(), Same: r.Policy == chain.Fingerprint(), From: from},
+	}
+	if recipient != "" {
+		r = r.For(recipient)
+	}
+	v.Recipient = r.Facts.Rcpt.Address
+	v.Explanation = chain.ExplainMeasured(&r.Facts, r.Measured())
+	return v
+}
+
+// identities lists who is named, and what stands for it.
+func identities(r *journal.Record) []identity {
+	var all []identity
+	add := func(what, value, how string) {
+		if value != "" {
+			all = append(all, identity{what, value, how})
+		}
+	}
+	f := &r.Facts
+	reached, _ := policy.ParseStage(r.Reached)
+	how := "the other end of the connection"
+	if f.Client.Proxy != "" {
+		how = "as the load balancer " + f.Client.Proxy + " told us (PROXY)"
+	}
+	add("client", f.Client.IP+" port "+strconv.Itoa(f.Client.Port), how)
+	if f.Client.Name != "" {
+		add("its name", f.Client.Name, "the reverse name, which leads back to the address")
+	} else if reached >= policy.Mail && f.Iprev.Result != policy.Skipped {
+		add("its name", "none", "iprev is "+string(f.Iprev.Result)+named(f.Iprev.Reverse, ", its reverse name would be "))
+	}
+	add("HELO", f.Helo.Name, "the client's word"+resulted(", SPF for it", f.SPFHelo.Result))
+	if len(f.TLS.Peer.Names) > 0 || f.TLS.Peer.Fingerprint != "" {
+		how := "in a certificate that nobody vouches for"
+		if f.TLS.Peer.Verified {
+			how = "in a certificate of a root that we trust"
+		}
+		add("certificate", strings.Join(append(f.TLS.Peer.Names, "sha256:"+f.TLS.Peer.Fingerprint), " "), how)
+	}
+	if reached < policy.Mail {
+		if r.Undecided { // a limit refused MAIL itself: nobody looked any further
+			add("MAIL FROM", f.Mail.From, "the client's word")
+		}
+		return all
+	}
+	from := f.Mail.From
+	if from == "" {
+		from = "<>"
+	}
+	add("MAIL FROM", from, "the client's word"+resulted(", SPF", f.SPF.Result))
+	add("SUBMITTER", f.Submitter.Address, "the client's word"+resulted(", checked", f.Submitter.Result))
+	for i := range r.Recipients {
+		add("RCPT TO", r.Recipients[i].Address, "the client's word")
+	}
+	if len(r.Recipients) == 0 {
+		add("RCPT TO", f.Rcpt.Address, "the client's word")
+	}
+	if reached < policy.Header {
+		return all
+	}
+	add("From", f.Header.FromDomain, "the header's word"+resulted(", DMARC", f.DMARC.Result))
+	add("responsible", f.PRA.Address, "the header's word (RFC 4407)"+resulted(", checked", f.PRA.Result))
+	add("signers", strings.Join(f.DKIM.Domains, " "), "DKIM signatures that hold")
+	return all
+}
+
+func named(name, before string) string {
+	if name == "" {
+		return ""
+	}
+	return before + name
+}
+
+func resulted(what string, r policy.Result) string {
+	if r == "" || r == policy.Skipped {
+		return ""
+	}
+	return what + " is " + string(r)
+}
+
+// WriteText prints the view for people.
+func (v Transaction) WriteText(w io.Writer) error {
+	var b strings.Builder
+	r := v.Record
+	fmt.Fprintf(&b, "Transaction %s of %s: %s\n", r.ID, r.Time.UTC().Format("2006-01-02 15:04:05 UTC"), outcomeWords(r))
+	fmt.Fprintf(&b, "  session %s, listener %s, judged up to %s, %d octets\n", r.Session, r.Facts.Listener, r.Reached, r.Bytes)
+	b.WriteString("\nVerdict\n")
+	v.verdict(&b)
+	b.WriteString("\nWho\n")
+	WriteIdentities(&b, v.Identities)
+	b.WriteString("\nReplies\n")
+	table(&b, func(row func(...string)) {
+		for i := range r.Recipients {
+			rc := &r.Recipients[i]
+			row(rc.Address, rc.Reply, recipientWords(r, i))
+		}
+		row("at the end", r.Reply, "")
+		if r.Backend != "" {
+			row("from "+r.Backend, r.BackendReply, r.Error)
+		} else if r.Error != "" {
+			row("trouble", r.Error, "")
+		}
+	})
+	b.WriteString("\nChecks\n")
+	WriteChecks(&b, r)
+	b.WriteString("\nDNS\n")
+	WriteDNS(&b, r.DNS)
+	if r.Truncated {
+		b.WriteString("  (the record was too long: its DNS answers, or recipients behind the hundredth, are lost)\n")
+	}
+	b.WriteString("\nRules" + named(v.Recipient, " for ") + ", first match decides")
+	if !v.Policy.Same {
+		b.WriteString("; these are the rules of now, not those that judged")
+	}
+	b.WriteString("\n")
+	WriteRules(&b, v.Explanation)
+	WriteChanges(&b, v.Explanation)
+	_, err := io.WriteString(w, Printable(b.String()))
+	return err
+}
+
+// WriteIdentities prints who is named, and how that is known.
+func WriteIdentities(b *strings.Builder, all []identity) {
+	table(b, func(row func(...string)) {
+		for _, i := range all {
+			row(i.What, i.Value, i.How)
+		}
+	})
+}
+
+// verdict says what was concluded, by which rule, and what the rules of now say.
+func (v Transaction) verdict(b *strings.Builder) {
+	r, e := v.Record, v.Explanation
+	if r.Disposition == journal.NotAsked {
+		b.WriteString("  none: the policy was not asked")
+	} else {
+		fmt.Fprintf(b, "  %s", r.Disposition)
+	}
+	switch {
+	case r.Disposition == journal.NotAsked:
+	case r.Undecided:
+		b.WriteString(" until the transaction ended, before its verdict")
+	case r.Rule == "":
+		b.WriteString(": no rule matched")
+	default:
+		fmt.Fprintf(b, " by rule %s at %s", r.Rule, r.RuleStage)
+	}
+	if r.Rule == e.Rule && e.Position != "" {
+		fmt.Fprintf(b, " (%s)", e.Position)
+	}
+	b.WriteString("\n")
+	if r.Observed {
+		b.WriteString("  the mode was observe: it was not carried out\n")
+	}
+	for _, t := range r.Tags {
+		fmt.Fprintf(b, "  added %s\n", t)
+	}
+	if c := r.Candidate; c != nil {
+		fmt.Fprintf(b, "  the candidate policy (%s) said %s%s%s\n", c.Policy, c.Disposition, named(c.Rule, " by rule "), named(strings.Join(c.Missing, ", "), ", for want of "))
+	}
+	if v.Policy.Same {
+		return
+	}
+	then := v.Policy.Then
+	if then == "" {
+		then = "unknown"
+	}
+	fmt.Fprintf(b, "  The policy has changed since (%s then, %s now, from %s).\n  By the rules of now: ", then, v.Policy.Now, v.Policy.From)
+	switch {
+	case e.Undetermined != nil:
+		fmt.Fprintf(b, "undetermined, for want of %s\n", strings.Join(e.Undetermined, ", "))
+	case e.Rule == "":
+		fmt.Fprintf(b, "%s, no rule matches\n", e.Disposition)
+	default:
+		fmt.Fprintf(b, "%s by rule %s at %s (%s)\n", e.Disposition, e.Rule, e.Stage, e.Position)
+	}
+}
+
+// outcomeWords says how the transaction ended.
+func outcomeWords(r *journal.Record) string {
+	switch r.Outcome {
+	case journal.OutcomeDelivered:
+		return "delivered to " + r.Backend
+	case journal.OutcomeRefused:
+		switch r.Disposition {
+		case "reject":
+			return "refused by policy"
+		case "defer":
+			return "deferred by policy"
+		}
+		return "refused by a limit, or for its syntax"
+	case journal.OutcomeBackendRefused:
+		return "refused by the backend"
+	case journal.OutcomeFailed:
+		return "failed: the client was told to come again"
+	case journal.OutcomeAbandoned:
+		return "given up by the client"
+	case journal.OutcomeUnknown:
+		return "sent to the backend, whose answer never came"
+	}
+	return string(r.Outcome)
+}
+
+// recipientWords says what the policy said of a recipient.
+func recipientWords(r *journal.Record, i int) string {
+	switch o := r.Live(i); {
+	case o.Disposition == "":
+		return "no verdict"
+	case o.Rule != "":
+		return o.Disposition + " by " + o.Rule
+	default:
+		return o.Disposition
+	}
+}
+
+// WriteChecks prints what the checks found.
+func WriteChecks(b *strings.Builder, r *journal.Record) {
+	if len(r.Checks) == 0 {
+		b.WriteString("  none ran\n")
+		return
+	}
+	table(b, func(row func(...string)) {
+		for _, c := range r.Checks {
+			row(c.Name, string(c.Result), took(time.Duration(c.Took*float64(time.Second))), checkReason(&r.Facts, c.Name))
+		}
+	})
+}
+
+// checkReason is why a check found what it found, in words, where it says.
+func checkReason(f *policy.Facts, check string) string {
+	switch check {
+	case "spf":
+		return f.SPF.Reason
+	case "spf_helo":
+		return f.SPFHelo.Reason
+	case "submitter":
+		return f.Submitter.Reason
+	case "pra":
+		return f.PRA.Reason
+	case "iprev":
+		return f.Iprev.Name
+	case "mx":
+		return f.MX.Reason
+	case "dnsbl":
+		return strings.Join(f.DNSBL.Zones, " ")
+	case "dkim":
+		var all []string
+		for _, s := range f.DKIM.Signatures {
+			all = append(all, strings.TrimSpace(fmt.Sprintf("%s/%s %s %s", s.Domain, s.Selector, s.Result, s.Reason)))
+		}
+		return strings.Join(all, "; ")
+	case "dmarc":
+		if f.DMARC.Domain != "" {
+			return "p=" + f.DMARC.Policy + " of " + f.DMARC.Domain
+		}
+	}
+	return ""
+}
+
+// WriteDNS prints the answers: type, name, what it was, how long it is good, where it came from.
+func WriteDNS(b *strings.Builder, answers []dnscache.Answer) {
+	if len(answers) == 0 {
+		b.WriteString("  nothing was asked\n")
+		return
+	}
+	table(b, func(row func(...string)) {
+		for _, a := range answers {
+			text := strings.Join(a.Answer, ", ")
+			if text == "" {
+				text = "(nothing)"
+			}
+			if a.LeftOff > 0 {
+				text = fmt.Sprintf("(%d octets, too many to keep)", a.LeftOff)
+			}
+			if a.Error != "" {
+				text = "(" + a.Error + ")"
+			}
+			row(a.Type, a.Name, text, fmt.Sprintf("ttl %d, %s, %s", a.TTL, a.Source, took(a.Took)))
+		}
+	})
+}
+
+func took(d time.Duration) string { return d.Round(10 * time.Microsecond).String() }
+
+// WriteRules prints each rule with the value of each part of its condition.
+func WriteRules(b *strings.Builder, e policy.Explanation) {
+	width := 0
+	for _, r := range e.Rules {
+		width = max(width, len(r.Rule))
+	}
+	for _, r := range e.Rules {
+		fmt.Fprintf(b, "  %-11s  %-*s  %-6s  at %-7s  %s\n", r.Outcome, width, r.Rule, r.Do, r.Stage, r.Position)
+		for _, p := range r.Parts {
+			value := strconv.FormatBool(p.Value)
+			if p.Unknown {
+				value = "?"
+			}
+			fmt.Fprintf(b, "      %-5s  %s", value, p.Text)
+			separator := "    with "
+			for _, o := range p.Operands {
+				if o.Text != p.Text {
+					fmt.Fprintf(b, "%s%s = %s", separator, o.Text, o.Value)
+					separator = ", "
+				}
+			}
+			b.WriteString(named(p.Note, "    in ") + "\n")
+		}
+	}
+}
+
+// WriteChanges prints what would have turned the verdict.
+func WriteChanges(b *strings.Builder, e policy.Explanation) {
+	if len(e.Changes) == 0 {
+		return
+	}
+	b.WriteString("\nIt would have been otherwise with any of these\n")
+	for _, c := range e.Changes {
+		fmt.Fprintf(b, "  %s", c.Outcome())
+		for i, f := range c.Facts {
+			word := "if"
+			if i > 0 {
+				word = "and"
+			}
+			fmt.Fprintf(b, " %s %s had been %s, not %s", word, f.Fact, strings.Join(f.To, " or "), f.From)
+		}
+		b.WriteString(c.Wanting() + "\n")
+	}
+}
+
+// table aligns rows of cells, indented by two.
+func table(b *strings.Builder, rows func(row func(cells ...string))) {
+	tw := tabwriter.NewWriter(b, 0, 8, 2, ' ', 0)
+	rows(func(cells ...string) {
+		for len(cells) > 1 && cells[len(cells)-1] == "" {
+			cells = cells[:len(cells)-1]
+		}
+		clean := make([]string, len(cells))
+		for i, c := range cells {
+			clean[i] = strings.ReplaceAll(Printable(c), "\n", " / ")
+		}
+		_, _ = fmt.Fprintf(tw, "  %s\n", strings.Join(clean, "\t")) // into a Builder
+	})
+	_ = tw.Flush() // into a Builder
+}
+
+// Printable shows control and format characters as what they are: DNS records and replies
+// are a stranger's text, and a terminal obeys some of it.
+func Printable(s string) string {
+	var b *strings.Builder
+	for i, r := range s {
+		good := r == '\n' || unicode.IsPrint(r)
+		if !good && b == nil {
+			b = new(strings.Builder)
+			b.WriteString(s[:i])
+		}
+		if b == nil {
+			continue
+		}
+		if good {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		}
+	}
+	if b == nil {
+		return s
+	}
+	return b.String()
+}
