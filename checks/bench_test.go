@@ -113,13 +113,3 @@ func BenchmarkPRA(b *testing.B) {
 		}
 	}
 }
-
-func BenchmarkParseSPF(b *testing.B) {
-	const record = "ip4:203.0.113.0/24 ip4:198.51.100.0/24 ip6:2001:db8::/32 mx include:_spf.example.net exists:%{i}._spf.%{d} -all"
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := parseSPF(record); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"postern/checks/dkim"
+	"postern/checks/dnscache"
 	"postern/policy"
 	"postern/proxy/smtp"
 )
@@ -45,7 +46,7 @@ func severallySigned(h smtp.Header) bool {
 func keyLookup(r Resolver) dkim.Lookup {
 	return func(ctx context.Context, name string) ([]string, error) {
 		txts, err := r.LookupTXT(ctx, name)
-		if isNotFound(err) {
+		if dnscache.IsNotFound(err) {
 			return nil, dkim.ErrNoKey
 		}
 		return txts, err
@@ -76,10 +77,10 @@ func verifyDKIM(ctx context.Context, lookup dkim.Lookup, msg Message) policy.DKI
 			out.Domains = append(out.Domains, domain)
 		}
 		if !ok {
-			domain = printable(s.Domain, maxName)
+			domain = printable(s.Domain, smtp.MaxDomain)
 		}
 		out.Signatures = append(out.Signatures, policy.DKIMSignature{
-			Domain: domain, Selector: printable(s.Selector, maxName), Result: s.Result, Reason: printable(s.Reason, maxReason),
+			Domain: domain, Selector: printable(s.Selector, smtp.MaxDomain), Result: s.Result, Reason: printable(s.Reason, maxReason),
 		})
 		if better(s.Result, out.Result) {
 			out.Result = s.Result

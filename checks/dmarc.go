@@ -9,6 +9,7 @@ import (
 
 	"postern/checks/dnscache"
 	"postern/policy"
+	"postern/proxy/smtp"
 )
 
 // DMARC evaluates the policy of the author's domain (RFC 9989): found by
@@ -244,7 +245,7 @@ func (m *dmarcEvaluation) discover(ctx context.Context, author string) (rec *dma
 		switch {
 		case dnscache.IsNXDomain(err):
 			applies = rec.np
-		case err != nil && !isNotFound(err):
+		case err != nil && !dnscache.IsNotFound(err):
 			return rec, "", nil
 		}
 	}
@@ -260,7 +261,7 @@ func (m *dmarcEvaluation) aligned(ctx context.Context, author string, id identif
 		return false, nil
 	}
 	org, err := m.organizational(ctx, author)
-	if err != nil || !isSubdomain(id.domain, org) {
+	if err != nil || !smtp.WithinDomain(id.domain, org) {
 		return false, err // an organizational domain is above its own, or the same
 	}
 	other, err := m.organizational(ctx, id.domain)
@@ -346,11 +347,11 @@ func (m *dmarcEvaluation) fetch(ctx context.Context, domain string) (*dmarcRecor
 
 func fetchDMARC(ctx context.Context, r Resolver, domain string) (*dmarcRecord, error) {
 	const prefix = "_dmarc."
-	if len(prefix)+len(domain) > maxName {
+	if len(prefix)+len(domain) > smtp.MaxDomain {
 		return nil, nil
 	}
 	txts, err := r.LookupTXT(ctx, prefix+domain)
-	if isNotFound(err) {
+	if dnscache.IsNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {

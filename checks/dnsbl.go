@@ -12,6 +12,7 @@ import (
 	"postern/checks/dnscache"
 	"postern/configs"
 	"postern/policy"
+	"postern/proxy/smtp"
 )
 
 // DNSBL asks the DNS lists that are configured, side by side, about the
@@ -178,7 +179,7 @@ func (l *dnsList) query(f *policy.Facts, reverse func() (string, policy.Result))
 	if l.of != "client" {
 		subject, _ = checkable(subject)
 	}
-	if name := l.name(subject); subject != "" && len(name) <= maxName {
+	if name := l.name(subject); subject != "" && len(name) <= smtp.MaxDomain {
 		return name, true
 	}
 	return "", true
@@ -225,7 +226,7 @@ func readZoneKey(file string) (string, error) {
 func (l *dnsList) ask(ctx context.Context, r Resolver, name string) listing {
 	addrs, err := l.lookup(ctx, r, name)
 	if err != nil {
-		if isNotFound(err) {
+		if dnscache.IsNotFound(err) {
 			return listingNo
 		}
 		return listingTrouble

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 
+	"postern/checks/dnscache"
 	"postern/configs"
 )
 
@@ -49,7 +50,7 @@ func ExamineDNSBL(ctx context.Context, r Resolver, z configs.DNSBLZone) (DNSBLEx
 func (l *dnsList) examine(ctx context.Context, r Resolver, subject string) DNSBLAnswer {
 	a := DNSBLAnswer{Name: subject + "." + l.zone}
 	addrs, err := l.lookup(ctx, r, l.name(subject))
-	if err != nil && !isNotFound(err) {
+	if err != nil && !dnscache.IsNotFound(err) {
 		a.Err = err
 		if de, ok := err.(*net.DNSError); ok {
 			shown := *de

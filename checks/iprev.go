@@ -2,10 +2,10 @@ package checks
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"slices"
 
+	"postern/checks/dnscache"
 	"postern/policy"
 )
 
@@ -39,7 +39,7 @@ func iprev(ctx context.Context, r Resolver, ip netip.Addr) (found policy.Iprev) 
 	}
 	names, err := r.LookupAddr(ctx, ip.String())
 	switch {
-	case isNotFound(err) || err == nil && len(names) == 0:
+	case dnscache.IsNotFound(err) || err == nil && len(names) == 0:
 		return found
 	case err != nil:
 		found.Result = policy.TempError
@@ -54,8 +54,8 @@ func iprev(ctx context.Context, r Resolver, ip netip.Addr) (found policy.Iprev) 
 		if found.Reverse == "" {
 			found.Reverse = name
 		}
-		addrs, err := r.LookupNetIP(ctx, family(ip), name)
-		if err != nil && !isNotFound(err) {
+		addrs, err := r.LookupNetIP(ctx, dnscache.Network(ip), name)
+		if err != nil && !dnscache.IsNotFound(err) {
 			found.Result = policy.TempError
 			continue
 		}
@@ -65,20 +65,4 @@ func iprev(ctx context.Context, r Resolver, ip netip.Addr) (found policy.Iprev) 
 		}
 	}
 	return found
-}
-
-// family is the network for LookupNetIP that asks for addresses like ip and no
-// others: half the queries, and RFC 7208 §5 wants exactly this.
-func family(ip netip.Addr) string {
-	if ip.Unmap().Is4() {
-		return "ip4"
-	}
-	return "ip6"
-}
-
-// isNotFound tells a name or type that is not there from trouble. By type
-// assertion: what wraps an error is not the resolver.
-func isNotFound(err error) bool {
-	e, ok := err.(*net.DNSError)
-	return ok && e.IsNotFound
 }

@@ -53,7 +53,7 @@ func takesMail(ctx context.Context, r Resolver, domain string) policy.MX {
 	switch {
 	case dnscache.IsNXDomain(err):
 		return policy.MX{Result: policy.PermError, Reason: "no such domain"}
-	case isNotFound(err) || err == nil && len(mxs) == 0:
+	case dnscache.IsNotFound(err) || err == nil && len(mxs) == 0:
 		return implicitMX(ctx, r, domain)
 	case err != nil:
 		return policy.MX{Result: policy.TempError, Reason: lookupFailed("MX ", domain)}
@@ -78,7 +78,7 @@ func implicitMX(ctx context.Context, r Resolver, domain string) policy.MX {
 		switch {
 		case len(addrs) > 0:
 			return policy.MX{Result: policy.Pass, Reason: "no MX, but an address"}
-		case err != nil && !isNotFound(err) && trouble == "":
+		case err != nil && !dnscache.IsNotFound(err) && trouble == "":
 			trouble = lookupFailed(q.rrtype, domain)
 		}
 	}

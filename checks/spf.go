@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"postern/checks/spf"
 	"postern/policy"
 )
 
@@ -22,10 +23,9 @@ func SPF(d Deps) Check {
 		},
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
 			id, _ := spfIdentity(f)
-			e := newEvaluation(d, f, id, scopeSPF)
-			o := e.run(ctx)
-			f.SPF.Result, f.SPF.Reason = o.result, printable(o.reason, maxReason)
-			if o.result == policy.Fail {
+			o := spf.Evaluate(ctx, request(d, f, id, spf.MailFrom))
+			f.SPF.Result, f.SPF.Reason = o.Result, printable(o.Reason, maxReason)
+			if o.Result == policy.Fail {
 				// A name server that keeps its words back must not use up the time
 				// of the check, which would make a temperror of the fail.
 				limit := maxExplanationWait
@@ -34,7 +34,7 @@ func SPF(d Deps) Check {
 				}
 				ctx, cancel := context.WithTimeout(ctx, limit)
 				defer cancel()
-				f.SPF.Explanation = e.explanation(ctx)
+				f.SPF.Explanation = printable(o.Explanation(ctx), maxExplanation)
 			}
 		},
 	}
@@ -54,8 +54,8 @@ func SPFHelo(d Deps) Check {
 			return none(f, id, &f.SPFHelo.Result, &f.SPFHelo.Reason)
 		},
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
-			o := newEvaluation(d, f, heloIdentity(f), scopeSPF).run(ctx)
-			f.SPFHelo.Result, f.SPFHelo.Reason = o.result, printable(o.reason, maxReason)
+			o := spf.Evaluate(ctx, request(d, f, heloIdentity(f), spf.MailFrom))
+			f.SPFHelo.Result, f.SPFHelo.Reason = o.Result, printable(o.Reason, maxReason)
 		},
 	}
 }
@@ -66,6 +66,10 @@ const (
 
 	maxExplanationWait = 3 * time.Second
 )
+
+// identity is what a client claims to send as: domain as A-labels in lower case,
+// local as received.
+type identity struct{ local, domain string }
 
 // spfIdentity is the identity that the transaction is judged by, and its name.
 func spfIdentity(f *policy.Facts) (id identity, which string) {
@@ -107,13 +111,14 @@ func none(f *policy.Facts, id identity, result *policy.Result, reason *string) b
 	return true
 }
 
-func newEvaluation(d Deps, f *policy.Facts, id identity, s scope) *evaluation {
+// request is what the evaluation of an identity wants to know.
+func request(d Deps, f *policy.Facts, id identity, s spf.Scope) spf.Request {
 	helo := f.Helo.Domain
 	if helo == "" {
 		helo = f.Helo.Name // %{h} is whatever was said; what comes of it in a name is checked then
 	}
-	return &evaluation{
-		resolver: d.Resolver, scope: s, ip: f.Client.Addr().Unmap().WithZone(""),
-		id: id, helo: helo, hostname: d.Hostname,
+	return spf.Request{
+		Resolver: d.Resolver, Scope: s, IP: f.Client.Addr(),
+		Local: id.local, Domain: id.domain, Helo: helo, Hostname: d.Hostname,
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"postern/policy"
+	"postern/proxy/smtp"
 )
 
 const (
@@ -25,9 +26,6 @@ const (
 	// maxKeyRecord bounds a key record, in octets: an RSA key of 4096 bits takes
 	// some 740.
 	maxKeyRecord = 2048
-	// maxKeyName is the longest name that the DNS can be asked for (RFC 1035
-	// §2.3.4), as text without the final dot.
-	maxKeyName = 253
 
 	domainKey = "._domainkey."
 )
@@ -61,16 +59,10 @@ func (s *signature) keyName() string {
 	if ascii, ok := asciiDomain(selector); ok {
 		selector = ascii
 	}
-	name := selector + domainKey + domain
-	if len(name) > maxKeyName {
-		return ""
+	if name := selector + domainKey + domain; smtp.Askable(name) {
+		return name
 	}
-	for label := range strings.SplitSeq(name, ".") {
-		if label == "" || len(label) > 63 {
-			return ""
-		}
-	}
-	return name
+	return ""
 }
 
 // useKey takes the answer of the DNS for the name of the signature's key.

@@ -25,6 +25,13 @@ func IsNXDomain(err error) bool {
 	return errors.As(err, &de) && de.IsNotFound && de.Err == textNXDomain
 }
 
+// IsNotFound tells a name or type that is not there from trouble. By type
+// assertion: what wraps an error is not the resolver.
+func IsNotFound(err error) bool {
+	e, ok := err.(*net.DNSError)
+	return ok && e.IsNotFound
+}
+
 func errNotFound(name, text string) *net.DNSError {
 	return &net.DNSError{Err: text, Name: name, IsNotFound: true}
 }

@@ -83,6 +83,15 @@ func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]net
 	return addrs, nil
 }
 
+// Network is the network for LookupNetIP that asks for addresses like ip and no
+// others: half the questions, and RFC 7208 §5 wants exactly this.
+func Network(ip netip.Addr) string {
+	if ip.Unmap().Is4() {
+		return "ip4"
+	}
+	return "ip6"
+}
+
 // addresses returns the cache's own slices.
 func (r *Resolver) addresses(ctx context.Context, network, host string) (a, b []net.IPAddr, err error) {
 	var first, second *entry

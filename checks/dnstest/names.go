@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/miekg/dns"
 )
 
 // Names and strings stand in miekg/dns with a backslash before what would be
@@ -80,4 +82,10 @@ func askable(name string) bool {
 		}
 	}
 	return true
+}
+
+// ReverseName is the name of an address's PTR records.
+func ReverseName(ip netip.Addr) string {
+	name, _ := dns.ReverseAddr(ip.String()) // never fails: ip is an address
+	return strings.TrimSuffix(name, ".")
 }

@@ -21,6 +21,7 @@ var floors = map[string]int{
 	"checks":                  3,
 	"policy/audit":            3,
 	"checks/dkim":             2,
+	"checks/spf":              2,
 	"policy/journal":          2,
 	"proxy/backend":           2,
 	"policy":                  1,
@@ -42,7 +43,7 @@ var helpers = []string{"checks/dnstest", "policy/journal/journaltest", "proxy/sm
 // Each outside package has its room (more than one only where the reason is
 // given): who wants to replace it has one place to look.
 var rooms = map[string][]string{
-	"blitiri.com.ar/go/spf":               {"checks"},
+	"blitiri.com.ar/go/spf":               {"checks/spf"},
 	"github.com/coreos/go-systemd":        {"cmd/postern/service"},
 	"github.com/emersion/go-msgauth":      {"checks/dnstest"}, // signs in tests
 	"github.com/expr-lang/expr":           {"policy"},

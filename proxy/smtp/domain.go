@@ -12,7 +12,8 @@ import (
 // the wire are 253 in text, without the final dot).
 const (
 	maxLabel = 63
-	maxName  = 253
+	// MaxDomain is the length of the longest name that the DNS can be asked for.
+	MaxDomain = 253
 )
 
 var errDomain = errors.New("smtp: not a domain name")
@@ -31,7 +32,7 @@ var toASCII = idna.New(idna.MapForLookup(), idna.BidiRule(), idna.Transitional(f
 func ASCIIDomain(s string) (string, error) {
 	s = strings.TrimSuffix(s, ".")
 	if !isASCII(s) {
-		if len(s) > 4*maxName || !utf8.ValidString(s) { // no longer name has a good A-label form: spare the work
+		if len(s) > 4*MaxDomain || !utf8.ValidString(s) { // no longer name has a good A-label form: spare the work
 			return "", errDomain
 		}
 		a, err := toASCII.ToASCII(s)
@@ -72,7 +73,7 @@ func Address(p Path) string {
 
 // nameGood checks a name in ASCII, without final dot.
 func nameGood(s string) bool {
-	if s == "" || len(s) > maxName {
+	if s == "" || len(s) > MaxDomain {
 		return false
 	}
 	label := 0
@@ -97,4 +98,35 @@ func isASCII(s string) bool {
 		}
 	}
 	return true
+}
+
+// Askable says whether a query can be composed from name, which bears no final
+// dot: labels of 1 to 63 octets, 253 octets in all (RFC 1035 §2.3.4). Of the
+// octets in them it says nothing.
+func Askable(name string) bool {
+	if name == "" || len(name) > MaxDomain {
+		return false
+	}
+	label := 0
+	for i := range len(name) {
+		if name[i] != '.' {
+			label++
+			continue
+		}
+		if label == 0 || label > maxLabel {
+			return false
+		}
+		label = 0
+	}
+	return label > 0 && label <= maxLabel
+}
+
+// WithinDomain says whether name is domain or below it, letter case and final
+// dots aside.
+func WithinDomain(name, domain string) bool {
+	name, domain = strings.TrimSuffix(name, "."), strings.TrimSuffix(domain, ".")
+	if len(name) < len(domain) || !strings.EqualFold(name[len(name)-len(domain):], domain) {
+		return false
+	}
+	return len(name) == len(domain) || name[len(name)-len(domain)-1] == '.'
 }

@@ -1,4 +1,4 @@
-package checks
+package spf
 
 import (
 	"fmt"
@@ -22,19 +22,19 @@ const (
 
 var mechanismNames = [...]string{"all", "include", "a", "mx", "ptr", "ip4", "ip6", "exists"}
 
-// spfRecord is a record read as a whole: RFC 7208 §4.6 wants a syntax error
+// record is a record read as a whole: RFC 7208 §4.6 wants a syntax error
 // found wherever it stands, and not only if evaluation gets there.
-type spfRecord struct {
+type record struct {
 	domain   string // that published it
-	terms    []spfTerm
+	terms    []term
 	redirect string // domain-spec; empty: none
 	exp      string // domain-spec; empty: none
 
-	redirected *spfRecord // what evaluation found behind redirect=, once it got there
+	redirected *record // what evaluation found behind redirect=, once it got there
 }
 
-// spfTerm is one directive, and what evaluation learnt of it.
-type spfTerm struct {
+// term is one directive, and what evaluation learnt of it.
+type term struct {
 	text      string // as published
 	spec      string // domain-spec; empty: the record's own domain
 	prefix    netip.Prefix
@@ -44,7 +44,7 @@ type spfTerm struct {
 	cidr6     uint8
 
 	matched  bool
-	included *spfRecord
+	included *record
 }
 
 // syntaxError is a record that cannot be read: a permerror (RFC 7208 §2.6.7).
@@ -64,9 +64,9 @@ func badTerm(term, text string) error {
 	return &syntaxError{term: term[:min(len(term), maxTermShown)], text: text}
 }
 
-// parseSPF reads and checks what follows the version of a record
+// parseRecord reads and checks what follows the version of a record
 // (RFC 7208 §4.6, §12).
-func parseSPF(text string) (*spfRecord, error) {
+func parseRecord(text string) (*record, error) {
 	for i := range len(text) {
 		// Terms are parted by spaces alone. A tab or a line end is a fault of
 		// the publisher's, not white space (RFC 7208 §4.6.1).
@@ -74,7 +74,7 @@ func parseSPF(text string) (*spfRecord, error) {
 			return nil, &syntaxError{text: fmt.Sprintf("octet 0x%02x is not printable ASCII", c)}
 		}
 	}
-	rec := &spfRecord{terms: make([]spfTerm, 0, min(strings.Count(text, " ")+1, 16))} // spaces are cheap, terms are not
+	rec := &record{terms: make([]term, 0, min(strings.Count(text, " ")+1, 16))} // spaces are cheap, terms are not
 	var seenRedirect, seenExp bool
 	for text != "" {
 		var word string
@@ -133,8 +133,8 @@ func cutModifier(word string) (name, value string, ok bool) {
 	return "", "", false
 }
 
-func parseTerm(word string) (spfTerm, error) {
-	t := spfTerm{text: word, qualifier: '+', cidr4: 32, cidr6: 128}
+func parseTerm(word string) (term, error) {
+	t := term{text: word, qualifier: '+', cidr4: 32, cidr6: 128}
 	rest := word
 	switch rest[0] {
 	case '+', '-', '~', '?':
@@ -255,10 +255,10 @@ func prefixLength(s string, most int) (int, bool) {
 
 // matchesIP says whether an ip4 or ip6 term holds ip. IPv4-mapped clients are
 // IPv4, and ip6: is never for them (RFC 7208 §5).
-func (t *spfTerm) matchesIP(ip netip.Addr) bool { return t.prefix.Contains(ip) }
+func (t *term) matchesIP(ip netip.Addr) bool { return t.prefix.Contains(ip) }
 
 // holds says whether a term a or mx matches ip at the address found.
-func (t *spfTerm) holds(ip, found netip.Addr) bool {
+func (t *term) holds(ip, found netip.Addr) bool {
 	found = found.Unmap()
 	if found.Is4() != ip.Is4() {
 		return false
@@ -276,7 +276,7 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 // winner walks an evaluated record again and returns the term that decided,
 // with the record that holds it; nil if none matched. It is told by what
 // evaluation wrote into the terms, so it asks nobody.
-func (rec *spfRecord) winner(ip netip.Addr) (*spfTerm, *spfRecord) {
+func (rec *record) winner(ip netip.Addr) (*term, *record) {
 	for i := range rec.terms {
 		t := &rec.terms[i]
 		matched := t.matched
@@ -302,7 +302,7 @@ func (rec *spfRecord) winner(ip netip.Addr) (*spfTerm, *spfRecord) {
 }
 
 // why names the mechanism that matched, in words.
-func (rec *spfRecord) why(ip netip.Addr) string {
+func (rec *record) why(ip netip.Addr) string {
 	t, at := rec.winner(ip)
 	if t == nil {
 		return "no mechanism of " + at.domain + " matches"

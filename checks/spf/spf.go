@@ -1,4 +1,7 @@
-package checks
+// Package spf evaluates check_host() for one identity of one client: SPF
+// (RFC 7208) and, by its second scope, Sender ID (RFC 4406). A request goes in, an
+// outcome comes out; nothing is kept.
+package spf
 
 import (
 	"context"
@@ -8,22 +11,80 @@ import (
 	"strconv"
 	"strings"
 
-	"blitiri.com.ar/go/spf"
+	library "blitiri.com.ar/go/spf"
 
 	"postern/checks/dnscache"
 	"postern/policy"
+	"postern/proxy/smtp"
 )
 
-// scope says which records an evaluation reads (RFC 4406 §3.1).
-type scope uint8
+// Scope says which records an evaluation reads (RFC 4406 §3.1).
+type Scope uint8
 
+// The scopes.
 const (
-	scopeSPF scope = iota // v=spf1 alone (RFC 7208)
-	scopePRA              // spf2.0/pra, else v=spf1
+	MailFrom Scope = iota // v=spf1 alone (RFC 7208)
+	PRA                   // spf2.0/pra, else v=spf1
 )
 
-// identity is what a client claims to send as: domain as A-labels in lower
-// case, local as received.
+// Resolver asks the DNS. Errors are bare *net.DNSError, IsNotFound where there is
+// nothing; all others are trouble that may be over soon.
+type Resolver interface {
+	LookupTXT(ctx context.Context, name string) ([]string, error)
+	LookupMX(ctx context.Context, name string) ([]*net.MX, error)
+	LookupAddr(ctx context.Context, addr string) ([]string, error)
+	// LookupNetIP asks for A alone when network is "ip4", for AAAA alone when it is "ip6".
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// Request is one identity of one client.
+type Request struct {
+	Resolver Resolver
+	Scope    Scope
+	IP       netip.Addr // of the client
+	Local    string     // of the identity, as received: its macros want it so
+	Domain   string     // of the identity, as A-labels in lower case, of two labels or more
+	Helo     string     // for %{h}
+	Hostname string     // our own, for %{r} in explanations (RFC 7208 §7.3); empty: unknown
+}
+
+// Outcome is what an evaluation comes to.
+type Outcome struct {
+	Result   policy.Result // of RFC 7208 §2.6
+	Reason   string        // in words; may hold what others wrote
+	NXDomain bool          // the identity's domain does not exist
+
+	of *evaluation
+}
+
+// Evaluate evaluates a request. It asks no more than RFC 7208 §4.6.4 allows, and
+// comes back soon after ctx ends, with temperror where that cut it short.
+func Evaluate(ctx context.Context, r Request) Outcome {
+	e := newEvaluation(r)
+	o := e.run(ctx)
+	o.NXDomain, o.of = e.nxdomain, e
+	return o
+}
+
+// Explanation fetches and expands exp= of the record that failed (RFC 7208
+// §6.2): of the one that redirect= led to, never of one included. Whatever goes
+// wrong leaves no explanation, and so does a result that is no fail. It may hold
+// what others wrote, in any length that a TXT record has.
+func (o Outcome) Explanation(ctx context.Context) string {
+	if o.Result != policy.Fail || o.of == nil {
+		return ""
+	}
+	return o.of.explanation(ctx)
+}
+
+func newEvaluation(r Request) *evaluation {
+	return &evaluation{
+		resolver: r.Resolver, scope: r.Scope, ip: r.IP.Unmap().WithZone(""),
+		id: identity{r.Local, r.Domain}, helo: r.Helo, hostname: r.Hostname,
+	}
+}
+
+// identity is what a client claims to send as.
 type identity struct{ local, domain string }
 
 // evaluation is one run of check_host() (RFC 7208 §4).
@@ -38,13 +99,13 @@ type identity struct{ local, domain string }
 // nor an odd octet in one can be taken for syntax.
 type evaluation struct {
 	resolver Resolver
-	scope    scope
+	scope    Scope
 	ip       netip.Addr // never IPv4-mapped
 	id       identity
 	helo     string
 	hostname string
 
-	root     *spfRecord
+	root     *record
 	targets  []target
 	first    [1]target // where targets begins: many a record has no other
 	names    []string  // of ip, confirmed
@@ -57,17 +118,15 @@ type evaluation struct {
 
 // target is what a number in the normal form stands for.
 type target struct {
-	rec  *spfRecord // that holds the term; nil for the identity's own domain
-	term int        // index in rec.terms; -1: its redirect=
-	mx   bool       // one of the hosts of an mx term:
-	host string     // its name; empty if no query can be composed from it
+	rec  *record // that holds the term; nil for the identity's own domain
+	term int     // index in rec.terms; -1: its redirect=
+	mx   bool    // one of the hosts of an mx term:
+	host string  // its name; empty if no query can be composed from it
 }
 
-// outcome is what an evaluation comes to.
-type outcome struct {
-	result policy.Result
-	reason string // in words; may hold what others wrote
-}
+// maxReverseNames bounds how many names of the client are confirmed (RFC 7208
+// §4.6.4).
+const maxReverseNames = 10
 
 // yes is the address that the package is told the client has. Whether the true
 // one matches, and which family it is of, was minded when the question was
@@ -83,29 +142,29 @@ var (
 )
 
 // run evaluates the identity's domain, which the caller has checked.
-func (e *evaluation) run(ctx context.Context) outcome {
+func (e *evaluation) run(ctx context.Context) Outcome {
 	e.targets = e.first[:]
-	res, err := spf.CheckHostWithSender(yes, "", "@=0", spf.WithContext(ctx), spf.WithResolver(e))
+	res, err := library.CheckHostWithSender(yes, "", "@=0", library.WithContext(ctx), library.WithResolver(e))
 	if ctx.Err() != nil && e.trouble != "" {
 		// A PTR look-up that failed is "no match" (RFC 7208 §5.5), but this one
 		// failed because we gave up.
-		res = spf.TempError
+		res = library.TempError
 	}
 	if e.lost > maxLostHosts {
-		res, err = spf.PermError, errLostHosts
+		res, err = library.PermError, errLostHosts
 	}
 	switch o := policy.Result(res); o {
 	case policy.TempError:
-		return outcome{o, "look-up failed: " + e.trouble}
+		return Outcome{Result: o, Reason: "look-up failed: " + e.trouble}
 	case policy.PermError:
-		return outcome{o, permErrorReason(err)}
+		return Outcome{Result: o, Reason: permErrorReason(err)}
 	case policy.None:
 		if e.nxdomain {
-			return outcome{o, "no such domain: " + e.id.domain}
+			return Outcome{Result: o, Reason: "no such domain: " + e.id.domain}
 		}
-		return outcome{o, "no record at " + e.id.domain}
+		return Outcome{Result: o, Reason: "no record at " + e.id.domain}
 	default:
-		return outcome{o, e.root.why(e.ip)}
+		return Outcome{Result: o, Reason: e.root.why(e.ip)}
 	}
 }
 
@@ -121,15 +180,15 @@ var errLostHosts = errors.New("more than 10 MX hosts without an address (RFC 720
 // permErrorReason says what is wrong with the records.
 func permErrorReason(err error) string {
 	switch err {
-	case spf.ErrLookupLimitReached:
+	case library.ErrLookupLimitReached:
 		return "more than 10 terms ask the DNS (RFC 7208, 4.6.4)"
-	case spf.ErrVoidLookupLimitReached:
+	case library.ErrVoidLookupLimitReached:
 		return "more than 2 look-ups were answered with nothing (RFC 7208, 4.6.4)"
-	case spf.ErrTooManyMXRecords:
+	case library.ErrTooManyMXRecords:
 		return "more than 10 MX records in one term (RFC 7208, 4.6.4)"
 	case errLostHosts:
 		return err.Error()
-	case spf.ErrNoResult:
+	case library.ErrNoResult:
 		return "include or redirect leads to a domain without a record"
 	}
 	if e, ok := err.(*syntaxError); ok {
@@ -166,7 +225,7 @@ func (e *evaluation) LookupTXT(ctx context.Context, number string) ([]string, er
 	case n > 1:
 		return nil, &syntaxError{domain: name, text: "more than one record"}
 	}
-	rec, err := parseSPF(text)
+	rec, err := parseRecord(text)
 	if err != nil {
 		err.(*syntaxError).domain = name
 		return nil, err
@@ -187,7 +246,7 @@ func (e *evaluation) LookupTXT(ctx context.Context, number string) ([]string, er
 // here, in a form that cannot be misread: ip4 and ip6 terms that do not hold the
 // client's are left out, and behind the first term that is sure to match nothing
 // can count any more.
-func (e *evaluation) normalForm(rec *spfRecord) string {
+func (e *evaluation) normalForm(rec *record) string {
 	b := append(make([]byte, 0, 16+12*len(rec.terms)), "v=spf1"...)
 	for i := range rec.terms {
 		t := &rec.terms[i]
@@ -213,7 +272,7 @@ func (e *evaluation) normalForm(rec *spfRecord) string {
 	return string(b)
 }
 
-func (e *evaluation) number(b []byte, term string, rec *spfRecord, i int) []byte {
+func (e *evaluation) number(b []byte, term string, rec *record, i int) []byte {
 	b = append(append(b, term...), '=')
 	b = strconv.AppendInt(b, int64(len(e.targets)), 10)
 	e.targets = append(e.targets, target{rec: rec, term: i})
@@ -253,7 +312,7 @@ func (e *evaluation) LookupIPAddr(ctx context.Context, number string) ([]net.IPA
 }
 
 // address looks name up and compares, as t says.
-func (e *evaluation) address(ctx context.Context, name string, t *spfTerm) ([]net.IPAddr, error) {
+func (e *evaluation) address(ctx context.Context, name string, t *term) ([]net.IPAddr, error) {
 	network, rrtype := "ip4", "A "
 	if !e.ip.Is4() && t.mech != mechExists { // exists: always asks for A (RFC 7208 §5.7)
 		network, rrtype = "ip6", "AAAA "
@@ -288,7 +347,7 @@ func (e *evaluation) LookupMX(ctx context.Context, number string) ([]*net.MX, er
 	out := make([]*net.MX, 0, len(mxs))
 	for _, mx := range mxs {
 		host := strings.TrimSuffix(mx.Host, ".")
-		if !askable(host) {
+		if !smtp.Askable(host) {
 			host = "" // a null MX (RFC 7505), or nonsense
 		}
 		out = append(out, &net.MX{Host: "=" + strconv.Itoa(len(e.targets))})
@@ -305,10 +364,10 @@ func (e *evaluation) LookupAddr(context.Context, string) ([]string, error) {
 // ptr answers whether a confirmed name of the client is target or below it.
 // Errors of the reverse zone, which is the client's, match nothing and are no
 // errors of the record (RFC 7208 §5.5).
-func (e *evaluation) ptr(ctx context.Context, target string, t *spfTerm) ([]net.IPAddr, error) {
+func (e *evaluation) ptr(ctx context.Context, target string, t *term) ([]net.IPAddr, error) {
 	first := !e.reversed
 	for _, n := range e.reverseNames(ctx) {
-		if isSubdomain(n, target) {
+		if smtp.WithinDomain(n, target) {
 			t.matched = true
 			return answerYes, nil
 		}
@@ -332,10 +391,10 @@ func (e *evaluation) reverseNames(ctx context.Context) []string {
 	}
 	for _, n := range names[:min(len(names), maxReverseNames)] {
 		n = strings.TrimSuffix(n, ".")
-		if !askable(n) {
+		if !smtp.Askable(n) {
 			continue
 		}
-		addrs, err := e.resolver.LookupNetIP(ctx, family(e.ip), n)
+		addrs, err := e.resolver.LookupNetIP(ctx, dnscache.Network(e.ip), n)
 		if err != nil {
 			_ = e.failed(err, "address of ", n)
 			continue
@@ -358,7 +417,7 @@ func (e *evaluation) validatedName(ctx context.Context, domain string) string {
 		switch {
 		case strings.EqualFold(n, domain):
 			return n
-		case isSubdomain(n, domain) && (best == "" || !isSubdomain(best, domain)), best == "":
+		case smtp.WithinDomain(n, domain) && (best == "" || !smtp.WithinDomain(best, domain)), best == "":
 			best = n
 		}
 	}
@@ -383,24 +442,52 @@ func (e *evaluation) targetName(ctx context.Context, spec, domain string) (strin
 		return "", false
 	}
 	name = strings.TrimSuffix(name, ".")
-	for len(name) > maxName {
+	for len(name) > smtp.MaxDomain {
 		dot := strings.IndexByte(name, '.')
 		if dot < 0 {
 			break
 		}
 		name = name[dot+1:]
 	}
-	return name, askable(name)
+	return name, smtp.Askable(name)
 }
 
 // failed turns a resolver's error into the two that the package understands,
 // and remembers the first that was trouble.
 func (e *evaluation) failed(err error, rrtype, name string) error {
-	if err == nil || isNotFound(err) {
+	if err == nil || dnscache.IsNotFound(err) {
 		return errNotFound
 	}
 	if e.trouble == "" {
 		e.trouble = rrtype + name
 	}
 	return errTemporary
+}
+
+// explanation is Outcome.Explanation.
+func (e *evaluation) explanation(ctx context.Context) string {
+	rec := e.root
+	for rec.redirected != nil {
+		rec = rec.redirected
+	}
+	if rec.exp == "" {
+		return ""
+	}
+	name, ok := e.targetName(ctx, rec.exp, rec.domain)
+	if !ok {
+		return ""
+	}
+	txts, err := e.resolver.LookupTXT(ctx, name)
+	if err != nil || len(txts) != 1 {
+		return ""
+	}
+	for i := range len(txts[0]) {
+		if c := txts[0][i]; c < 0x20 || c > 0x7e {
+			return ""
+		}
+	}
+	if _, err := checkMacroString("", txts[0], true); err != nil {
+		return ""
+	}
+	return string(e.expandTo(ctx, nil, txts[0], rec.domain))
 }
