@@ -23,10 +23,25 @@ func (p Position) String() string {
 	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
 }
 
+// Severity says how a fault is to be taken.
+type Severity int
+
+// Severities.
+const (
+	SeverityError   Severity = iota // the configuration is refused
+	SeverityWarning                 // it is legal, and hardly meant
+)
+
 // Fault is one thing wrong in the configuration.
 type Fault struct {
 	Position Position
+	Severity Severity
 	Text     string // says what is wrong and what to do
+}
+
+// Warning is a fault that nothing is refused for.
+func Warning(at Position, format string, args ...any) Fault {
+	return Fault{Position: at, Severity: SeverityWarning, Text: fmt.Sprintf(format, args...)}
 }
 
 // Error renders the fault as file:line:column: text.

@@ -181,7 +181,7 @@ func (l *loader) environment(v *viper.Viper) {
 			} else if linked.MatchString(name) {
 				hint = ": Kubernetes makes it up for a service named postern; say enableServiceLinks: false in the pod, or name the service otherwise"
 			}
-			l.faults = append(l.faults, &Fault{Position{File: name}, "no such setting" + hint})
+			l.faults = append(l.faults, &Fault{Position: Position{File: name}, Text: "no such setting" + hint})
 			continue
 		}
 		l.forget(key)

@@ -21,8 +21,8 @@ const (
 	shownWidth = 120
 )
 
-// Render writes faults as a compiler does: file:line:column and the text, then the
-// line itself and a caret below the column. read opens a file, nil is os.Open; what
+// Render writes faults as a compiler does: file:line:column and the text, a warning
+// marked as one, then the line itself and a caret below the column. read opens a file, nil is os.Open; what
 // cannot be read is left out. What is no Fault in err is written as it is.
 func Render(err error, read func(file string) (io.ReadCloser, error)) string {
 	if read == nil {
@@ -32,11 +32,16 @@ func Render(err error, read func(file string) (io.ReadCloser, error)) string {
 	faults := flatten(err)
 	lines := sourceLines(faults[:min(len(faults), maxShown)], read)
 	for _, err := range faults {
-		b.WriteString(err.Error() + "\n")
+		b.WriteString(err.Error())
 		var f *Fault
 		if !errors.As(err, &f) {
+			b.WriteByte('\n')
 			continue
 		}
+		if f.Severity == SeverityWarning {
+			b.WriteString(" (warning)")
+		}
+		b.WriteByte('\n')
 		if line, ok := lines[Position{File: f.Position.File, Line: f.Position.Line}]; ok {
 			b.WriteString(excerpt(f.Position, line))
 		}

@@ -25,14 +25,14 @@ func TestRender(t *testing.T) {
 	}
 	err := errors.Join(
 		Faults{
-			{Position{"a.yaml", 2, 8}, "no such fact"},
-			{Position{"a.yaml", 2, 30}, "behind a letter of two octets"},
-			{Position{"a.yaml", 3, 151}, "in the middle"},
-			{Position{"a.yaml", 4, 1}, "an empty line is not shown"},
-			{Position{"a.yaml", 5, 99}, "behind the end"},
-			{Position{"a.yaml", 9, 1}, "no such line"},
-			{Position{File: "POSTERN_X"}, "of the environment"},
-			{Position{}, "nowhere"},
+			{Position: Position{"a.yaml", 2, 8}, Text: "no such fact"},
+			{Position: Position{"a.yaml", 2, 30}, Text: "behind a letter of two octets"},
+			{Position: Position{"a.yaml", 3, 151}, Text: "in the middle"},
+			{Position: Position{"a.yaml", 4, 1}, Text: "an empty line is not shown"},
+			{Position: Position{"a.yaml", 5, 99}, Text: "behind the end"},
+			{Position: Position{"a.yaml", 9, 1}, Text: "no such line"},
+			{Position: Position{File: "POSTERN_X"}, Text: "of the environment"},
+			{Severity: SeverityWarning, Text: "nowhere"},
 		},
 		errors.New("no fault"),
 	)
@@ -51,7 +51,7 @@ a.yaml:5:99: behind the end
       |     ^
 a.yaml:9:1: no such line
 POSTERN_X: of the environment
-nowhere
+nowhere (warning)
 no fault
 `
 	if d := cmp.Diff(want, Render(err, read)); d != "" {
@@ -63,7 +63,7 @@ no fault
 func TestRenderIsBounded(t *testing.T) {
 	var faults Faults
 	for i := range 1000 {
-		faults = append(faults, &Fault{Position{"l.txt", i + 1, 1}, "bad"})
+		faults = append(faults, &Fault{Position: Position{"l.txt", i + 1, 1}, Text: "bad"})
 	}
 	opened := 0
 	got := Render(faults, func(string) (io.ReadCloser, error) {

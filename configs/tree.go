@@ -54,7 +54,7 @@ func (l *loader) parse(file string, src []byte) *yaml.Node {
 	var more yaml.Node
 	switch err := dec.Decode(&more); {
 	case err == nil:
-		l.faults = append(l.faults, &Fault{Position{file, max(more.Line, 1), max(more.Column, 1)}, "a second document begins here: one file holds one configuration"})
+		l.faults = append(l.faults, &Fault{Position: Position{file, max(more.Line, 1), max(more.Column, 1)}, Text: "a second document begins here: one file holds one configuration"})
 	case !errors.Is(err, io.EOF):
 		l.faults = append(l.faults, syntaxFault(file, src, err))
 	}
@@ -216,10 +216,10 @@ func (l *loader) section(s *source, n *yaml.Node, t reflect.Type, path string) a
 		ft, ok := fields[key]
 		switch line, twice := seen[key]; {
 		case !ok:
-			l.faults = append(l.faults, &Fault{s.position(k), unknownKey(key, path, fields)})
+			l.faults = append(l.faults, &Fault{Position: s.position(k), Text: unknownKey(key, path, fields)})
 			continue
 		case twice:
-			l.faults = append(l.faults, &Fault{s.position(k), fmt.Sprintf("%s was said before, in line %d", p, line)})
+			l.faults = append(l.faults, &Fault{Position: s.position(k), Text: fmt.Sprintf("%s was said before, in line %d", p, line)})
 			continue
 		}
 		seen[key] = k.Line

@@ -75,7 +75,7 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 			}
 			read := refusing.rules[check]
 			if len(read) == 0 {
-				warnings = append(warnings, configs.Fault{Position: o.Position, Text: fmt.Sprintf("override %s excuses %s, but no rule refuses by that", o.Name, check)})
+				warnings = append(warnings, configs.Warning(o.Position, "override %s excuses %s, but no rule refuses by that", o.Name, check))
 				continue
 			}
 			condition := overrideCondition(o, x.domain)

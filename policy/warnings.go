@@ -29,7 +29,7 @@ func (c *Chain) Warnings() []configs.Fault {
 			above = slices.DeleteFunc(slices.Clone(above), func(a *rule) bool { return !a.BuiltIn })
 		}
 		if text := c.warning(r, above); text != "" {
-			warnings = append(warnings, configs.Fault{Position: textPosition(r.WhenPosition, r.Position, r.Name), Text: fmt.Sprintf("rule %q %s", r.Name, text)})
+			warnings = append(warnings, configs.Warning(textPosition(r.WhenPosition, r.Position, r.Name), "rule %q %s", r.Name, text))
 		}
 	}
 	return warnings
@@ -87,7 +87,7 @@ func (c *Chain) Gaps() []configs.Fault {
 			return nil
 		}
 	}
-	return []configs.Fault{{Position: c.place, Text: "no rule refuses or tags by spf.result: a message whose sender's domain says that this client may not send for it passes untouched; policy.builtin: after adds the built-in rules, which refuse it"}}
+	return []configs.Fault{configs.Warning(c.place, "no rule refuses or tags by spf.result: a message whose sender's domain says that this client may not send for it passes untouched; policy.builtin: after adds the built-in rules, which refuse it")}
 }
 
 // catchesSPF says whether the rule reads spf.result and may match where that is fail.

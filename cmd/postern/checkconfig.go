@@ -24,7 +24,6 @@ to nobody. Each fault is told with file:line:column, and the exit code is 1.`,
 			}
 			defer p.Close(nil)
 			for _, w := range p.Warnings(time.Now()) {
-				w.Text += " (warning)"
 				if _, err := io.WriteString(cmd.ErrOrStderr(), configs.Render(&w, nil)); err != nil {
 					return err
 				}

@@ -87,6 +87,7 @@ func showPolicy(b *strings.Builder, p *service.Parts) {
 		fmt.Fprintf(b, "    from    %s\n", from)
 	}
 	for _, w := range append(p.Rules.Chain.Warnings(), p.Rules.Chain.Gaps()...) {
+		w.Severity = configs.SeverityError // it is said to be a warning in front
 		b.WriteString("\nwarning: " + configs.Render(&w, nil))
 	}
 }

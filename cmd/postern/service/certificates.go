@@ -104,8 +104,8 @@ func (c *certificates) warnings(now time.Time, hostname string) (warnings []conf
 	pairs := c.Pairs()
 	fits := func(pair *tls.Certificate) bool { return pair.Leaf.VerifyHostname(hostname) == nil }
 	if len(c.files) > 0 && hostname != "" && !slices.ContainsFunc(pairs, fits) {
-		warnings = append(warnings, configs.Fault{Position: c.files[0].Position, Text: fmt.Sprintf(
-			"no certificate is for %s, which is our hostname: senders that check the name (MTA-STS) will not deliver", hostname)})
+		warnings = append(warnings, configs.Warning(c.files[0].Position,
+			"no certificate is for %s, which is our hostname: senders that check the name (MTA-STS) will not deliver", hostname))
 	}
 	for i, pair := range pairs {
 		if i >= len(c.files) {
@@ -114,9 +114,9 @@ func (c *certificates) warnings(now time.Time, hostname string) (warnings []conf
 		f, end := c.files[i], pair.Leaf.NotAfter
 		switch {
 		case now.After(end):
-			warnings = append(warnings, configs.Fault{Position: f.Position, Text: fmt.Sprintf("certificate %s ended on %s", f.Certificate, end.Format(time.DateOnly))})
+			warnings = append(warnings, configs.Warning(f.Position, "certificate %s ended on %s", f.Certificate, end.Format(time.DateOnly)))
 		case now.Add(soon).After(end):
-			warnings = append(warnings, configs.Fault{Position: f.Position, Text: fmt.Sprintf("certificate %s ends on %s", f.Certificate, end.Format(time.DateOnly))})
+			warnings = append(warnings, configs.Warning(f.Position, "certificate %s ends on %s", f.Certificate, end.Format(time.DateOnly)))
 		}
 	}
 	return warnings

@@ -2,7 +2,6 @@ package service
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"postern/configs"
@@ -51,11 +50,11 @@ func LoadRules(file string) (rules, error) {
 func (r *rules) warnings() []configs.Fault {
 	warnings := append(r.Chain.Warnings(), r.Chain.Gaps()...)
 	for _, e := range r.lists.Expired() {
-		warnings = append(warnings, configs.Fault{Position: e.Position, Text: fmt.Sprintf("list %s: %s has expired", e.List, e.Value)})
+		warnings = append(warnings, configs.Warning(e.Position, "list %s: %s has expired", e.List, e.Value))
 	}
 	for i := range r.overrides {
 		if o := &r.overrides[i]; !r.now().Before(o.End()) {
-			warnings = append(warnings, configs.Fault{Position: o.Position, Text: fmt.Sprintf("override %s has expired on %s and excuses nothing any more: ask %s", o.Name, o.Until, o.Owner)})
+			warnings = append(warnings, configs.Warning(o.Position, "override %s has expired on %s and excuses nothing any more: ask %s", o.Name, o.Until, o.Owner))
 		}
 	}
 	return warnings

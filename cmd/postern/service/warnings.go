@@ -1,7 +1,6 @@
 package service
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -49,7 +48,7 @@ func (p *Parts) holdWarnings() []configs.Fault {
 		err = os.Remove(f.Name())
 	}
 	if err != nil {
-		return []configs.Fault{{Text: fmt.Sprintf("large messages cannot be held until their end and are deferred: %v (the folder is $TMPDIR, or /tmp)", err)}}
+		return []configs.Fault{configs.Warning(configs.Position{}, "large messages cannot be held until their end and are deferred: %v (the folder is $TMPDIR, or /tmp)", err)}
 	}
 	return nil
 }
@@ -70,7 +69,7 @@ func (p *Parts) neverThere(chain *policy.Chain) (warnings []configs.Fault) {
 	} {
 		for _, fact := range x.facts {
 			if name, at, reads := chain.Reader(fact); x.absent && reads {
-				warnings = append(warnings, configs.Fault{Position: at, Text: fmt.Sprintf("rule %q reads %s, and %s", name, fact, x.why)})
+				warnings = append(warnings, configs.Warning(at, "rule %q reads %s, and %s", name, fact, x.why))
 				break
 			}
 		}
@@ -83,15 +82,15 @@ func (p *Parts) neverThere(chain *policy.Chain) (warnings []configs.Fault) {
 func backendWarnings(cfg *configs.Config) (warnings []configs.Fault) {
 	// Who only tries it names no listener in a file.
 	if at := cfg.At("listeners"); len(cfg.Backends) == 0 && len(cfg.Listeners) > 0 && at.Line > 0 {
-		warnings = append(warnings, configs.Fault{Position: at, Text: "there are listeners and no backends: mail for any recipient is accepted, and stays in the folder Maildir"})
+		warnings = append(warnings, configs.Warning(at, "there are listeners and no backends: mail for any recipient is accepted, and stays in the folder Maildir"))
 	}
 	for _, b := range cfg.Backends {
 		// By XFORWARD an MTA logs the client, and goes on to judge us.
 		if b.Identity != "none" && b.Identity != "xforward" || !slices.ContainsFunc(b.Addresses, OnThisMachine) {
 			continue
 		}
-		warnings = append(warnings, configs.Fault{Position: b.Position, Text: fmt.Sprintf(
-			"backend %s takes every client for a program on this machine (identity: %s), and most MTAs relay for those: use xclient or proxy-v2, or see that it relays nothing for 127.0.0.1", b.Name, b.Identity)})
+		warnings = append(warnings, configs.Warning(b.Position,
+			"backend %s takes every client for a program on this machine (identity: %s), and most MTAs relay for those: use xclient or proxy-v2, or see that it relays nothing for 127.0.0.1", b.Name, b.Identity))
 	}
 	return warnings
 }
