@@ -54,6 +54,7 @@ var rooms = map[string][]string{
 	"github.com/miekg/dns":                {"checks/dnscache", "checks/dnstest"},           // asks; answers in tests
 	"github.com/pires/go-proxyproto":      {"proxy", "proxy/backend", "proxy/backend/mta"}, // reads the header; writes it; the MTA in small reads it
 	"github.com/prometheus/client_golang": {"metrics"},
+	"github.com/prometheus/common":        {"cmd/postern/doctor"}, // reads the page of the proxy that runs
 	"github.com/spf13/cobra":              {"cmd/postern"},
 	"github.com/spf13/pflag":              {"cmd/postern"},
 	"github.com/spf13/viper":              {"configs"},

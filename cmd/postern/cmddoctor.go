@@ -1,8 +1,6 @@
 package main
 
 import (
-	"slices"
-
 	"github.com/spf13/cobra"
 
 	"postern/cmd/postern/doctor"
@@ -32,16 +30,16 @@ within about 20 seconds. The exit code is 1 where there is a fault.`,
 		Example: `  runuser -u postern -- postern doctor -c /etc/postern/postern.yaml
   postern doctor --json | jq '.[] | select(.status != "ok")'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			found, err := doctor.Examine(cmd.Context(), opt, buildVersion())
+			r, err := doctor.Examine(cmd.Context(), opt, buildVersion())
 			if err != nil && !asJSON {
 				return err
 			}
 			if asJSON {
-				err = view.JSON(cmd.OutOrStdout(), found)
+				err = view.JSON(cmd.OutOrStdout(), r.Findings)
 			} else {
-				err = doctor.WriteText(cmd.OutOrStdout(), found)
+				err = r.WriteText(cmd.OutOrStdout())
 			}
-			return reported(!slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Status == doctor.Fault }), err)
+			return reported(!r.Failed(), err)
 		},
 	}
 	configFlag(cmd, &opt.File)

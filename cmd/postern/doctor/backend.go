@@ -27,39 +27,32 @@ var exampleClient = backend.Client{
 }
 
 // backendsAndOffers tries the MTAs, and then what clients will be offered.
-func (d *patient) backendsAndOffers(ctx context.Context) (found []Finding) {
+func (d *patient) backendsAndOffers(ctx context.Context, r *Report) {
 	if len(d.Config.Backends) == 0 {
-		return []Finding{{
-			Check: "backend", Status: Warn, Seen: "no backend is configured: mail goes into the folder Maildir below the one that the proxy is started in",
-			Advice: "name your MTA in backends", At: d.Config.At("backends").String(),
-		}}
+		r.on("backend", "", d.Config.At("backends").String()).Warn("name your MTA in backends",
+			"no backend is configured: mail goes into the folder Maildir below the one that the proxy is started in")
+		return
 	}
 	up := false
 	for _, x := range d.Backends.Examine(ctx, exampleClient) {
 		i := slices.IndexFunc(d.Config.Backends, func(b configs.Backend) bool { return b.Name == x.Backend })
 		b := d.Config.Backends[i]
 		up = up || x.Err == nil
-		for _, f := range slices.Concat(d.backend(b, x), clientTold(b, x)) {
-			f.Subject, f.At = x.Address, b.Position.String()
-			f.Seen = fmt.Sprintf("%s at %s: %s", x.Backend, x.Address, f.Seen)
-			found = append(found, f)
-		}
+		d.backend(r, b, x)
+		clientTold(r.on("backend.client", x.Address, b.Position.String()).leading(x.Backend+" at "+x.Address+": "), b, x)
 	}
 	if up {
-		found = append(found, d.announced()...)
+		d.announced(r)
 	}
-	return found
 }
 
 // backend tells whether an address takes mail, and what it offers.
-func (d *patient) backend(b configs.Backend, x backend.Examination) (found []Finding) {
-	note := func(s Status, advice, format string, args ...any) {
-		found = append(found, Finding{Check: "backend", Status: s, Seen: fmt.Sprintf(format, args...), Advice: advice})
-	}
+func (d *patient) backend(r *Report, b configs.Backend, x backend.Examination) {
+	it := r.on("backend", x.Address, b.Position.String()).leading(x.Backend + " at " + x.Address + ": ")
 	var e *backend.Error
 	if errors.As(x.Err, &e) && e.Kind != backend.KindIdentity {
-		note(Fault, backendAdvice(b, x, e), "%s; its mail is deferred (451 4.4.1)", backendWhy(e))
-		return found
+		it.Fault(backendAdvice(b, x, e), "%s; its mail is deferred (451 4.4.1)", backendWhy(e))
+		return
 	}
 	offers := []string{}
 	for _, o := range []struct {
@@ -80,20 +73,19 @@ func (d *patient) backend(b configs.Backend, x backend.Examination) (found []Fin
 	case x.TLS != "":
 		secure = x.TLS + ", its certificate not verified (tls: opportunistic)"
 	}
-	note(OK, "", "greets with %q in %s, %s; offers %s", x.Greeting, short(x.Took), secure, strings.Join(offers, ", "))
+	it.OK("greets with %q in %s, %s; offers %s", x.Greeting, short(x.Took), secure, strings.Join(offers, ", "))
 	if x.Clear != nil {
-		note(Warn, "mend it there (openssl s_client -starttls smtp -connect "+x.Address+"), or say tls: off if this leg does not leave the machine", "offers STARTTLS, which fails, so that mail goes on in the clear: %s", backendWhy(x.Clear))
+		it.Warn("mend it there (openssl s_client -starttls smtp -connect "+x.Address+"), or say tls: off if this leg does not leave the machine", "offers STARTTLS, which fails, so that mail goes on in the clear: %s", backendWhy(x.Clear))
 	}
 	if x.TLS == "" && x.Clear == nil && !service.OnThisMachine(x.Address) {
-		note(Warn, "offer STARTTLS there, and say tls: verify", "mail crosses the network in the clear")
+		it.Warn("offer STARTTLS there, and say tls: verify", "mail crosses the network in the clear")
 	}
 	if b.TLS == "verify" && x.Certificate != nil && x.Certificate.NotAfter.Sub(d.now) < certificateSoon {
-		note(Warn, "renew it: with tls: verify no mail goes there after that day", "its certificate ends on %s", x.Certificate.NotAfter.Format(time.DateOnly))
+		it.Warn("renew it: with tls: verify no mail goes there after that day", "its certificate ends on %s", x.Certificate.NotAfter.Format(time.DateOnly))
 	}
 	if limit := int64(d.Config.Limits.MessageSize); x.Caps.HasSize && x.Caps.Size > 0 && x.Caps.Size < limit {
-		note(OK, "", "takes messages of up to %d octets, which is less than limits.message_size (%v): that is what clients are told", x.Caps.Size, d.Config.Limits.MessageSize)
+		it.OK("takes messages of up to %d octets, which is less than limits.message_size (%v): that is what clients are told", x.Caps.Size, d.Config.Limits.MessageSize)
 	}
-	return found
 }
 
 // backendWhy is an error without the name and address, which have been said.
@@ -130,55 +122,57 @@ func backendAdvice(b configs.Backend, x backend.Examination, e *backend.Error) s
 }
 
 // clientTold says whether the MTA learns who the client is.
-func clientTold(b configs.Backend, x backend.Examination) []Finding {
-	note := func(s Status, advice, format string, args ...any) []Finding {
-		return []Finding{{Check: "backend.client", Status: s, Seen: fmt.Sprintf(format, args...), Advice: advice}}
-	}
+func clientTold(it topic, b configs.Backend, x backend.Examination) {
 	if b.Identity == "none" {
 		if x.Err != nil {
-			return nil
+			return
 		}
-		return note(Warn, "identity: xclient (Postfix), xforward or proxy-v2 (Exim, OpenSMTPD); right for Exchange, which takes it from nobody",
+		it.Warn("identity: xclient (Postfix), xforward or proxy-v2 (Exim, OpenSMTPD); right for Exchange, which takes it from nobody",
 			"is not told who the client is (identity: none): its log, DNS lists, greylisting and relay rules see this machine")
+		return
 	}
 	t := x.Told
 	if t == nil {
-		return nil // it does not even greet
+		return // it does not even greet
 	}
 	const postfix = "Postfix: -o smtpd_authorized_xclient_hosts= (or smtpd_authorized_xforward_hosts=) with the address that Postern comes from, in master.cf"
 	client := exampleClient.Addr.Addr().String()
 	var e *backend.Error
 	switch errors.As(t.Err, &e); {
 	case t.Err != nil && e.Kind == backend.KindRefused:
-		return note(OK, "", "was told of a client at %s by %s, and turned that client away (%s): it goes by the address", client, b.Identity, backendWhy(e))
+		it.OK("was told of a client at %s by %s, and turned that client away (%s): it goes by the address", client, b.Identity, backendWhy(e))
+		return
 	case t.Err != nil:
 		advice := postfix
 		if b.Identity == "proxy-v2" {
 			advice = backendAdvice(b, x, e)
 		}
-		return note(Fault, advice, "cannot be told who the client is, so all its mail is deferred (451 4.4.1): %s", backendWhy(t.Err))
+		it.Fault(advice, "cannot be told who the client is, so all its mail is deferred (451 4.4.1): %s", backendWhy(t.Err))
+		return
 	}
 	told := fmt.Sprintf("was told of a client at %s by %s", client, b.Identity)
 	switch {
 	case b.Identity == "xforward":
-		return note(OK, "", "%s, for its log and its filters; its own rules (relay, DNS lists) still see this machine", told)
+		it.OK("%s, for its log and its filters; its own rules (relay, DNS lists) still see this machine", told)
 	case strings.Contains(t.Hello, client):
-		return note(OK, "", "%s, and answers to it: %q", told, t.Hello)
+		it.OK("%s, and answers to it: %q", told, t.Hello)
 	case b.Identity == "xclient" && !t.XClient:
-		return note(OK, "", "%s, and goes by it: it lets that client say no XCLIENT", told)
+		it.OK("%s, and goes by it: it lets that client say no XCLIENT", told)
 	case b.Identity == "xclient" && strings.Contains(x.Greeting, "Postfix"):
-		return note(Fault, "name Postern's address in smtpd_authorized_xclient_hosts and nobody else's: with a list that has everybody, any client can say who it is",
+		it.Fault("name Postern's address in smtpd_authorized_xclient_hosts and nobody else's: with a list that has everybody, any client can say who it is",
 			"%s, and would let that client say XCLIENT itself", told)
+	default:
+		it.OK("%s, and greets it: %q", told, cmp.Or(t.Hello, t.Greeting))
 	}
-	return note(OK, "", "%s, and greets it: %q", told, cmp.Or(t.Hello, t.Greeting))
 }
 
 // announced has the proxy itself answer an EHLO, now that it is known what the
 // backends offer.
-func (d *patient) announced() []Finding {
+func (d *patient) announced(r *Report) {
 	ours, theirs, err := service.SocketPair()
 	if err != nil {
-		return []Finding{{Check: "announced", Status: Warn, Seen: err.Error(), Advice: "see the file descriptors"}}
+		r.on("announced", "", "").Warn("see the file descriptors", "%v", err)
+		return
 	}
 	listener := service.Listeners(d.Config)[0]
 	listener.ProxyProtocol, listener.Pregreet = nil, 0
@@ -197,28 +191,30 @@ func (d *patient) announced() []Finding {
 	}()
 	_ = ours.SetDeadline(time.Now().Add(doctorWait))
 	in := bufio.NewReader(ours)
-	r, err := smtp.ReadReply(in)
-	if err == nil && r.Code == 220 {
+	reply, err := smtp.ReadReply(in)
+	if err == nil && reply.Code == 220 {
 		if _, err = io.WriteString(ours, "EHLO "+exampleClient.Helo+"\r\n"); err == nil {
-			r, err = smtp.ReadReply(in)
+			reply, err = smtp.ReadReply(in)
 		}
 	}
 	switch {
 	case err != nil:
-		return []Finding{{Check: "announced", Status: Warn, Seen: "a session of ours came to no EHLO: " + err.Error(), Advice: "postern test-session shows what a client meets"}}
-	case r.Code != 250:
-		return []Finding{{Check: "announced", Status: OK, Seen: fmt.Sprintf("the policy turns the example client away, so what is offered was not seen: %s", strings.ReplaceAll(r.String(), "\n", " / "))}}
+		r.on("announced", "", "").Warn("postern test-session shows what a client meets", "a session of ours came to no EHLO: %v", err)
+		return
+	case reply.Code != 250:
+		r.on("announced", "", "").OK("the policy turns the example client away, so what is offered was not seen: %s", strings.ReplaceAll(reply.String(), "\n", " / "))
+		return
 	}
-	_, keywords, _ := strings.Cut(r.Text, "\n")
+	_, keywords, _ := strings.Cut(reply.Text, "\n")
 	seen := strings.ReplaceAll(keywords, "\n", ", ")
 	var without []string
 	for _, keyword := range []string{"8BITMIME", "SMTPUTF8", "DSN"} {
-		if !r.Offers(keyword) {
+		if !reply.Offers(keyword) {
 			without = append(without, keyword)
 		}
 	}
 	if without != nil {
 		seen += "; not " + strings.Join(without, ", ") + ", which not every backend has"
 	}
-	return []Finding{{Check: "announced", Subject: listener.Name, Status: OK, Seen: seen}}
+	r.on("announced", listener.Name, "").OK("%s", seen)
 }

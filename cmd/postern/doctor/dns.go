@@ -60,43 +60,40 @@ func (d *patient) eachServer() (texts []string, each []*dnscache.Resolver, done 
 
 // resolvers asks every name server by itself, in every way, and then those that answer
 // about the world and the DNS lists.
-func (d *patient) resolvers(ctx context.Context) (found []Finding) {
+func (d *patient) resolvers(ctx context.Context, r *Report) {
 	texts, each, done, err := d.eachServer()
 	if err != nil {
-		return []Finding{{Check: "dns.server", Status: Fault, Seen: err.Error(), Advice: "name the servers in dns.servers"}}
+		r.on("dns.server", "", "").Fault("name the servers in dns.servers", "%v", err)
+		return
 	}
 	defer done()
-	results, names, lists := make([][]Finding, len(each)), make([][]Finding, len(each)), make([][]Finding, len(each))
+	answers, names, lists := make([]Report, len(each)), make([]Report, len(each)), make([]Report, len(each))
 	var wg sync.WaitGroup
-	for i, r := range each {
+	for i, server := range each {
 		wg.Go(func() {
-			x := r.Examine(ctx)
-			results[i] = d.server(texts[i], x)
+			x := server.Examine(ctx)
+			d.server(&answers[i], texts[i], x)
 			if x.UDP.Code == "" && x.Stream.Code == "" {
 				return
 			}
-			wg.Go(func() { names[i] = d.namesBy(ctx, texts[i], r) })
-			wg.Go(func() { lists[i] = d.dnsLists(ctx, texts[i], r) })
+			wg.Go(func() { d.namesBy(ctx, &names[i], texts[i], server) })
+			wg.Go(func() { d.dnsLists(ctx, &lists[i], texts[i], server) })
 		})
 	}
 	wg.Wait()
 	for i := range each {
-		found = slices.Concat(found, results[i], names[i])
+		r.join(answers[i], names[i])
 	}
 	if len(d.Config.DNS.Canaries) == 0 {
-		found = append(found, Finding{
-			Check: "dns.canaries", Status: Warn, Seen: "no dns.canaries are configured: an outage of these servers is told from one of other people's by the failures alone",
-			Advice: "name two or three domains of different operators: dns: {canaries: [iana.org, ietf.org, ripe.net]}",
-		})
+		r.on("dns.canaries", "", "").Warn("name two or three domains of different operators: dns: {canaries: [iana.org, ietf.org, ripe.net]}",
+			"no dns.canaries are configured: an outage of these servers is told from one of other people's by the failures alone")
 	}
-	return append(found, slices.Concat(lists...)...)
+	r.join(lists...)
 }
 
 // server tells of the ways in which a server answers.
-func (d *patient) server(text string, x dnscache.Examination) (found []Finding) {
-	note := func(s Status, advice, format string, args ...any) {
-		found = append(found, Finding{Check: "dns.server", Subject: text, Status: s, Seen: text + " " + fmt.Sprintf(format, args...), Advice: advice})
-	}
+func (d *patient) server(r *Report, text string, x dnscache.Examination) {
+	it := r.on("dns.server", text, "").leading(text + " ")
 	stream := "TCP"
 	if x.TLS {
 		stream = "TLS"
@@ -111,39 +108,39 @@ func (d *patient) server(text string, x dnscache.Examination) (found []Finding) 
 		if !x.TLS {
 			why = x.UDP.Err
 		}
-		note(Fault, "does it run, and does a firewall let this machine ask it? "+whereServers(d.Config), "does not answer: %v", why)
-		return found
+		it.Fault("does it run, and does a firewall let this machine ask it? "+whereServers(d.Config), "does not answer: %v", why)
+		return
 	case x.UDP.Err != nil:
-		note(Fault, "let UDP port 53 through, or leave the server out", "answers by TCP, and not by UDP: %v", x.UDP.Err)
+		it.Fault("let UDP port 53 through, or leave the server out", "answers by TCP, and not by UDP: %v", x.UDP.Err)
 	case x.Stream.Err != nil:
-		note(Fault, "let TCP port 53 through: long SPF records and DKIM keys come by no other way", "answers by UDP, and not by TCP: %v", x.Stream.Err)
+		it.Fault("let TCP port 53 through: long SPF records and DKIM keys come by no other way", "answers by UDP, and not by TCP: %v", x.Stream.Err)
 	}
 	switch {
 	case len(x.Invented) > 0:
-		note(Fault, "use a resolver that rewrites nothing: with this one every domain exists, and every client is listed or has a name",
+		it.Fault("use a resolver that rewrites nothing: with this one every domain exists, and every client is listed or has a name",
 			"makes answers up: a name below .invalid, which cannot exist, has the address %v", x.Invented[0])
 	case code == "REFUSED":
-		note(Fault, "let this machine ask (Unbound: access-control; BIND: allow-recursion), or name another server", "refuses to answer us (REFUSED)")
+		it.Fault("let this machine ask (Unbound: access-control; BIND: allow-recursion), or name another server", "refuses to answer us (REFUSED)")
 	case code == "NOERROR":
-		note(Warn, "use a resolver that rewrites nothing: DMARC treats domains that do not exist by a rule of their own (np)",
+		it.Warn("use a resolver that rewrites nothing: DMARC treats domains that do not exist by a rule of their own (np)",
 			"says that a name below .invalid, which cannot exist, does (no NXDOMAIN)")
 	}
 	if x.Plain {
-		note(Warn, "let EDNS pass, or update the server: every answer of more than 512 octets costs a TCP connection",
+		it.Warn("let EDNS pass, or update the server: every answer of more than 512 octets costs a TCP connection",
 			"understands no EDNS (RFC 6891)")
 	}
 	if x.Large.Err != nil {
-		note(Fault, "let TCP port 53 through: long SPF records and DKIM keys come by no other way", "cut an answer that was too large for a datagram, and did not give it by TCP: %v", x.Large.Err)
+		it.Fault("let TCP port 53 through: long SPF records and DKIM keys come by no other way", "cut an answer that was too large for a datagram, and did not give it by TCP: %v", x.Large.Err)
 	}
 	if x.Large.Datagram != nil {
-		note(Warn, "let datagrams of up to 1232 octets pass, with their fragments: each answer of that size costs a wait of dns.timeout",
+		it.Warn("let datagrams of up to 1232 octets pass, with their fragments: each answer of that size costs a wait of dns.timeout",
 			"sent no answer of %d octets by UDP, although it may: %v", x.Large.Octets, x.Large.Datagram)
 	}
 	if took := max(x.UDP.Took, x.Stream.Took); x.Stream.Err == nil && x.UDP.Err == nil && took > slowServer {
-		note(Warn, "use a resolver that is nearer: a message may need twenty answers, one after the other", "is slow: %v for an answer", took.Round(time.Millisecond))
+		it.Warn("use a resolver that is nearer: a message may need twenty answers, one after the other", "is slow: %v for an answer", took.Round(time.Millisecond))
 	}
-	if len(found) > 0 {
-		return found
+	if len(r.Findings) > 0 {
+		return
 	}
 	seen := fmt.Sprintf("answers by %s in %s", stream, short(x.Stream.Took))
 	if !x.TLS {
@@ -155,8 +152,7 @@ func (d *patient) server(text string, x dnscache.Examination) (found []Finding) 
 			seen += "; large answers were not tried, as it has none for the root zone"
 		}
 	}
-	note(OK, "", "%s", seen)
-	return found
+	it.OK("%s", seen)
 }
 
 func whereServers(cfg *configs.Config) string {
@@ -178,41 +174,38 @@ func short(d time.Duration) string {
 }
 
 // namesBy asks a server about the world: names that are there, and names that are not.
-func (d *patient) namesBy(ctx context.Context, text string, r *dnscache.Resolver) (found []Finding) {
-	note := func(check string, s Status, advice, format string, args ...any) {
-		found = append(found, Finding{Check: check, Subject: text, Status: s, Seen: text + " " + fmt.Sprintf(format, args...), Advice: advice})
-	}
+func (d *patient) namesBy(ctx context.Context, r *Report, text string, server *dnscache.Resolver) {
+	probes, names := r.on("dns.canaries", text, "").leading(text+" "), r.on("dns.names", text, "").leading(text+" ")
 	canaries := d.Config.DNS.Canaries
-	failed := d.canaries(ctx, r)
+	failed := d.canaries(ctx, server)
 	switch {
 	case len(canaries) == 0:
 	case 2*len(failed) > len(canaries):
-		note("dns.canaries", Fault, "the server cannot reach the world, or these are bad canaries: take domains that are known to work", "does not resolve the canaries: %s", strings.Join(failed, "; "))
+		probes.Fault("the server cannot reach the world, or these are bad canaries: take domains that are known to work", "does not resolve the canaries: %s", strings.Join(failed, "; "))
 	case len(failed) > 0:
-		note("dns.canaries", Warn, "choose another one, if it stays so", "does not resolve all canaries: %s", strings.Join(failed, "; "))
+		probes.Warn("choose another one, if it stays so", "does not resolve all canaries: %s", strings.Join(failed, "; "))
 	default:
-		note("dns.canaries", OK, "", "resolves %s: %s", view.Counted(len(canaries), "canary zone"), strings.Join(canaries, ", "))
+		probes.OK("resolves %s: %s", view.Counted(len(canaries), "canary zone"), strings.Join(canaries, ", "))
 	}
 
 	// What providers rewrite are names below the domains that people mistype.
 	name := strings.ToLower(rand.Text()) + ".com"
-	switch addrs, err := r.LookupNetIP(ctx, "ip4", name); {
+	switch addrs, err := server.LookupNetIP(ctx, "ip4", name); {
 	case err == nil:
-		note("dns.names", Fault, "use a resolver that rewrites nothing: with this one every domain exists", "makes answers up: %s, which nobody has registered, has the address %v", name, addrs[0])
+		names.Fault("use a resolver that rewrites nothing: with this one every domain exists", "makes answers up: %s, which nobody has registered, has the address %v", name, addrs[0])
 	case dnscache.IsNXDomain(err):
-		if _, err := r.LookupMX(ctx, "com"); dnscache.IsNXDomain(err) {
-			note("dns.names", Warn, "if names below com do resolve, the server confuses a name without records with one that does not exist", "says that com does not exist")
+		if _, err := server.LookupMX(ctx, "com"); dnscache.IsNXDomain(err) {
+			names.Warn("if names below com do resolve, the server confuses a name without records with one that does not exist", "says that com does not exist")
 			break
 		}
-		note("dns.names", OK, "", "tells names that do not exist (NXDOMAIN) from names without records")
+		names.OK("tells names that do not exist (NXDOMAIN) from names without records")
 	case isNoSuch(err):
-		note("dns.names", Warn, "use a resolver that rewrites nothing: DMARC treats domains that do not exist by a rule of their own (np)", "says that %s, which nobody has registered, exists", name)
+		names.Warn("use a resolver that rewrites nothing: DMARC treats domains that do not exist by a rule of their own (np)", "says that %s, which nobody has registered, exists", name)
 	case len(canaries) > 0 && 2*len(failed) <= len(canaries):
-		note("dns.names", Warn, "right where the site has a DNS of its own; else look at the server's way to the root", "does not resolve names below com: %v", dnsWhy(err))
+		names.Warn("right where the site has a DNS of its own; else look at the server's way to the root", "does not resolve names below com: %v", dnsWhy(err))
 	default:
-		note("dns.names", Fault, "the server has no way to the root. A site with a DNS of its own names domains in dns.canaries, and is judged by these", "does not resolve names below com: %v", dnsWhy(err))
+		names.Fault("the server has no way to the root. A site with a DNS of its own names domains in dns.canaries, and is judged by these", "does not resolve names below com: %v", dnsWhy(err))
 	}
-	return found
 }
 
 // canaries returns those that the server has no answer for, with the reason.
@@ -253,13 +246,13 @@ func dnsWhy(err error) string {
 }
 
 // dnsLists asks every DNS list for its test points, by one name server.
-func (d *patient) dnsLists(ctx context.Context, text string, r *dnscache.Resolver) (found []Finding) {
+func (d *patient) dnsLists(ctx context.Context, r *Report, text string, server *dnscache.Resolver) {
 	zones := d.Config.Checks.DNSBL.Zones
-	found = make([]Finding, len(zones))
+	found := make([]Finding, len(zones))
 	var wg sync.WaitGroup
 	for i, z := range zones {
 		wg.Go(func() {
-			x, err := checks.ExamineDNSBL(ctx, r, z)
+			x, err := checks.ExamineDNSBL(ctx, server, z)
 			f := Finding{Status: Fault, Advice: "see postern check-config"}
 			if err == nil {
 				f = d.dnsList(x, z)
@@ -277,13 +270,11 @@ func (d *patient) dnsLists(ctx context.Context, text string, r *dnscache.Resolve
 		})
 	}
 	wg.Wait()
+	r.add(found...)
 	if len(zones) > 0 && isPublicResolver(withoutScheme(text)) {
-		found = append(found, Finding{
-			Check: "dnsbl", Subject: text, Status: Warn, Seen: text + " is a public resolver: many DNS lists do not answer it, or only at times",
-			Advice: "run a resolver of your own (Unbound on this machine) and name it in dns.servers",
-		})
+		r.on("dnsbl", text, "").Warn("run a resolver of your own (Unbound on this machine) and name it in dns.servers",
+			"%s is a public resolver: many DNS lists do not answer it, or only at times", text)
 	}
-	return found
 }
 
 // withoutScheme makes a server of the configuration host:port.
@@ -338,25 +329,26 @@ func (d *patient) dnsList(x checks.DNSBLExamination, z configs.DNSBLZone) Findin
 }
 
 // name looks at our own name as the world finds it.
-func (d *patient) name(ctx context.Context) []Finding {
+func (d *patient) name(ctx context.Context, r *Report) {
 	name := d.Settings.Hostname
-	at := d.Config.At("hostname").String()
-	warn := func(advice, format string, args ...any) []Finding {
-		return []Finding{{Check: "hostname", Subject: name, Status: Warn, Seen: name + " " + fmt.Sprintf(format, args...), Advice: advice, At: at}}
-	}
+	it := r.on("hostname", name, d.Config.At("hostname").String()).leading(name + " ")
 	const say = "say hostname: with the name that the MX record has. It stands in the greeting, in Received, and as authserv-id: fields of that name from outside are removed"
 	switch {
 	case localName(name):
-		return warn(say, "is a name that this machine or its network has for itself")
+		it.Warn(say, "is a name that this machine or its network has for itself")
+		return
 	case d.Config.Hostname == "":
-		return warn(say, "is the machine's name, as no hostname is configured")
+		it.Warn(say, "is the machine's name, as no hostname is configured")
+		return
 	}
 	addrs, err := d.Resolver.LookupNetIP(ctx, "ip", name)
 	switch {
 	case isNoSuch(err):
-		return warn("senders cannot find a host of that name: is it misspelt? The MX record's name is what is meant", "has no address in the DNS")
+		it.Warn("senders cannot find a host of that name: is it misspelt? The MX record's name is what is meant", "has no address in the DNS")
+		return
 	case err != nil:
-		return warn("see the name servers above", "could not be looked up: %s", dnsWhy(err))
+		it.Warn("see the name servers above", "could not be looked up: %s", dnsWhy(err))
+		return
 	}
 	var texts, strangers []string
 	for i, addr := range addrs {
@@ -375,10 +367,11 @@ func (d *patient) name(ctx context.Context) []Finding {
 		}
 	}
 	if len(strangers) > 0 {
-		return warn("no harm to mail that comes in; a machine that sends under this name will be refused by many. The reverse name is set by whoever gave you the address",
+		it.Warn("no harm to mail that comes in; a machine that sends under this name will be refused by many. The reverse name is set by whoever gave you the address",
 			"is at %s, and the way back does not lead here: %s", strings.Join(texts, ", "), strings.Join(strangers, "; "))
+		return
 	}
-	return []Finding{{Check: "hostname", Subject: name, Status: OK, Seen: fmt.Sprintf("%s is at %s, and the reverse name leads back", name, strings.Join(texts, ", ")), At: at}}
+	it.OK("is at %s, and the reverse name leads back", strings.Join(texts, ", "))
 }
 
 // maxOwnAddresses bounds the reverse look-ups for our own name.

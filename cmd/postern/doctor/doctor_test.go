@@ -114,7 +114,9 @@ func TestDoctorJudgesCertificates(t *testing.T) {
 		if err := os.Chmod(key, c.mode); err != nil {
 			t.Fatal(err)
 		}
-		found := judgePair(configs.Certificate{Certificate: "c.pem", Key: key}, c.chain, c.roots, c.name, time.Now())
+		var r Report
+		judgePair(&r, configs.Certificate{Certificate: "c.pem", Key: key}, c.chain, c.roots, c.name, time.Now())
+		found := r.Findings
 		got := said(found)
 		for _, want := range c.want {
 			if !strings.Contains(got, want) {
@@ -125,8 +127,9 @@ func TestDoctorJudgesCertificates(t *testing.T) {
 			t.Errorf("%s:\n%s", c.what, got)
 		}
 	}
-	found := judgePair(configs.Certificate{Certificate: "c.pem", Key: filepath.Join(dir, "gone")}, []*x509.Certificate{leaf(60), between}, roots, "", time.Now())
-	if got := said(found); !strings.Contains(got, "fault c.pem has lost its key") {
+	var r Report
+	judgePair(&r, configs.Certificate{Certificate: "c.pem", Key: filepath.Join(dir, "gone")}, []*x509.Certificate{leaf(60), between}, roots, "", time.Now())
+	if got := said(r.Findings); !strings.Contains(got, "fault c.pem has lost its key") {
 		t.Error(got)
 	}
 }
@@ -161,14 +164,18 @@ func TestDoctorSeesWhoHidesTheClients(t *testing.T) {
 		{records(40, "198.51.100.7"), plain, "warning the last 40 transactions all came from 198.51.100.7: is it the only one", ""},
 		{records(40, "198.51.100.7", "10.0.0.1"), plain, "ok the last 40 transactions came from 2 addresses; 20 came from the Internet", ""},
 	} {
-		found := seenClients(c.records, c.listeners, now)
+		var r Report
+		seenClients(&r, c.records, c.listeners, now)
+		found := r.Findings
 		if got := said(found); !strings.HasPrefix(got, c.want) || len(found) != 1 || !strings.Contains(found[0].Advice, c.advice) {
 			t.Errorf("%q, not %q (%+v)", got, c.want, found)
 		}
 	}
 	ahead := records(1, "198.51.100.7")
 	ahead[0].Time = now.Add(time.Hour)
-	if got := said(seenClients(ahead, plain, now)); !strings.HasPrefix(got, "warning the last record of the journal is of ") {
+	var r Report
+	seenClients(&r, ahead, plain, now)
+	if got := said(r.Findings); !strings.HasPrefix(got, "warning the last record of the journal is of ") {
 		t.Error(got)
 	}
 }
@@ -190,7 +197,9 @@ func TestDoctorSeesWhomTheMTASees(t *testing.T) {
 		{"proxy-v2", backend.Examination{Told: &backend.Told{Hello: "m Hello doctor.example [192.0.2.1]"}}, `ok was told of a client at 192.0.2.1 by proxy-v2, and answers to it: "m Hello doctor.example [192.0.2.1]"`},
 		{"xforward", backend.Examination{Told: &backend.Told{}}, "ok was told of a client at 192.0.2.1 by xforward, for its log and its filters; its own rules"},
 	} {
-		if got := said(clientTold(configs.Backend{Identity: c.identity}, c.x)); !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {
+		var r Report
+		clientTold(r.on("backend.client", "", ""), configs.Backend{Identity: c.identity}, c.x)
+		if got := said(r.Findings); !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {
 			t.Errorf("%s: %q, not %q", c.identity, got, c.want)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -21,14 +22,13 @@ import (
 )
 
 // ports looks whether the listeners can be opened, or who holds them.
-func (d *patient) ports(ctx context.Context) (found []Finding) {
+func (d *patient) ports(ctx context.Context, r *Report) {
 	for i, l := range service.Listeners(d.Config) {
 		f := d.port(ctx, l, tryBind(l.Address))
 		f.Check, f.Subject, f.At = "listener", l.Name, d.Config.At(fmt.Sprintf("listeners[%d].address", i)).String()
 		f.Seen = fmt.Sprintf("%s on %s %s", l.Name, l.Address, f.Seen)
-		found = append(found, f)
+		r.add(f)
 	}
-	return found
 }
 
 // port tells of one listener; bound is what came of binding to its address.
@@ -160,40 +160,31 @@ const (
 )
 
 // clientAddress looks whether what is taken for the client's address is the client's.
-func (d *patient) clientAddress(context.Context) (found []Finding) {
+func (d *patient) clientAddress(_ context.Context, r *Report) {
 	listeners := service.Listeners(d.Config)
 	for i, l := range listeners {
 		if len(l.ProxyProtocol) == 0 {
 			continue
 		}
-		at := d.Config.At(fmt.Sprintf("listeners[%d].proxy_protocol", i)).String()
-		f := Finding{
-			Check: "client.address", Subject: l.Name, Status: OK, At: at,
-			Seen: fmt.Sprintf("%s takes the client's address from the PROXY header of %s, who must send one", l.Name, strings.Join(l.ProxyProtocol, ", ")),
+		it := r.on("client.address", l.Name, d.Config.At(fmt.Sprintf("listeners[%d].proxy_protocol", i)).String())
+		believed := service.ProxyListener(l).ProxyProtocol
+		if i := slices.IndexFunc(believed, wide); i >= 0 {
+			it.Fault("name the load balancers, and nobody else", "%s believes the PROXY header of %v: whoever is in there can say that it is anybody", l.Name, believed[i])
+		} else {
+			it.OK("%s takes the client's address from the PROXY header of %s, who must send one", l.Name, strings.Join(l.ProxyProtocol, ", "))
 		}
-		for _, p := range service.ProxyListener(l).ProxyProtocol {
-			if wide(p) {
-				f.Status = Fault
-				f.Seen = fmt.Sprintf("%s believes the PROXY header of %v: whoever is in there can say that it is anybody", l.Name, p)
-				f.Advice = "name the load balancers, and nobody else"
-			}
-		}
-		found = append(found, f)
 	}
 	dir := d.Config.Journal.Path
 	if dir == "" {
-		return append(found, Finding{
-			Check: "client.address", Status: OK, Seen: "there is no journal to see from where clients come: look at client.ip in the log",
-		})
+		r.on("client.address", "", "").OK("there is no journal to see from where clients come: look at client.ip in the log")
+		return
 	}
 	records, err := journal.Tail(dir, tailRecords)
 	if err != nil && len(records) == 0 {
-		return append(found, Finding{
-			Check: "client.address", Status: OK, Seen: fmt.Sprintf("there are no records yet to see from where clients come (%v)", err),
-		})
+		r.on("client.address", "", "").OK("there are no records yet to see from where clients come (%v)", err)
+		return
 	}
-	found = append(found, seenClients(records, listeners, d.now)...)
-	return found
+	seenClients(r, records, listeners, d.now)
 }
 
 // wide says whether a block holds more of the Internet than anybody's load balancers.
@@ -216,12 +207,9 @@ func hidden(a netip.Addr) bool {
 }
 
 // seenClients concludes from the last records, the newest first.
-func seenClients(records []journal.Record, listeners []configs.Listener, now time.Time) (found []Finding) {
+func seenClients(r *Report, records []journal.Record, listeners []configs.Listener, now time.Time) {
 	if len(records) > 0 && records[0].Time.After(now.Add(5*time.Minute)) {
-		found = append(found, Finding{
-			Check: "clock", Status: Warn, Seen: fmt.Sprintf("the last record of the journal is of %s, which is yet to come", records[0].Time.UTC().Format("2006-01-02 15:04 MST")),
-			Advice: "the clock was ahead, or is behind: let NTP have it",
-		})
+		r.on("clock", "", "").Warn("the clock was ahead, or is behind: let NTP have it", "the last record of the journal is of %s, which is yet to come", records[0].Time.UTC().Format("2006-01-02 15:04 MST"))
 	}
 	clients := map[netip.Addr]int{}
 	inside := 0
@@ -234,9 +222,7 @@ func seenClients(records []journal.Record, listeners []configs.Listener, now tim
 			inside++
 		}
 	}
-	note := func(s Status, advice, format string, args ...any) []Finding {
-		return append(found, Finding{Check: "client.address", Status: s, Seen: fmt.Sprintf(format, args...), Advice: advice})
-	}
+	it := r.on("client.address", "", "")
 	total, most, busiest := 0, 0, netip.Addr{}
 	for a, n := range clients {
 		if total += n; n > most {
@@ -251,15 +237,16 @@ func seenClients(records []journal.Record, listeners []configs.Listener, now tim
 	}
 	switch {
 	case total < leastRecords:
-		return note(OK, "", "the journal has %s lately: too few to see from where clients come", view.Counted(total, "record"))
+		it.OK("the journal has %s lately: too few to see from where clients come", view.Counted(total, "record"))
 	case len(clients) == 1 && inside > 0:
-		return note(Fault, advice, "the last %d transactions all came from %v, which is no address of the Internet: something before us hides the clients, and SPF judges it in their place", total, busiest)
+		it.Fault(advice, "the last %d transactions all came from %v, which is no address of the Internet: something before us hides the clients, and SPF judges it in their place", total, busiest)
 	case len(clients) <= fewClients && inside == total:
-		return note(Fault, advice, "the last %d transactions came from %d addresses of a network of your own: something before us hides the clients, and SPF judges it in their place", total, len(clients))
+		it.Fault(advice, "the last %d transactions came from %d addresses of a network of your own: something before us hides the clients, and SPF judges it in their place", total, len(clients))
 	case len(clients) == 1:
-		return note(Warn, advice, "the last %d transactions all came from %v: is it the only one who sends you mail?", total, busiest)
+		it.Warn(advice, "the last %d transactions all came from %v: is it the only one who sends you mail?", total, busiest)
 	case inside == total:
-		return note(Warn, advice, "the last %d transactions came from networks of your own, and none from the Internet", total)
+		it.Warn(advice, "the last %d transactions came from networks of your own, and none from the Internet", total)
+	default:
+		it.OK("the last %d transactions came from %d addresses; %d came from the Internet", total, len(clients), total-inside)
 	}
-	return note(OK, "", "the last %d transactions came from %d addresses; %d came from the Internet", total, len(clients), total-inside)
 }

@@ -15,15 +15,17 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 
 	"postern/cmd/postern/service"
 )
 
 // machine looks at what the process itself has.
-func (d *patient) machine(context.Context) (found []Finding) {
+func (d *patient) machine(_ context.Context, r *Report) {
 	who := "user " + strconv.Itoa(os.Geteuid())
 	if u, err := user.Current(); err == nil {
 		who = u.Username
@@ -32,19 +34,16 @@ func (d *patient) machine(context.Context) (found []Finding) {
 	if os.Geteuid() == 0 {
 		seen += ", who may read and write everything: what the proxy's own user may was not tested (runuser -u postern -- postern doctor)"
 	}
-	found = append(found, Finding{Check: "process", Status: OK, Seen: seen})
+	r.on("process", "", "").OK("%s", seen)
 
-	built := buildTime()
-	switch {
-	case d.now.Before(built):
-		found = append(found, Finding{
-			Check: "clock", Status: Fault, Seen: fmt.Sprintf("the clock says %s, and this program was made on %s", d.now.UTC().Format(time.DateOnly), built.Format(time.DateOnly)),
-			Advice: "set it, and let NTP have it: certificates, DKIM signatures and the journal go by it",
-		})
-	default:
-		found = append(found, Finding{Check: "clock", Status: OK, Seen: "the clock says " + d.now.UTC().Format("2006-01-02 15:04 MST")})
+	clock := r.on("clock", "", "")
+	if built := buildTime(); d.now.Before(built) {
+		clock.Fault("set it, and let NTP have it: certificates, DKIM signatures and the journal go by it",
+			"the clock says %s, and this program was made on %s", d.now.UTC().Format(time.DateOnly), built.Format(time.DateOnly))
+	} else {
+		clock.OK("the clock says %s", d.now.UTC().Format("2006-01-02 15:04 MST"))
 	}
-	return append(found, d.descriptors())
+	r.add(d.descriptors())
 }
 
 // buildTime is when the sources of this program were last changed, as far as Go knows;
@@ -93,47 +92,44 @@ func (d *patient) descriptors() Finding {
 }
 
 // adminSide tells of the proxy that runs, by what it says of itself.
-func (d *patient) adminSide(context.Context) (found []Finding) {
-	address, at := d.Config.Admin.Address, d.Config.At("admin.address").String()
-	note := func(s Status, advice, format string, args ...any) {
-		found = append(found, Finding{Check: "admin", Subject: address, Status: s, Seen: fmt.Sprintf(format, args...), Advice: advice, At: at})
-	}
-	r := d.running
+func (d *patient) adminSide(_ context.Context, r *Report) {
+	address := d.Config.Admin.Address
+	it := r.on("admin", address, d.Config.At("admin.address").String())
+	is := d.running
 	switch {
 	case address == "":
-		note(Warn, "say admin: {address: \"127.0.0.1:9125\"}", "there is no admin address: no metrics, no alerts, no /readyz")
-		return found
-	case r.err != nil && errors.Is(tryBind(address), syscall.EADDRINUSE):
-		note(Fault, "see who it is: ss -ltnp; or another admin.address", "%s is in use, and not by a proxy that answers: %v", address, r.err)
-	case r.err != nil:
-		note(OK, "", "nobody answers on %s: the proxy does not run", address)
-	case !r.up:
-		note(Fault, "see who it is: ss -ltnp; or another admin.address", "%s is in use by a program that is not Postern", address)
+		it.Warn("say admin: {address: \"127.0.0.1:9125\"}", "there is no admin address: no metrics, no alerts, no /readyz")
+		return
+	case is.err != nil && errors.Is(tryBind(address), syscall.EADDRINUSE):
+		it.Fault("see who it is: ss -ltnp; or another admin.address", "%s is in use, and not by a proxy that answers: %v", address, is.err)
+	case is.err != nil:
+		it.OK("nobody answers on %s: the proxy does not run", address)
+	case !is.up:
+		it.Fault("see who it is: ss -ltnp; or another admin.address", "%s is in use by a program that is not Postern", address)
 	default:
-		note(OK, "", "Postern %s runs and answers on %s", r.version, address)
+		it.OK("Postern %s runs and answers on %s", is.version, address)
 	}
 	if open(address) {
-		note(Warn, "it has no password: listen on 127.0.0.1 or an address of the management network, or let the firewall keep others away", "%s can be reached from other machines", address)
+		it.Warn("it has no password: listen on 127.0.0.1 or an address of the management network, or let the firewall keep others away", "%s can be reached from other machines", address)
 	}
-	if !r.up {
-		return found
+	if !is.up {
+		return
 	}
-	if r.version != d.version {
-		note(OK, "", "this command is version %s: the proxy is another one until it is restarted (SIGUSR2)", d.version)
+	if is.version != d.version {
+		it.OK("this command is version %s: the proxy is another one until it is restarted (SIGUSR2)", d.version)
 	}
-	for _, why := range r.notReady {
-		note(Fault, "see the backends and listeners above, and the log", "it is %s", why)
+	for _, why := range is.notReady {
+		it.Fault("see the backends and listeners above, and the log", "it is %s", why)
 	}
-	if r.unhealthyDNS {
-		note(Fault, "see the name servers above: what is not in the cache is deferred", "its name servers are in trouble (postern_dns_healthy is 0)")
+	if is.unhealthyDNS {
+		it.Fault("see the name servers above: what is not in the cache is deferred", "its name servers are in trouble (postern_dns_healthy is 0)")
 	}
-	if r.lostRecords > 0 {
-		note(Warn, "a full or slow disk, or a folder that may not be written: the log says which", "its journal has lost %.0f records since it started", r.lostRecords)
+	if is.lostRecords > 0 {
+		it.Warn("a full or slow disk, or a folder that may not be written: the log says which", "its journal has lost %.0f records since it started", is.lostRecords)
 	}
-	if r.failedReloads > 0 {
-		note(Warn, "postern check-config says where the fault was, if it is still there; then reload", "it has refused a new configuration %.0f times since it started", r.failedReloads)
+	if is.failedReloads > 0 {
+		it.Warn("postern check-config says where the fault was, if it is still there; then reload", "it has refused a new configuration %.0f times since it started", is.failedReloads)
 	}
-	return found
 }
 
 // open says whether others than this machine and its management network may reach
@@ -218,60 +214,44 @@ func scrapeAdmin(ctx context.Context, address string) (s scrape) {
 	return s
 }
 
-// read picks what matters out of the text format of metrics.
+// read picks what matters out of a page of metrics. One that cannot be read is none of ours.
 func (s *scrape) read(page io.Reader) {
-	lines := bufio.NewScanner(page)
-	for lines.Scan() {
-		sample, number, ok := cutLast(lines.Text(), " ")
-		if !ok || strings.HasPrefix(sample, "#") {
-			continue
-		}
-		value, err := strconv.ParseFloat(number, 64)
-		if err != nil {
-			continue
-		}
-		name, labels, _ := strings.Cut(sample, "{")
-		switch name {
-		case "postern_build_info":
-			s.up, s.version = true, label(labels, "version")
-		case "process_max_fds":
-			if value > 0 && value < 1<<62 {
-				s.maxFiles = uint64(value)
-			}
-		case "postern_dns_healthy":
-			s.unhealthyDNS = value == 0
-		case "postern_journal_records_total":
-			if label(labels, "result") != "written" {
-				s.lostRecords += value
-			}
-		case "postern_config_reloads_total":
-			if label(labels, "result") == "error" {
-				s.failedReloads = value
-			}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(page)
+	if err != nil {
+		return
+	}
+	each := func(family string, see func(value float64, label func(name string) string)) {
+		for _, m := range families[family].GetMetric() {
+			// One of the three is there: which one is told by a line that may be missing.
+			value := m.GetGauge().GetValue() + m.GetCounter().GetValue() + m.GetUntyped().GetValue()
+			see(value, func(name string) string {
+				for _, l := range m.GetLabel() {
+					if l.GetName() == name {
+						return l.GetValue()
+					}
+				}
+				return ""
+			})
 		}
 	}
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return s, "", false
-}
-
-// label reads the value of a label behind the brace of a sample.
-func label(labels, name string) string {
-	for {
-		key, rest, ok := strings.Cut(labels, `="`)
-		if !ok {
-			return ""
+	each("postern_build_info", func(_ float64, label func(string) string) { s.up, s.version = true, label("version") })
+	each("process_max_fds", func(value float64, _ func(string) string) {
+		if value > 0 && value < 1<<62 {
+			s.maxFiles = uint64(value)
 		}
-		value, rest, _ := strings.Cut(rest, `"`)
-		if strings.TrimLeft(key, ", ") == name {
-			return value
+	})
+	each("postern_dns_healthy", func(value float64, _ func(string) string) { s.unhealthyDNS = value == 0 })
+	each("postern_journal_records_total", func(value float64, label func(string) string) {
+		if label("result") != "written" {
+			s.lostRecords += value
 		}
-		labels = rest
-	}
+	})
+	each("postern_config_reloads_total", func(value float64, label func(string) string) {
+		if label("result") == "error" {
+			s.failedReloads = value
+		}
+	})
 }
 
 // Below these a folder counts as full, or nearly.
@@ -281,38 +261,35 @@ const (
 )
 
 // folders looks at what is written to the disk, and what is read from it.
-func (d *patient) folders(context.Context) (found []Finding) {
+func (d *patient) folders(_ context.Context, r *Report) {
 	cfg := d.Config
 	if cfg.Journal.Path != "" {
 		f := folder("journal", cfg.Journal.Path, diskFull, diskLow, "mail flows on, and nobody can explain or replay it")
 		f.At = cfg.At("journal.path").String()
-		found = append(found, f)
+		r.add(f)
 	} else {
-		found = append(found, Finding{
-			Check: "journal", Status: Warn, Seen: "there is no journal: explain, replay and report have nothing to read",
-			Advice: "say journal: {path: /var/lib/postern/journal}", At: cfg.At("journal").String(),
-		})
+		r.on("journal", "", cfg.At("journal").String()).Warn("say journal: {path: /var/lib/postern/journal}", "there is no journal: explain, replay and report have nothing to read")
 	}
 	for i, l := range cfg.Lists {
 		if l.File == "" {
 			continue
 		}
-		f := Finding{Check: "lists", Subject: l.Name, Status: OK, Seen: fmt.Sprintf("list %s: %s can be read", l.Name, l.File), At: cfg.At(fmt.Sprintf("lists[%d].file", i)).String()}
+		it := r.on("lists", l.Name, cfg.At(fmt.Sprintf("lists[%d].file", i)).String())
 		if _, err := service.ReadList(l.File); err != nil {
-			f.Status, f.Seen, f.Advice = Fault, fmt.Sprintf("list %s: %v", l.Name, err), "the proxy does not start with it; one that runs keeps the old entries"
+			it.Fault("the proxy does not start with it; one that runs keeps the old entries", "list %s: %v", l.Name, err)
+		} else {
+			it.OK("list %s: %s can be read", l.Name, l.File)
 		}
-		found = append(found, f)
 	}
 	if d.Holds() {
 		size := uint64(cfg.Limits.MessageSize)
 		f := folder("spool", os.TempDir(), max(size, diskFull), max(20*size, diskLow), "a rule wants whole messages (policy show), and large ones are deferred (452 4.3.1)")
 		f.Seen += "; messages are held there (TMPDIR, which the unit may set otherwise)"
-		found = append(found, f)
+		r.add(f)
 	}
 	if len(cfg.Backends) == 0 {
-		found = append(found, folder("maildir", "Maildir", diskFull, diskLow, "mail is deferred"))
+		r.add(folder("maildir", "Maildir", diskFull, diskLow, "mail is deferred"))
 	}
-	return found
 }
 
 // folder tries whether files can be made in a folder, and whether there is room. One

@@ -23,19 +23,17 @@ import (
 const certificateSoon = 14 * 24 * time.Hour
 
 // pairs looks at what clients meet after STARTTLS.
-func (d *patient) pairs(context.Context) (found []Finding) {
+func (d *patient) pairs(_ context.Context, r *Report) {
 	cfg := d.Config.TLS
 	if !slices.ContainsFunc(service.Listeners(d.Config), func(l configs.Listener) bool { return l.TLS != "off" }) {
-		return []Finding{{Check: "tls", Status: Warn, Seen: "no listener offers TLS: mail comes in the clear", Advice: "say tls: starttls on the listeners, and name a certificate", At: d.Config.At("listeners").String()}}
+		r.on("tls", "", d.Config.At("listeners").String()).Warn("say tls: starttls on the listeners, and name a certificate", "no listener offers TLS: mail comes in the clear")
+		return
 	}
-	found = append(found, Finding{
-		Check: "tls", Status: OK, Seen: fmt.Sprintf("TLS %s and newer; sessions are resumed by tickets, whose keys change daily and lie in memory only", cfg.MinVersion), At: d.Config.At("tls.min_version").String(),
-	})
+	r.on("tls", "", d.Config.At("tls.min_version").String()).OK("TLS %s and newer; sessions are resumed by tickets, whose keys change daily and lie in memory only", cfg.MinVersion)
 	if len(cfg.Certificates) == 0 {
-		return append(found, Finding{
-			Check: "certificate", Status: Warn, Seen: "none is configured: one is made in memory at each start, which nobody can verify",
-			Advice: "name one in tls.certificates: senders with MTA-STS or DANE do not deliver without", At: d.Config.At("tls").String(),
-		})
+		r.on("certificate", "", d.Config.At("tls").String()).Warn("name one in tls.certificates: senders with MTA-STS or DANE do not deliver without",
+			"none is configured: one is made in memory at each start, which nobody can verify")
+		return
 	}
 	// The system's roots; without them nobody's chain can be judged.
 	roots, err := x509.SystemCertPool()
@@ -53,49 +51,46 @@ func (d *patient) pairs(context.Context) (found []Finding) {
 				chain = append(chain, c)
 			}
 		}
-		found = append(found, judgePair(cfg.Certificates[i], chain, roots, name, d.now)...)
+		judgePair(r, cfg.Certificates[i], chain, roots, name, d.now)
 	}
-	return found
 }
 
 // judgePair looks at one certificate: chain as in its file, and the name that clients
 // will look for; empty: any.
-func judgePair(file configs.Certificate, chain []*x509.Certificate, roots *x509.CertPool, name string, now time.Time) (found []Finding) {
-	note := func(s Status, advice, format string, args ...any) {
-		found = append(found, Finding{Check: "certificate", Subject: file.Certificate, Status: s, Seen: file.Certificate + " " + fmt.Sprintf(format, args...), Advice: advice, At: file.Position.String()})
-	}
+func judgePair(r *Report, file configs.Certificate, chain []*x509.Certificate, roots *x509.CertPool, name string, now time.Time) {
+	it := r.on("certificate", file.Certificate, file.Position.String()).leading(file.Certificate + " ")
+	told := len(r.Findings)
 	leaf := chain[0]
 	left := leaf.NotAfter.Sub(now)
 	switch {
 	case left <= 0:
-		note(Fault, "renew it; Postern reads the files again by itself when they change", "ended on %s", leaf.NotAfter.Format(time.DateOnly))
+		it.Fault("renew it; Postern reads the files again by itself when they change", "ended on %s", leaf.NotAfter.Format(time.DateOnly))
 	case now.Before(leaf.NotBefore):
-		note(Fault, "look at the clock of this machine, and at the file", "begins only on %s", leaf.NotBefore.Format("2006-01-02 15:04 MST"))
+		it.Fault("look at the clock of this machine, and at the file", "begins only on %s", leaf.NotBefore.Format("2006-01-02 15:04 MST"))
 	case left < certificateSoon:
-		note(Warn, "see why nothing was renewed", "ends on %s, in %s", leaf.NotAfter.Format(time.DateOnly), view.Counted(int(left.Hours()/24), "day"))
+		it.Warn("see why nothing was renewed", "ends on %s, in %s", leaf.NotAfter.Format(time.DateOnly), view.Counted(int(left.Hours()/24), "day"))
 	}
 	if name != "" && leaf.VerifyHostname(name) != nil {
-		note(Warn, "it is the first pair, which clients meet that ask for no name: senders that verify (MTA-STS) look for the MX record's name",
+		it.Warn("it is the first pair, which clients meet that ask for no name: senders that verify (MTA-STS) look for the MX record's name",
 			"does not name %s, but %s", name, namesOf(leaf))
 	} else if name == "" && len(leaf.DNSNames)+len(leaf.IPAddresses) == 0 {
-		note(Warn, "it is chosen by the name that a client asks for, so nobody ever meets it", "names no host")
+		it.Warn("it is chosen by the name that a client asks for, so nobody ever meets it", "names no host")
 	}
 	if trusted, err := chainTo(chain, roots, now); err != nil {
 		advice := "senders that verify (MTA-STS) do not deliver to it; the others do"
 		if !errors.Is(err, errOwnRoot) {
 			advice = "the file holds the certificate and then the intermediate ones: fullchain.pem, not cert.pem. Senders that verify (MTA-STS) do not deliver"
 		}
-		note(Warn, advice, "has no chain to a root that this machine knows: %v", err)
-	} else if len(found) == 0 {
-		note(OK, "", "names %s, until %s (%s), %s, chain to %s", namesOf(leaf), leaf.NotAfter.Format(time.DateOnly), view.Counted(int(left.Hours()/24), "day"), keyOf(leaf), trusted)
+		it.Warn(advice, "has no chain to a root that this machine knows: %v", err)
+	} else if len(r.Findings) == told {
+		it.OK("names %s, until %s (%s), %s, chain to %s", namesOf(leaf), leaf.NotAfter.Format(time.DateOnly), view.Counted(int(left.Hours()/24), "day"), keyOf(leaf), trusted)
 	}
 	if weak := weakKey(leaf); weak != "" {
-		note(Warn, "make a new key: ECDSA P-256, or RSA with 2048 bits", "has %s", weak)
+		it.Warn("make a new key: ECDSA P-256, or RSA with 2048 bits", "has %s", weak)
 	}
 	if advice, seen := exposed(file.Key); seen != "" {
-		note(Fault, advice, "%s", seen)
+		it.Fault(advice, "%s", seen)
 	}
-	return found
 }
 
 // exposed says what is wrong with the file of a key, as far as the machine can tell,
