@@ -1,6 +1,7 @@
 package trial
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -79,51 +81,11 @@ func demoMails() []demoMail {
 func Demo(ctx context.Context, out io.Writer, version string, stay bool) (good bool, err error) {
 	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer cancel()
-	zone, err := dnstest.Parse(demoZone)
+	st, err := newStage(ctx, version)
 	if err != nil {
 		return false, err
 	}
-	dns, closeDNS, err := zone.Listen("127.0.0.1:0")
-	if err != nil {
-		return false, err
-	}
-	defer closeDNS()
-
-	folder, err := os.MkdirTemp("", "postern-demo-")
-	if err != nil {
-		return false, err
-	}
-	logName := filepath.Join(folder, "postern.log")
-	logFile, err := os.OpenFile(logName, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = logFile.Close() }() // a look into it while we run is all there is to it
-
-	cfg := configs.Default()
-	cfg.Hostname = "mx.example"
-	cfg.Listeners = []configs.Listener{{Name: "mx", Address: "127.0.0.1:0", TLS: "starttls"}}
-	cfg.DNS.Servers, cfg.DNS.Timeout = []string{dns}, cfg.DNS.Total // which answers, however busy the machine
-	cfg.Admin.Address = "127.0.0.1:0"
-	mailIn := filepath.Join(folder, "Maildir")
-	s := service.New(service.Options{Version: version, Log: service.NewLogger(cfg.Log, logFile), Maildir: mailIn})
-	records := make(chan *journal.Record, 100)
-	record := func(r *journal.Record) {
-		select {
-		case records <- r:
-		default: // somebody plays with --stay: nobody reads
-		}
-	}
-	if err := s.Start(cfg, nil, record); err != nil {
-		return false, err
-	}
-	defer s.Stop(nil)
-	if err := s.WaitUp(ctx, time.Minute); err != nil {
-		return false, err
-	}
-
-	at := s.Address("mx").String()
-	web := "http://" + s.AdminAt.String()
+	defer st.close()
 	_, _ = fmt.Fprintf(out, `Postern %s, everything on loopback:
   DNS zone  %s (TCP and UDP)
   proxy     %s, the built-in policy
@@ -131,40 +93,12 @@ func Demo(ctx context.Context, out io.Writer, version string, stay bool) (good b
   metrics   %s/metrics
   log       %s
 
-`, version, dns, at, mailIn, web, logName)
-
-	failed := 0
-	row := func(cells ...any) { _, _ = fmt.Fprintf(out, "%-31s %-11s %-8s %s\n", cells...) }
-	row("SESSION", "CLIENT", "VERDICT", "RULE")
-	for _, m := range demoMails() {
-		r, reply, err := sendDemo(ctx, at, m, records)
-		if err != nil {
-			failed++
-			row(m.title, m.client, "-", "-")
-			_, _ = fmt.Fprintf(out, "    NOT AS EXPECTED: %v\n", err)
-			continue
-		}
-		rule := r.Rule
-		if rule == "" {
-			rule = "-"
-		}
-		row(m.title, m.client, r.Disposition, rule)
-		_, _ = fmt.Fprintf(out, "    heard: %s\n    why:   %s\n", reply, why(r))
-		if fault := m.differs(r, reply); fault != "" {
-			failed++
-			_, _ = fmt.Fprintf(out, "    NOT AS EXPECTED: %s\n", fault)
-		}
-	}
-
-	arrived, err := filepath.Glob(filepath.Join(mailIn, "new", "*"))
+`, version, st.dns, st.proxy, st.mailIn, st.web, st.log)
+	good, err = st.play(ctx, out)
 	if err != nil {
 		return false, err
 	}
-	_, _ = fmt.Fprintf(out, "\n%d messages have arrived in %s\n", len(arrived), filepath.Join(mailIn, "new"))
-	if len(arrived) != 2 {
-		failed++
-	}
-	if failed > 0 {
+	if !good {
 		_, _ = fmt.Fprintf(out, "Not everything went as it should; the log may say why.\n")
 	}
 	if stay {
@@ -174,10 +108,105 @@ Staying until Ctrl-C. To play with it:
   swaks --server %s --local-interface 127.0.0.11 --tls --from ann@good.example --to you@mx.example
   dig @%s -p %s strict.example TXT
   %s/
-`, at, at, host(dns), port(dns), web)
+`, st.proxy, st.proxy, host(st.dns), port(st.dns), st.web)
 		<-ctx.Done()
 	}
-	return failed == 0, nil
+	return good, nil
+}
+
+// stage is what the demonstration plays on: a DNS zone, and a service with a Maildir.
+type stage struct {
+	dns, proxy, web string // addresses; web with its scheme
+	mailIn, log     string // files
+	records         chan *journal.Record
+	undo            []func()
+}
+
+// newStage brings everything up on loopback. It is to be closed.
+func newStage(ctx context.Context, version string) (_ *stage, err error) {
+	st := &stage{records: make(chan *journal.Record, 100)}
+	defer func() {
+		if err != nil {
+			st.close()
+		}
+	}()
+	zone, err := dnstest.Parse(demoZone)
+	if err != nil {
+		return nil, err
+	}
+	dns, closeDNS, err := zone.Listen("127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	st.dns, st.undo = dns, append(st.undo, closeDNS)
+	folder, err := os.MkdirTemp("", "postern-demo-")
+	if err != nil {
+		return nil, err
+	}
+	st.mailIn, st.log = filepath.Join(folder, "Maildir"), filepath.Join(folder, "postern.log")
+	logFile, err := os.OpenFile(st.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	st.undo = append(st.undo, func() { _ = logFile.Close() }) // a look into it while we run is all there is to it
+
+	cfg := configs.Default()
+	cfg.Hostname = "mx.example"
+	cfg.Listeners = []configs.Listener{{Name: "mx", Address: "127.0.0.1:0", TLS: "starttls"}}
+	cfg.DNS.Servers, cfg.DNS.Timeout = []string{dns}, cfg.DNS.Total // which answers, however busy the machine
+	cfg.Admin.Address = "127.0.0.1:0"
+	s := service.New(service.Options{Version: version, Log: service.NewLogger(cfg.Log, logFile), Maildir: st.mailIn})
+	if err := s.Start(cfg, nil, st.record); err != nil {
+		return nil, err
+	}
+	st.undo = append(st.undo, func() { s.Stop(nil) })
+	st.proxy, st.web = s.Address("mx").String(), "http://"+s.AdminAt.String()
+	return st, s.WaitUp(ctx, time.Minute)
+}
+
+func (st *stage) record(r *journal.Record) {
+	select {
+	case st.records <- r:
+	default: // somebody plays with --stay: nobody reads
+	}
+}
+
+// close ends all that newStage began, the last first.
+func (st *stage) close() {
+	for _, f := range slices.Backward(st.undo) {
+		f()
+	}
+}
+
+// play sends the mails, prints what each heard and why, and says whether all was as it
+// should be.
+func (st *stage) play(ctx context.Context, out io.Writer) (good bool, err error) {
+	good = true
+	row := func(cells ...any) { _, _ = fmt.Fprintf(out, "%-31s %-11s %-8s %s\n", cells...) }
+	fault := func(what any) {
+		good = false
+		_, _ = fmt.Fprintf(out, "    NOT AS EXPECTED: %v\n", what)
+	}
+	row("SESSION", "CLIENT", "VERDICT", "RULE")
+	for _, m := range demoMails() {
+		r, reply, err := sendDemo(ctx, st.proxy, m, st.records)
+		if err != nil {
+			row(m.title, m.client, "-", "-")
+			fault(err)
+			continue
+		}
+		row(m.title, m.client, r.Disposition, cmp.Or(r.Rule, "-"))
+		_, _ = fmt.Fprintf(out, "    heard: %s\n    why:   %s\n", reply, why(r))
+		if text := m.differs(r, reply); text != "" {
+			fault(text)
+		}
+	}
+	arrived, err := filepath.Glob(filepath.Join(st.mailIn, "new", "*"))
+	if err != nil {
+		return false, err
+	}
+	_, _ = fmt.Fprintf(out, "\n%d messages have arrived in %s\n", len(arrived), filepath.Join(st.mailIn, "new"))
+	return good && len(arrived) == 2, nil
 }
 
 // sendDemo sends one mail from its address and returns the record of the
