@@ -37,38 +37,33 @@ const (
 	needsMail         // a transaction
 )
 
-var commands map[string]command
-
-func init() {
-	// In a function only because HELP names the table.
-	commands = map[string]command{
-		"EHLO":     {run: (*session).ehlo, waits: true},
-		"HELO":     {run: (*session).helo},
-		"STARTTLS": {run: (*session).startTLS},
-		"MAIL":     {run: (*session).mail, needs: needsHello},
-		"RCPT":     {run: (*session).rcpt, needs: needsMail, pipelined: true},
-		"DATA":     {run: (*session).data, needs: needsMail, waits: true},
-		"BDAT":     {run: (*session).bdat}, // checks for itself: its octets must be read first
-		"RSET":     {run: (*session).rset},
-		"NOOP":     {run: (*session).noop},
-		"VRFY":     {run: (*session).vrfy},
-		"HELP":     {run: (*session).help},
-		"QUIT":     {run: (*session).quit},
-		// Known to SMTP and not served here: 502, not 500 (RFC 5321 §4.2.4).
-		"EXPN": {run: (*session).notImplemented},
-		"TURN": {run: (*session).notImplemented},
-		"ATRN": {run: (*session).notImplemented},
-		"ETRN": {run: (*session).notImplemented},
-		"SEND": {run: (*session).notImplemented},
-		"SOML": {run: (*session).notImplemented},
-		"SAML": {run: (*session).notImplemented},
-		"AUTH": {run: (*session).notImplemented},
-		// From whom no header is expected: see unexpectedProxyHeader.
-		"PROXY": {run: (*session).unexpectedProxyHeader},
-		// NOT: passed on. Whoever may say XCLIENT to the backend may be anybody.
-		"XCLIENT":  {run: (*session).notImplemented},
-		"XFORWARD": {run: (*session).notImplemented},
-	}
+var commands = map[string]command{
+	"EHLO":     {run: (*session).ehlo, waits: true},
+	"HELO":     {run: (*session).helo},
+	"STARTTLS": {run: (*session).startTLS},
+	"MAIL":     {run: (*session).mail, needs: needsHello},
+	"RCPT":     {run: (*session).rcpt, needs: needsMail, pipelined: true},
+	"DATA":     {run: (*session).data, needs: needsMail, waits: true},
+	"BDAT":     {run: (*session).bdat}, // checks for itself: its octets must be read first
+	"RSET":     {run: (*session).rset},
+	"NOOP":     {run: (*session).noop},
+	"VRFY":     {run: (*session).vrfy},
+	"HELP":     {run: (*session).help},
+	"QUIT":     {run: (*session).quit},
+	// Known to SMTP and not served here: 502, not 500 (RFC 5321 §4.2.4).
+	"EXPN": {run: (*session).notImplemented},
+	"TURN": {run: (*session).notImplemented},
+	"ATRN": {run: (*session).notImplemented},
+	"ETRN": {run: (*session).notImplemented},
+	"SEND": {run: (*session).notImplemented},
+	"SOML": {run: (*session).notImplemented},
+	"SAML": {run: (*session).notImplemented},
+	"AUTH": {run: (*session).notImplemented},
+	// From whom no header is expected: see unexpectedProxyHeader.
+	"PROXY": {run: (*session).unexpectedProxyHeader},
+	// NOT: passed on. Whoever may say XCLIENT to the backend may be anybody.
+	"XCLIENT":  {run: (*session).notImplemented},
+	"XFORWARD": {run: (*session).notImplemented},
 }
 
 // command runs one command line.
