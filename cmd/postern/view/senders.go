@@ -77,7 +77,7 @@ func writeReportText(w io.Writer, r *audit.SenderReport) error {
 			f := &r.Forwarders[i]
 			fmt.Fprintf(&b, "  %s: %d of %d failures of SPF bore a good signature, for %s\n", strings.TrimSpace(f.Source+" "+f.Host), f.Signed, f.Failed, forwarderNames(*f))
 		}
-		b.WriteString("\nTo excuse them, look at each, and put this into the configuration:\n\noverrides:\n")
+		b.WriteString("\nTo excuse them, look at each, and put this into the configuration. It excuses SPF alone: in the list\ntrusted_forwarders, the addresses of a large provider would let each of its customers send in the name of\nany domain, p=reject or not.\n\noverrides:\n")
 		for _, f := range r.Forwarders {
 			b.WriteString(f.Override)
 		}

@@ -41,6 +41,24 @@ func TestTheReportTellsWhatWasOnlyObserved(t *testing.T) {
 	}
 }
 
+// A proposal that is easily taken for an entry of trusted_forwarders says what that would open.
+func TestTheReportWarnsOfLargeProviders(t *testing.T) {
+	var mail []*journal.Record
+	for _, domain := range []string{"a.example", "b.example", "c.example"} {
+		mail = append(mail, journaltest.Sent("192.0.2.1", domain, policy.Fail, domain))
+	}
+	r, err := audit.Senders(t.Context(), journaltest.Folder(t, slices.Values(mail)), journal.Query{}, false, viewedDay)
+	if err != nil || len(r.Forwarders) != 1 {
+		t.Fatal(err, r)
+	}
+	for _, format := range []string{"text", "html"} {
+		var b strings.Builder
+		if err := ReportFormats[format](&b, r); err != nil || !strings.Contains(b.String(), "each of its customers") {
+			t.Errorf("%s: %v\n%s", format, err, b.String())
+		}
+	}
+}
+
 // What senders choose to be called does nothing to who reads the report.
 func TestReportsAreInert(t *testing.T) {
 	evil := journaltest.Sent("192.0.2.1", "<script>alert(1)</script>.example", policy.PermError)
