@@ -376,24 +376,24 @@ func authorTokens(value string) (tokens []authorToken, odd, all bool) {
 			return tokens, odd, false
 		}
 		mark := s
-		switch c := s.rest[0]; {
-		case c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '>':
+		switch c := s.rest[0]; c {
+		case ' ', '\t', '\r', '\n', '>':
 			s.rest, odd = s.rest[1:], odd || c == '>'
-		case c == ',' || c == ';' || c == ':':
+		case ',', ';', ':':
 			tokens, s.rest = append(tokens, authorToken{kind: c}), s.rest[1:]
-		case c == '(':
+		case '(':
 			if !s.comment() {
 				s, odd = mark, true
 				s.rest = s.rest[1:]
 				continue
 			}
 			tokens = append(tokens, authorToken{'(', mark.rest[1 : len(mark.rest)-len(s.rest)-1]})
-		case c == ')':
+		case ')':
 			s.rest, odd = s.rest[1:], true
-		case c == '<':
+		case '<':
 			text, whole := s.brackets()
 			tokens, odd = append(tokens, authorToken{'<', text}), odd || !whole
-		case c == '"':
+		case '"':
 			content, ok := s.quoted()
 			if !ok {
 				s, odd = mark, true
