@@ -24,10 +24,10 @@ type Check struct {
 	Stage policy.Stage
 	// Result points at the check's result word in f.
 	Result func(f *policy.Facts) *policy.Result
-	// Run asks, and writes the check's own field of f and no other. Whatever it
-	// waits for, it waits for ctx.Done() as well, which lets the other checks of
-	// its stage begin. It must come back soon after ctx ends; what it then leaves
-	// is its own business, the Set makes it temperror.
+	// Run asks, and writes the check's own field of f, all of it, and no other. It may
+	// be run twice: with the answers that the resolver has, and again if they were not
+	// enough. It must come back soon after ctx ends; what it then leaves is its own
+	// business, the Set makes it temperror.
 	Run func(ctx context.Context, f *policy.Facts, msg Message)
 
 	// begin writes what can be told without asking anybody, and says whether that
@@ -38,6 +38,10 @@ type Check struct {
 	// stands says that Run minds for itself which answers did not come: what it
 	// leaves is its result though its time be over. Else that is temperror.
 	stands bool
+
+	// waits says that Run waits for something else than the Resolver, or works for
+	// long: then it is not tried with what the resolver has in its cache.
+	waits bool
 
 	// needs names checks whose results this one reads. A Set that holds it holds
 	// them too, and runs it when they are through.

@@ -20,6 +20,7 @@ func DKIM(d Deps) Check {
 		Name:   "dkim",
 		Doc:    "The DKIM signatures of the message (RFC 6376).",
 		Stage:  policy.Message,
+		waits:  true, // for its turn, and it reads the whole message
 		Result: func(f *policy.Facts) *policy.Result { return &f.DKIM.Result },
 		stands: true,
 		begin: func(f *policy.Facts, msg Message) bool {

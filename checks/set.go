@@ -17,6 +17,7 @@ const defaultTimeout = 20 * time.Second
 // sessions at once.
 type Set struct {
 	deps    Deps
+	cache   bool // the resolver can be asked for what it has
 	byStage [policy.Message + 1][]Check
 }
 
@@ -49,6 +50,7 @@ func NewSet(d Deps, wanted func(name string) bool) *Set {
 		}
 	}
 	s := &Set{deps: d}
+	_, s.cache = d.Resolver.(interface{ TakesAttempts() })
 	for _, c := range all {
 		if want[c.Name] {
 			s.byStage[c.Stage] = append(s.byStage[c.Stage], c)
@@ -89,29 +91,14 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 	}
 
 	ran := make([]Ran, len(checks))
-	s.wave(ctx, checks, ran, f, msg, func(c *Check) bool { return c.needs == nil })
-	s.wave(ctx, checks, ran, f, msg, func(c *Check) bool { return c.needs != nil })
+	r := round{set: s, checks: checks, ran: ran, facts: f, msg: msg}
+	r.run(ctx, func(c *Check) bool { return c.needs == nil })
+	r.run(ctx, func(c *Check) bool { return c.needs != nil })
 	for i, c := range checks {
 		ran[i].Name, ran[i].Result = c.Name, *c.Result(f)
 		s.deps.Metrics.CheckDone(c.Name, string(ran[i].Result), ran[i].Took)
 	}
 	return ran
-}
-
-// wave runs those checks that are in it and waits for them.
-func (s *Set) wave(ctx context.Context, checks []Check, ran []Ran, f *policy.Facts, msg Message, in func(*Check) bool) {
-	var w *wave // most have nobody to ask
-	for i := range checks {
-		if c := &checks[i]; in(c) && !s.settled(c, f, msg) {
-			if w == nil {
-				w = &wave{set: s, checks: checks, ran: ran, facts: f, msg: msg, asking: make([]int, 0, len(checks)-i)}
-			}
-			w.asking = append(w.asking, i)
-		}
-	}
-	if w != nil {
-		w.run(ctx)
-	}
 }
 
 // settled begins c and says whether that was all.

@@ -127,6 +127,10 @@ func (r *Resolver) begin(ctx context.Context, q question) pending {
 		if p.answer = t.kept(q); p.answer != nil {
 			return p
 		}
+		if a := attemptOf(ctx); a != nil {
+			p.answer, p.stale = a.wait(), nil
+			return p
+		}
 		p.source = SourceNetwork
 		p.call, p.answer = r.start(s, q, t.client(), r.maxInFlight, p.stale != nil)
 		if p.stale != nil && s.failed(q, now-int64(failedLately)) {
@@ -150,12 +154,20 @@ func (r *Resolver) finish(ctx context.Context, p pending) *entry {
 	if p.answer == nil {
 		p.answer, p.source = r.wait(ctx, p)
 	}
-	r.count(p.question, p.answer, p.source)
-	if t := traceOf(ctx); t != nil {
-		now := r.now()
-		t.record(p.question, p.answer, p.source, now, now.Sub(p.start), secretOf(ctx))
+	if a := attemptOf(ctx); a != nil {
+		a.note(look{ctx: ctx, by: r, p: p, answer: p.answer, at: r.now()})
+		return p.answer
 	}
+	r.tell(ctx, p, p.answer, p.source, r.now())
 	return p.answer
+}
+
+// tell counts a look-up that has ended at a time, and traces it.
+func (r *Resolver) tell(ctx context.Context, p pending, e *entry, src Source, at time.Time) {
+	r.count(p.question, e, src)
+	if t := traceOf(ctx); t != nil {
+		t.record(p.question, e, src, at, at.Sub(p.start), secretOf(ctx))
+	}
 }
 
 // count keeps dns_queries_total: how a look-up was answered.
