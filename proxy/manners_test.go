@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -361,5 +362,30 @@ func TestLenientSyntaxGoesOnInCanonicalForm(t *testing.T) {
 	}
 	c.cmd("MAIL FROM:<a@good.example> AUTH=a@good.example", "555")
 	c.cmd("MAIL FROM:<root>", "501")
+	c.cmd("QUIT", "221")
+}
+
+// Where no backend can be told of IPv6 clients, they are refused at the connection,
+// so that they come again by IPv4.
+func TestIPv6ThatNoBackendTakesIsRefusedAtTheConnection(t *testing.T) {
+	r := newRig(t, rigOptions{policy: &openPolicy, identity: "xclient", sink: smtptest.SinkOptions{Script: func(st smtptest.Step) smtptest.Action {
+		if strings.Contains(st.Line, "ADDR=IPV6:") {
+			return smtptest.Action{Reply: "501 5.5.4 Bad ADDR syntax\r\n"}
+		}
+		return smtptest.Action{}
+	}}})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { r.set.Backends.Run(ctx); close(done) }()
+	defer func() { cancel(); <-done }()
+	for end := time.Now().Add(time.Minute); r.set.Backends.TakesIPv6(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it is not found out")
+		}
+	}
+	c := r.dialFrom("2001:db8::7", Listener{Name: "mx"})
+	c.expect("421 4.3.5 No mail by IPv6 here")
+	c.closed()
+	c = r.connect("192.0.2.1")
 	c.cmd("QUIT", "221")
 }

@@ -292,6 +292,13 @@ func (s *session) open() bool {
 		_ = s.flush()
 		return false
 	}
+	if s.addr.Addr().Unmap().Is6() && !s.unrationed && !s.set.Backends.TakesIPv6() {
+		// At RCPT it would come again by IPv6, for days. Here it takes our other address.
+		s.result = "ipv6"
+		s.say(s.refuse(421, "3.5", "No mail by IPv6 here at the moment, use our IPv4 address"))
+		_ = s.flush()
+		return false
+	}
 	if s.listener.TLS == "implicit" && !s.handshake(s.behindProxyHeader()) {
 		return false
 	}

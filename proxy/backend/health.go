@@ -64,6 +64,8 @@ func (a *address) next() time.Time {
 		return a.retryAt
 	case !a.known:
 		return time.Time{}
+	case a.familyDue:
+		return time.Time{}
 	}
 	return a.learntAt.Add(refreshEvery)
 }
@@ -85,6 +87,7 @@ func (a *address) watch(ctx context.Context) {
 		}
 		if err := a.probe(ctx); err == nil {
 			a.markUp()
+			a.learnFamily(ctx)
 		} else if ctx.Err() == nil {
 			a.pool.failed(ctx, a, err)
 		}

@@ -115,6 +115,9 @@ func xlines(verb string, want, offered []string, c Client, add func(line []byte)
 	line := append(make([]byte, 0, 192), verb...)
 	for _, name := range want {
 		value, ok := c.attribute(name)
+		if value == temporary && verb == "XFORWARD" {
+			value = unavailable // Postfix takes the other one in XCLIENT alone
+		}
 		if !ok || !slices.Contains(offered, name) {
 			continue
 		}

@@ -50,8 +50,11 @@ type address struct {
 	learntAt time.Time
 	up       bool // the last attempt was good
 	failed   bool // the last attempt failed
-	backoff  time.Duration
-	retryAt  time.Time
+	only4    bool // it cannot be told of IPv6 clients
+	// familyDue: whether it can is to be asked.
+	familyDue bool
+	backoff   time.Duration
+	retryAt   time.Time
 }
 
 // Back-off of an address that failed.
@@ -117,6 +120,7 @@ func (p *Pool) connect(ctx context.Context, c *Client, fresh bool) (l *link, reu
 		}
 		p.putAddress(a)
 		p.failed(ctx, a, e)
+		a.suspect(c, e)
 		err = e
 		if ctx.Err() != nil {
 			return nil, false, err

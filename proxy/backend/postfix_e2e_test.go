@@ -49,7 +49,8 @@ func freePort(t *testing.T) string {
 	return ""
 }
 
-func newPostfix(t *testing.T) *postfix {
+// newPostfix starts one; more are lines for its main.cf.
+func newPostfix(t *testing.T, more ...string) *postfix {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "postern-postfix")
 	if err != nil {
@@ -113,7 +114,7 @@ smtpd_tls_chain_files = ETC/chain.pem
 postscreen_greet_action = enforce
 postscreen_access_list = permit_mynetworks
 postscreen_cache_map = btree:DIR/data/postscreen_cache
-`))
+`)+strings.Join(more, "\n")+"\n")
 	port := func(a string) string { _, n, _ := net.SplitHostPort(a); return "127.0.0.1:" + n }
 	write("master.cf", fmt.Sprintf(`%s inet n - n - - smtpd
 %s inet n - n - - smtpd
