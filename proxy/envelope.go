@@ -42,6 +42,7 @@ type transaction struct {
 	tagsSize int          // octets of them
 
 	pool     *backend.Pool
+	takes8   bool       // the backend takes 8-bit text
 	mailSent bool       // the backend has, or will have heard, MAIL
 	mailDue  bool       // its reply to MAIL is still to be read
 	pending  []int      // recipients whose reply the client waits for, in order
@@ -67,6 +68,7 @@ type transaction struct {
 // recipient is one RCPT.
 type recipient struct {
 	path    smtp.Path
+	params  []smtp.Param // that went to the backend
 	address string
 	domain  string
 	queued  bool            // it went to the backend
@@ -442,7 +444,8 @@ func (s *session) forward(r *recipient, params []smtp.Param) smtp.Reply {
 		tx.mailSent, tx.mailDue = true, true
 	}
 	s.bc.QueueRcpt(r.path, params)
-	r.queued = true
+	r.queued, r.params = true, params
+	tx.takes8 = caps.EightBitMIME
 	return smtp.Reply{}
 }
 

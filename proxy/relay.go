@@ -62,6 +62,7 @@ type relay struct {
 	scratch []byte
 
 	spoken time.Time       // when the backend last heard from us, while the message is held
+	again  bool            // the envelope was said a second time
 	begun  bool            // the backend has heard DATA or BDAT: only the end or a close ends that
 	chunks bool            // it was BDAT
 	dots   *smtp.DotWriter // stuffs what came by BDAT and goes by DATA
@@ -120,8 +121,16 @@ func (r *relay) keepAlive() {
 		return
 	}
 	s, tx := r.s, r.s.tx
+	r.spoken = now
+	if s.bc == nil {
+		return
+	}
 	s.bc.QueueNoop()
-	if !s.skipReply() {
+	if !s.skipReply() && !r.again {
+		tx.broken = "" // see present: it has lost nothing but an envelope
+		return
+	}
+	if s.bc == nil {
 		r.discard(withID(errBackend, tx.facts.ID), journal.OutcomeFailed)
 		return
 	}
@@ -322,6 +331,10 @@ func countReceived(h smtp.Header) (n int) {
 // many there are at the most.
 func (r *relay) begin(size int64) bool {
 	s := r.s
+	if !r.present() {
+		r.discard(withID(errBackend, s.tx.facts.ID), journal.OutcomeFailed)
+		return false
+	}
 	caps := s.bc.Capabilities()
 	switch {
 	case r.raw && caps.Chunking, r.hold != nil && caps.Chunking:
@@ -350,7 +363,7 @@ func (r *relay) begin(size int64) bool {
 // backend that takes one octet now and then would keep all of those.
 func (r *relay) within(d time.Duration) {
 	if r.timer == nil {
-		r.timer = time.AfterFunc(d, r.s.bc.Abort)
+		r.timer = time.AfterFunc(d, r.s.abortBackend)
 		return
 	}
 	r.timer.Reset(d)
@@ -373,6 +386,9 @@ func (r *relay) data() bool {
 	s.bc.QueueData()
 	reply, ok := s.backendAnswer()
 	tx.time("backend", start)
+	if !ok && time.Since(start) < s.set.Timeouts.BackendCommand && r.sayAgain() {
+		return r.data() // NOT: after a silence, which another connection would only make longer
+	}
 	switch {
 	case !ok:
 		r.discard(withID(errBackend, tx.facts.ID), journal.OutcomeFailed)

@@ -57,6 +57,7 @@ type rigOptions struct {
 	dial     func(context.Context, string, string) (net.Conn, error)
 	// allChecks has those that need the whole message run as well.
 	allChecks bool
+	overTCP   bool // the MTA is on a real socket
 	noIdle    bool // no connection to the MTA is kept
 	noProbe   bool // capabilities stay unknown until the first transaction
 }
@@ -121,6 +122,11 @@ func newRig(t testing.TB, o rigOptions) *rig {
 		o.identity = "none"
 	}
 	dial := r.dialSink
+	if o.overTCP {
+		dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", r.sink.Addr())
+		}
+	}
 	if o.dial != nil {
 		dial = o.dial
 	}

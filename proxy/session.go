@@ -150,6 +150,16 @@ func (s *session) abort() {
 	}
 }
 
+// abortBackend ends the conversation with the backend, from another goroutine.
+func (s *session) abortBackend() {
+	s.wakeMu.Lock()
+	bc := s.bc
+	s.wakeMu.Unlock()
+	if bc != nil {
+		bc.Abort()
+	}
+}
+
 // readBy sets the deadline for what is read of the client. Once the server's
 // context has ended it is over: whoever sets it meanwhile must not undo what
 // abort did.

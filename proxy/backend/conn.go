@@ -136,6 +136,12 @@ func (c *Conn) Backend() string { return c.pool.name }
 // Address returns which of its addresses this connection goes to.
 func (c *Conn) Address() string { return c.l.at.name }
 
+// Alive says, without a round trip, whether the backend is still there, as far as can
+// be seen: it has said nothing unasked, no farewell either.
+func (c *Conn) Alive() bool {
+	return c.werr == nil && (c.head < len(c.queue) || c.l.alive())
+}
+
 // Outstanding returns the number of replies that are still to be read.
 func (c *Conn) Outstanding() int {
 	n := len(c.ready)
