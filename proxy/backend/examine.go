@@ -33,6 +33,9 @@ type Examination struct {
 	// Told is what came of telling it who the client is; nil where the identity is
 	// none, or where there was nobody to tell.
 	Told *Told
+	// NoIPv6 is what came of telling it of a client of IPv6, where only one of IPv4 can
+	// be told of; nil: both can, or nobody knows.
+	NoIPv6 error
 }
 
 // Told is what a backend made of being told of a client.
@@ -52,7 +55,8 @@ type Told struct {
 }
 
 // Examine tries every address of every backend twice, side by side: as a probe
-// does, and as for the client c, whom it tells of in the configured way. It begins no
+// does, and as for the client c, whom it tells of in the configured way; then it tells
+// of clients of either family, to see whether both can be. It begins no
 // transaction. What an address offers is remembered, as if a session had learned it,
 // so that Capabilities tells of all of them afterwards.
 //
@@ -83,6 +87,16 @@ func (s *Set) Examine(ctx context.Context, c Client) []Examination {
 			x.Told = tellings[i]
 		}
 	}
+	for i, a := range addrs {
+		if t := all[i].Told; t != nil && t.Err == nil {
+			wg.Go(func() {
+				if no, err := a.noIPv6(ctx); no {
+					all[i].NoIPv6 = err
+				}
+			})
+		}
+	}
+	wg.Wait()
 	return all
 }
 

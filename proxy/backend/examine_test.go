@@ -50,7 +50,7 @@ func TestExamineToldByXCLIENT(t *testing.T) {
 		t.Errorf("nothing was learned: %+v", c)
 	}
 	said := strings.Join(sink.Commands(), "\n")
-	if !strings.Contains(said, "XCLIENT NAME=mail.example.com REVERSE_NAME=mail.example.com ADDR=192.0.2.7 ") || strings.Contains(said, "MAIL") || strings.Count(said, "QUIT") != 2 {
+	if !strings.Contains(said, "XCLIENT NAME=mail.example.com REVERSE_NAME=mail.example.com ADDR=192.0.2.7 ") || strings.Contains(said, "MAIL") || strings.Count(said, "QUIT") != 3 || !strings.Contains(said, "ADDR=IPV6:2001:db8::1 ") {
 		t.Errorf("it was told\n%s", said)
 	}
 }

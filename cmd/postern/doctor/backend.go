@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -39,7 +40,9 @@ func (d *patient) backendsAndOffers(ctx context.Context, r *Report) {
 		b := d.Config.Backends[i]
 		up = up || x.Err == nil
 		d.backend(r, b, x)
-		clientTold(r.on("backend.client", x.Address, b.Position.String()).leading(x.Backend+" at "+x.Address+": "), b, x)
+		told := r.on("backend.client", x.Address, b.Position.String()).leading(x.Backend + " at " + x.Address + ": ")
+		clientTold(told, b, x)
+		d.clientOfIPv6(told, x)
 	}
 	if up {
 		d.announced(r)
@@ -164,6 +167,29 @@ func clientTold(it topic, b configs.Backend, x backend.Examination) {
 	default:
 		it.OK("%s, and greets it: %q", told, cmp.Or(t.Hello, t.Greeting))
 	}
+}
+
+// clientOfIPv6 tells of an MTA that can be told of IPv4 clients alone.
+func (d *patient) clientOfIPv6(it topic, x backend.Examination) {
+	if x.NoIPv6 == nil {
+		return
+	}
+	if !slices.ContainsFunc(service.Listeners(d.Config), func(l configs.Listener) bool { return takesIPv6(l.Address) }) {
+		it.OK("cannot be told of a client at an IPv6 address (%s); none comes, since no listener takes IPv6", backendWhy(x.NoIPv6))
+		return
+	}
+	it.Fault("Postfix: inet_protocols = all in main.cf, and restart it; or listen at IPv4 addresses only (listeners[].address), and have no AAAA record",
+		"cannot be told of a client at an IPv6 address, so all of them hear 421 4.3.5 and have to come by IPv4: %s", backendWhy(x.NoIPv6))
+}
+
+// takesIPv6 says whether a listener at that address takes clients of IPv6.
+func takesIPv6(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "" || err == nil && ip.Is6() && !ip.Is4In6()
 }
 
 // announced has the proxy itself answer an EHLO, now that it is known what the
