@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -98,9 +97,8 @@ func (c *Client) text(message []byte) (smtp.Reply, error) {
 	c.note("C: ", fmt.Sprintf("(a message of %d octets)", len(message)))
 	sent := make(chan error, 1)
 	go func() {
-		w := smtp.NewDotWriter(c.Conn)
-		_, err := w.Write(message)
-		sent <- errors.Join(err, w.Close())
+		_, err := c.Conn.Write(stuffed(message))
+		sent <- err
 	}()
 	r, err := c.Read()
 	if err != nil {
@@ -110,6 +108,16 @@ func (c *Client) text(message []byte) (smtp.Reply, error) {
 		err = werr
 	}
 	return r, err
+}
+
+// stuffed is what goes after DATA (RFC 5321 §4.5.2). NOT: a smtp.DotWriter, which refuses
+// text that no client should send; whoever tests a policy wants to see it refused by the proxy.
+func stuffed(message []byte) []byte {
+	text := bytes.ReplaceAll(append([]byte("\r\n"), message...), []byte("\r\n."), []byte("\r\n.."))[2:]
+	if len(text) > 0 && !bytes.HasSuffix(text, []byte("\r\n")) {
+		text = append(text, "\r\n"...)
+	}
+	return append(text, ".\r\n"...)
 }
 
 // Quit ends the session; what becomes of it does not matter any more.

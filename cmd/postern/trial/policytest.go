@@ -119,6 +119,9 @@ func (b *bench) run(ctx context.Context, c *testCase) caseResult {
 	}
 	v := t.verdict()
 	r.verdict = v.Disposition
+	if t.NoVerdict != nil {
+		r.verdict = t.heard
+	}
 	if v.Rule != "" {
 		r.verdict += " by " + v.Rule
 	}
@@ -135,6 +138,9 @@ func (b *bench) run(ctx context.Context, c *testCase) caseResult {
 // why is the explanation of the verdict: the rules that matched and the one that
 // was wanted, or all.
 func (b *bench) why(c *testCase, t *Tested) string {
+	if t.record.ID == "" {
+		return "" // nothing was judged
+	}
 	e := t.chain.ExplainMeasured(&t.record.Facts, t.record.Measured())
 	if b.verbose {
 		return e.String()

@@ -3,6 +3,7 @@ package trial
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -111,25 +112,31 @@ func (r *rig) session(ctx context.Context, from caller, m Mail) (*Tested, error)
 	c.Quit()
 	session.Wait()
 
+	t := &Tested{record: &journal.Record{Undecided: true}, chain: r.parts.Rules.Chain, said: c.said}
 	if err == nil {
-		err = fmt.Errorf("%d %s", reply.Code, strings.ReplaceAll(reply.Text, "\n", " / "))
+		t.heard = fmt.Sprintf("%d %s", reply.Code, strings.ReplaceAll(reply.Text, "\n", " / "))
+		err = errors.New(t.heard)
 	}
 	err = fmt.Errorf("the session came to no verdict: %w", err)
-	if len(r.records) == 0 {
+	switch {
+	case len(r.records) > 0:
+		t.record = r.records[len(r.records)-1]
+	case t.heard == "":
 		return nil, err
 	}
-	t := &Tested{record: r.records[len(r.records)-1], chain: r.parts.Rules.Chain, said: c.said}
 	if t.record.Undecided {
 		t.NoVerdict = err
 	}
 	return t, nil
 }
 
-// Tested is what came of a session.
+// Tested is what came of a session. What the protocol refused before its first
+// transaction has a record that tells nothing.
 type Tested struct {
 	record *journal.Record
 	chain  *policy.Chain
 	said   []string
+	heard  string // the reply that ended it, in one line; empty: the connection broke
 	// noVerdict says why there is none: what was said was refused for what it is.
 	NoVerdict error
 }

@@ -113,6 +113,9 @@ func (t *Tested) verdict() verdict {
 	}
 	if r.Undecided || r.Disposition == journal.NotAsked {
 		v.Disposition = "" // a test that wants pass must not get it
+		if t.heard != "" {
+			v.Reply = strings.TrimSuffix(t.heard, " ("+r.ID+")") // and one that wants a refusal for its form gets that
+		}
 	}
 	if v.Tags == nil {
 		v.Tags = []string{}
