@@ -49,7 +49,7 @@ func TestDurationsAreWrittenShort(t *testing.T) {
 }
 
 func FuzzDuration(f *testing.F) {
-	for _, s := range []string{"14d", "1h30m", "1d12h", "106751d", "0.1us", "1d1h1m1s"} {
+	for _, s := range []string{"14d", "1h30m", "1d12h", "106751d", "0.1us", "1d1h1m1s", "100s", "90m", "23h59m50s"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
