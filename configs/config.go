@@ -305,7 +305,8 @@ type Journal struct {
 
 // Admin is the HTTP side.
 type Admin struct {
-	Address string `yaml:"address"` // host:port; empty: none
+	Address string   `yaml:"address"` // host:port; empty: none
+	Hosts   []string `yaml:"hosts"`   // names by which it is asked, besides localhost, hostname, that of address and the machine's
 }
 
 // Log is the log on standard error.

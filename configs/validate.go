@@ -53,6 +53,11 @@ func (l *loader) validate(c *Config) {
 	if a := c.Admin.Address; a != "" {
 		l.hostPort("admin.address", a)
 	}
+	for i, name := range c.Admin.Hosts {
+		if !isHostname(name) {
+			l.fault(fmt.Sprintf("admin.hosts[%d]", i), "admin.hosts: %q is no host name: write the name alone, without port", name)
+		}
+	}
 }
 
 // bounds applies the words and min tags.

@@ -22,6 +22,7 @@ type Options struct {
 	Ready    func() []string // what stands in the way of serving, in words; nothing: ready
 	Status   func() []Detail // for a person, on the page; nil: nothing
 	Hostname string
+	Hosts    func() []string // names by which we are asked besides localhost; nil: none
 	Version  string
 	Started  time.Time
 	Log      *slog.Logger // nil: slog.Default
@@ -57,14 +58,15 @@ func New(opt Options) *Server {
 	return s
 }
 
-// Handler returns the pages: /, /metrics, /healthz, /readyz.
+// Handler returns the pages: /, /metrics, /healthz, /readyz. A request for a host that is
+// not known is answered by 421.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", s.opt.Metrics)
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.HandleFunc("GET /{$}", s.page)
-	return mux
+	return s.guarded(mux)
 }
 
 // Serve answers on ln until Shutdown; that is no error.

@@ -25,7 +25,7 @@ func TestPages(t *testing.T) {
 	})
 	get := func(method, path string) (int, string, http.Header) {
 		w := httptest.NewRecorder()
-		s.Handler().ServeHTTP(w, httptest.NewRequest(method, path, nil))
+		s.Handler().ServeHTTP(w, httptest.NewRequest(method, "http://localhost"+path, nil))
 		return w.Code, w.Body.String(), w.Header()
 	}
 	expect := func(method, path string, status int, texts ...string) {
@@ -57,6 +57,46 @@ func TestPages(t *testing.T) {
 	_, _, h := get("GET", "/")
 	if !strings.Contains(h.Get("Content-Security-Policy"), "default-src 'none'") {
 		t.Error("the page may load things")
+	}
+}
+
+// Who asks by a name that somebody else made lead here gets nothing, on any page.
+func TestHosts(t *testing.T) {
+	known := []string{"mx.example.org", "Metrics.example.org.", ":9125", ""}
+	s := New(Options{
+		Metrics: metrics.New().Handler(), Ready: func() []string { return nil }, Hostname: "mx.example.org", Hosts: func() []string { return known },
+	})
+	status := func(path, host string) int {
+		r := httptest.NewRequest("GET", path, nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, r)
+		if answered := w.Code == http.StatusOK; !answered && !strings.Contains(w.Body.String(), "admin.hosts") {
+			t.Errorf("%s of %q: %s", path, host, w.Body.String())
+		}
+		return w.Code
+	}
+	for _, path := range []string{"/", "/metrics", "/healthz", "/readyz"} {
+		for _, host := range []string{
+			"", "localhost", "localhost:9125", "LOCALHOST.", "x.localhost:1", "127.0.0.1", "127.0.0.1:9125", "10.0.0.5:9125", "[::1]:9125", "[::1]", "::1",
+			"[fe80::1%eth0]:9125", "mx.example.org:9125", "MX.Example.ORG", "mx.example.org.:80", "metrics.example.org",
+		} {
+			if got := status(path, host); got != http.StatusOK {
+				t.Errorf("%s of %q: %d", path, host, got)
+			}
+		}
+		for _, host := range []string{
+			"rebound.example", "rebound.example:9125", "mx.example.org.rebound.example", "xmx.example.org", "example.org", "notlocalhost", "localhost.rebound.example",
+			"127.0.0.1.rebound.example:9125", "127.1", "0x7f000001", "2130706433", "mx.example.org@rebound.example", "a:b:c", ":9125x", "<script>", "\u202ex", "[mx.example.org]x",
+		} {
+			if got := status(path, host); got != http.StatusMisdirectedRequest {
+				t.Errorf("%s of %q: %d", path, host, got)
+			}
+		}
+	}
+	known = append(known, "rebound.example") // by a reload
+	if got := status("/metrics", "rebound.example:9125"); got != http.StatusOK {
+		t.Errorf("a name that is known now: %d", got)
 	}
 }
 

@@ -181,7 +181,8 @@ func (s *service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 	s.listening.Store(true)
 	if adminLn != nil {
 		s.admin = admin.New(admin.Options{
-			Metrics: s.metrics.Handler(), Ready: s.ready, Status: s.status, Hostname: p.Settings.Hostname, Version: s.opt.Version, Started: s.started, Log: s.Log,
+			Metrics: s.metrics.Handler(), Ready: s.ready, Status: s.status, Hostname: p.Settings.Hostname, Hosts: s.adminHosts,
+			Version: s.opt.Version, Started: s.started, Log: s.Log,
 		})
 		s.goServe("admin", func() error { return s.admin.Serve(adminLn) })
 		s.Log.Info("admin", "address", adminLn.Addr().String())

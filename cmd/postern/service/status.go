@@ -1,6 +1,7 @@
 package service
 
 import (
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +37,16 @@ func (s *service) reloaded(part int, err error) {
 		}
 	}
 	s.reloads[part].Store(&reload{time.Now(), err})
+}
+
+// adminHosts are the names by which somebody may ask the admin address.
+func (s *service) adminHosts() []string {
+	p := s.parts.Load()
+	names := append([]string{p.Settings.Hostname, p.Config.Admin.Address}, p.Config.Admin.Hosts...)
+	if machine, err := os.Hostname(); err == nil {
+		names = append(names, machine)
+	}
+	return names
 }
 
 // status is what the page of the admin address tells a person. It is asked from other
