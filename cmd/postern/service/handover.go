@@ -91,6 +91,19 @@ func (e *estate) listeners() map[string]*standing {
 	return running
 }
 
+// admin is the socket of the admin side, as long as nobody has taken it.
+func (e *estate) admin() (found []*standing) {
+	if e == nil {
+		return nil
+	}
+	for _, so := range e.sockets {
+		if so.Admin && so.ln != nil {
+			found = append(found, &standing{config: configs.Listener{Name: so.Name, Address: so.Address}, ln: so.ln})
+		}
+	}
+	return found
+}
+
 // takeAdmin returns the socket of the admin side, if it was at that address.
 func (e *estate) takeAdmin(address string) net.Listener {
 	if e == nil {

@@ -1,12 +1,12 @@
 package service
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -86,6 +86,15 @@ func openListeners(cfg *configs.Config, running map[string]*standing, inherited 
 	next := map[string]*standing{}
 	var faults configs.Faults
 	wanted := Listeners(cfg)
+	var leaving, staying []*standing
+	for _, old := range running {
+		stays := slices.ContainsFunc(wanted, func(l configs.Listener) bool { return standingOn(map[string]*standing{"": old}, l) != nil })
+		if stays {
+			staying = append(staying, old)
+		} else {
+			leaving = append(leaving, old)
+		}
+	}
 	for i, l := range wanted {
 		at := cfg.At(fmt.Sprintf("listeners[%d].address", i))
 		if old := standingOn(running, l); old != nil {
@@ -104,12 +113,13 @@ func openListeners(cfg *configs.Config, running map[string]*standing, inherited 
 		ln := takeInherited(inherited, l.Name, len(wanted) == 1)
 		if ln == nil {
 			var err error
-			if ln, err = listenConfig.Listen(context.Background(), "tcp", l.Address); err != nil {
-				faults = append(faults, &configs.Fault{Position: at, Text: fmt.Sprintf("listener %s: %s", l.Name, listenError(l.Address, err))})
+			if ln, err = listen(l.Address, leaving, staying); err != nil {
+				faults = append(faults, &configs.Fault{Position: at, Text: fmt.Sprintf("listener %s: %v", l.Name, err)})
 				continue
 			}
 		}
 		next[l.Name] = &standing{config: l, ln: ln}
+		staying = append(staying, next[l.Name])
 	}
 	if len(faults) == 0 {
 		return next, nil
@@ -147,12 +157,12 @@ func duplicate(ln net.Listener) (net.Listener, error) {
 }
 
 // listenError says what to do about the two failures that everybody meets.
-func listenError(address string, err error) string {
+func listenError(address string, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Sprintf("%s is in use by another program", address)
+		return fmt.Errorf("%s is in use by another program", address)
 	case errors.Is(err, syscall.EACCES):
-		return fmt.Sprintf("%s needs a privilege: CAP_NET_BIND_SERVICE, or a socket held by systemd", address)
+		return fmt.Errorf("%s needs a privilege: CAP_NET_BIND_SERVICE, or a socket held by systemd", address)
 	}
-	return err.Error()
+	return err
 }

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -153,8 +155,8 @@ func (s *service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 			adminLn = takeInherited(inherited, "admin", false)
 		}
 		if adminLn == nil {
-			if adminLn, err = net.Listen("tcp", cfg.Admin.Address); err != nil {
-				return &configs.Fault{Position: cfg.At("admin.address"), Text: "admin: " + listenError(cfg.Admin.Address, err)}
+			if adminLn, err = listen(cfg.Admin.Address, s.before.admin(), slices.Collect(maps.Values(running))); err != nil {
+				return &configs.Fault{Position: cfg.At("admin.address"), Text: "admin: " + err.Error()}
 			}
 		}
 		s.AdminAt = adminLn.Addr()

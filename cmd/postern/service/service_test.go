@@ -4,10 +4,14 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -159,6 +163,71 @@ dns: {servers: ["127.0.0.1:9"]}
 	defer c.Close()
 	if r, err := smtp.ReadReply(bufio.NewReader(c)); err != nil || r.Code != 220 {
 		t.Errorf("the listener answers %v %v", r, err)
+	}
+}
+
+// A listener moves from all addresses to one and back by a reload, and nobody is refused.
+func TestListenerMovesToOneOfItsAddresses(t *testing.T) {
+	defer leavesNothing(t)
+	file := filepath.Join(t.TempDir(), "postern.yaml")
+	at := func(addresses ...string) {
+		text := "dns: {servers: [\"127.0.0.1:9\"]}\nadmin: {address: \"\"}\nlisteners:\n"
+		for i, a := range addresses {
+			text += fmt.Sprintf("  - {name: l%d, address: %q, tls: \"off\"}\n", i, a)
+		}
+		write(t, file, text)
+	}
+	at(":0")
+	s := started(t, file)
+	defer s.Stop(nil)
+	port := strconv.Itoa(s.running["l0"].ln.Addr().(*net.TCPAddr).Port)
+	greets := func(host string) error {
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(host, port), patience)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(patience))
+		r, err := smtp.ReadReply(bufio.NewReader(c))
+		if err == nil && r.Code != 220 {
+			err = fmt.Errorf("%d %s", r.Code, r.Text)
+		}
+		return err
+	}
+	at(":" + port) // what ":0" came to is another text, and so another listener
+	if err := s.tryReload(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ to, answer, refuse []string }{
+		{[]string{"127.0.0.1:" + port}, []string{"127.0.0.1"}, []string{"127.0.0.2"}},
+		{[]string{"127.0.0.1:" + port, "127.0.0.2:" + port}, []string{"127.0.0.1", "127.0.0.2"}, []string{"127.0.0.3"}},
+		{[]string{":" + port}, []string{"127.0.0.1", "127.0.0.2", "127.0.0.3"}, nil},
+		{[]string{"127.0.0.3:" + port, "127.0.0.1:" + port}, []string{"127.0.0.1", "127.0.0.3"}, []string{"127.0.0.2"}},
+		{[]string{"0.0.0.0:" + port}, []string{"127.0.0.1", "127.0.0.2"}, nil},
+	} {
+		at(c.to...)
+		if err := s.tryReload(); err != nil {
+			t.Fatalf("to %v: %v", c.to, err)
+		}
+		for _, host := range c.answer {
+			if err := greets(host); err != nil {
+				t.Errorf("at %v, %s: %v", c.to, host, err)
+			}
+		}
+		for _, host := range c.refuse {
+			if err := greets(host); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("at %v, %s: %v", c.to, host, err)
+			}
+		}
+	}
+
+	at("0.0.0.0:"+port, "127.0.0.1:"+port)
+	want := "listener l1: 127.0.0.1:" + port + " is in use by our own listener l0 on 0.0.0.0:" + port
+	if err := s.tryReload(); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, not %q", err, want)
+	}
+	if err := greets("127.0.0.1"); err != nil {
+		t.Error(err)
 	}
 }
 
