@@ -97,7 +97,7 @@ func (c *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	return pairs[0], nil
 }
 
-// warnings tells of certificates that have ended, or soon will, and of a hostname
+// warnings tells of certificates that have ended, or soon will, or have not begun, and of a hostname
 // that none of them is for; an empty one is not looked for.
 func (c *certificates) warnings(now time.Time, hostname string) (warnings []configs.Fault) {
 	const soon = 7 * 24 * time.Hour
@@ -111,8 +111,10 @@ func (c *certificates) warnings(now time.Time, hostname string) (warnings []conf
 		if i >= len(c.files) {
 			break
 		}
-		f, end := c.files[i], pair.Leaf.NotAfter
+		f, begin, end := c.files[i], pair.Leaf.NotBefore, pair.Leaf.NotAfter
 		switch {
+		case now.Before(begin):
+			warnings = append(warnings, configs.Fault{Position: f.Position, Text: fmt.Sprintf("certificate %s begins only on %s", f.Certificate, begin.Format(time.DateOnly))})
 		case now.After(end):
 			warnings = append(warnings, configs.Warning(f.Position, "certificate %s ended on %s", f.Certificate, end.Format(time.DateOnly)))
 		case now.Add(soon).After(end):

@@ -424,6 +424,9 @@ func (s *service) reloadCertificates(p *Parts) {
 	}
 	p.Certificates.publish()
 	s.Log.Info("certificates reloaded")
+	for _, w := range p.Certificates.warnings(time.Now(), p.Config.Hostname) {
+		s.Log.Warn("configuration", "warning", w.Error())
+	}
 }
 
 func (s *service) reloadLists(r *rules) {
