@@ -32,7 +32,13 @@ func Render(err error, read func(file string) (io.ReadCloser, error)) string {
 	faults := flatten(err)
 	lines := sourceLines(faults[:min(len(faults), maxShown)], read)
 	for _, err := range faults {
-		b.WriteString(err.Error())
+		// A text may repeat what stands in a file, and lists come from strangers.
+		for i, line := range strings.Split(err.Error(), "\n") {
+			if i > 0 {
+				b.WriteByte('\n')
+			}
+			b.WriteString(printable(line))
+		}
 		var f *Fault
 		if !errors.As(err, &f) {
 			b.WriteByte('\n')

@@ -33,6 +33,7 @@ func TestRender(t *testing.T) {
 			{Position: Position{"a.yaml", 9, 1}, Text: "no such line"},
 			{Position: Position{File: "POSTERN_X"}, Text: "of the environment"},
 			{Severity: SeverityWarning, Text: "nowhere"},
+			{Text: "repeats \x1b[2J \u202e\x9b日本"},
 		},
 		errors.New("no fault"),
 	)
@@ -52,6 +53,7 @@ a.yaml:5:99: behind the end
 a.yaml:9:1: no such line
 POSTERN_X: of the environment
 nowhere (warning)
+repeats ?[2J ??日本
 no fault
 `
 	if d := cmp.Diff(want, Render(err, read)); d != "" {

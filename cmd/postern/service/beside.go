@@ -14,9 +14,9 @@ import (
 
 // listen opens a socket for a listener. Where sockets of ours that are about to be closed
 // are in the way, since the address of a listener is changed from all of this machine's to
-// one of them or back, it is opened beside those, and takes who comes from that moment on;
-// so nobody is refused, and if it cannot be opened, nothing has changed. The error says
-// what to do; staying are those of ours that are not closed.
+// one of them or back, it is opened beside those, so that no connection is refused between the
+// one and the other; and if it cannot be opened, nothing has changed. The error says what
+// to do; staying are those of ours that are not closed.
 func listen(address string, leaving, staying []*standing) (net.Listener, error) {
 	ln, err := listenConfig.Listen(context.Background(), "tcp", address)
 	if !errors.Is(err, syscall.EADDRINUSE) {

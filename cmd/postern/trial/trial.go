@@ -3,7 +3,6 @@ package trial
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -136,10 +135,7 @@ func (t *Tested) WriteJSON(w io.Writer) error {
 	for _, a := range t.record.DNS {
 		answers = append(answers, answer{a.Name, a.Type, a.Answer, a.TTL, a.Source})
 	}
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(struct {
+	return view.JSON(w, struct {
 		Facts   policy.Facts `json:"facts"`
 		DNS     []answer     `json:"dns"`
 		Verdict verdict      `json:"verdict"`

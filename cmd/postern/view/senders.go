@@ -117,8 +117,9 @@ func writeReportCSV(w io.Writer, r *audit.SenderReport) error {
 		}
 		row = append(row, reason)
 		for i := range row {
+			row[i] = strings.ReplaceAll(Printable(row[i]), "\n", `\n`)
 			// What begins so is a formula to a spreadsheet, and names are the senders'.
-			if row[i] != "" && strings.ContainsRune("=+-@\t\r", rune(row[i][0])) {
+			if row[i] != "" && strings.IndexByte("=+-@", row[i][0]) >= 0 {
 				row[i] = "'" + row[i]
 			}
 		}
@@ -154,4 +155,11 @@ var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap
 	"period": period, "names": forwarderNames, "results": resultsText,
 }).Parse(reportPage))
 
-func writeReportHTML(w io.Writer, r *audit.SenderReport) error { return reportTemplate.Execute(w, r) }
+func writeReportHTML(w io.Writer, r *audit.SenderReport) error {
+	var b strings.Builder
+	if err := reportTemplate.Execute(&b, r); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, Printable(b.String()))
+	return err
+}

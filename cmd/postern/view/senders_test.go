@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"postern/policy"
 	"postern/policy/audit"
@@ -62,17 +64,19 @@ func TestTheReportWarnsOfLargeProviders(t *testing.T) {
 // What senders choose to be called does nothing to who reads the report.
 func TestReportsAreInert(t *testing.T) {
 	evil := journaltest.Sent("192.0.2.1", "<script>alert(1)</script>.example", policy.PermError)
-	evil.Facts.SPF.Reason = "=HYPERLINK(\"http://x\")\x1b[31m"
+	evil.Facts.SPF.Reason = "=HYPERLINK(\"http://x\")\x1b[31m\x7f\u009b31m\u202eexe.\u2066\x9b"
 	r, err := audit.Senders(t.Context(), journaltest.Folder(t, slices.Values([]*journal.Record{evil})), journal.Query{}, false, viewedDay)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for format, bad := range map[string]string{"html": "<script>", "csv": ",=HYPERLINK", "text": "\x1b"} {
+	hidden := func(c rune) bool { return !unicode.IsPrint(c) && c != '\n' && c != '\r' }
+	for format, bad := range map[string]string{"html": "<script>", "csv": ",=HYPERLINK", "text": "\x1b", "json": "\x1b"} {
 		var b strings.Builder
 		if err := ReportFormats[format](&b, r); err != nil {
 			t.Fatal(err)
 		}
-		if got := b.String(); strings.Contains(got, bad) || strings.Contains(got, ",\"=HYPER") || !strings.Contains(got, "192.0.2.1") {
+		if got := b.String(); strings.Contains(got, bad) || strings.Contains(got, ",\"=HYPER") || !strings.Contains(got, "192.0.2.1") ||
+			!utf8.ValidString(got) || strings.ContainsFunc(got, hidden) {
 			t.Errorf("%s:\n%s", format, got)
 		}
 	}

@@ -2,7 +2,6 @@
 package view
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -10,10 +9,12 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"postern/checks/dnscache"
 	"postern/policy"
 	"postern/policy/journal"
+	"postern/policy/journal/jsonline"
 )
 
 // Counted is a number of things.
@@ -26,10 +27,7 @@ func Counted(n int, what string) string {
 
 // JSON prints one value for programs.
 func JSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	return jsonline.NewEncoder(w, "  ").Encode(v)
 }
 
 // Transaction is a transaction with all that can be said of its verdict.
@@ -405,27 +403,25 @@ func table(b *strings.Builder, rows func(row func(cells ...string))) {
 	_ = tw.Flush() // into a Builder
 }
 
-// Printable shows control and format characters as what they are: DNS records and replies
-// are a stranger's text, and a terminal obeys some of it.
+// Printable shows control and format characters as what they are, and octets that are no
+// UTF-8 too: DNS records and replies are a stranger's text, and a terminal obeys some of it.
 func Printable(s string) string {
-	var b *strings.Builder
-	for i, r := range s {
-		good := r == '\n' || unicode.IsPrint(r)
-		if !good && b == nil {
-			b = new(strings.Builder)
-			b.WriteString(s[:i])
-		}
-		if b == nil {
-			continue
-		}
-		if good {
-			b.WriteRune(r)
-		} else {
-			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
-		}
-	}
-	if b == nil {
+	hidden := func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, hidden) {
 		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		r, size := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		case hidden(r):
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		default:
+			b.WriteRune(r)
+		}
+		i += size
 	}
 	return b.String()
 }

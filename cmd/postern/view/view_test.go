@@ -109,11 +109,11 @@ func TestViewTellsHowItIsKnown(t *testing.T) {
 		},
 		"a stranger's text": {
 			change: func(r *journal.Record) {
-				r.DNS[0].Answer = []string{"v=spf1 \x1b[2J\u202e -all\nReplies"}
+				r.DNS[0].Answer = []string{"v=spf1 \x1b[2J\u202e\x9b\u009b\x7f -all\nReplies"}
 				r.BackendReply, r.Backend = "250-a\n250 b", "mta x"
 			},
-			want: []string{`v=spf1 \x1b[2J\u202e -all / Replies`, "250-a / 250 b\n"},
-			not:  []string{"\x1b", "\u202e"},
+			want: []string{`v=spf1 \x1b[2J\u202e\x9b\u009b\x7f -all / Replies`, "250-a / 250 b\n"},
+			not:  []string{"\x1b", "\u202e", "\x9b\xc2", "\u009b", "\x7f"},
 		},
 	} {
 		r := journaltest.Delivery(1, "a.example", policy.Pass)
