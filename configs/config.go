@@ -236,6 +236,8 @@ type Rule struct {
 	BuiltIn bool   `yaml:"-"` // it is one of those that the program carries
 	Comment string `yaml:"-"` // what stands above it where it is written down
 
+	Unless []string `yaml:"-"` // lets, each of which excuses from it: what overrides make of it
+
 	Position       Position `yaml:"-"` // of the rule
 	WhenPosition   Position `yaml:"-"` // of the first octet of the expression's text
 	ReplyPosition  Position `yaml:"-"`

@@ -180,11 +180,11 @@ func (c *compilation) rule(cr configs.Rule, i int, lets map[string]*named, lists
 	case len(r.Name) > 64 || strings.ContainsFunc(r.Name, func(c rune) bool { return c < ' ' || c > '~' || c == '"' }):
 		c.faultAt(r.Position, "%s: a name is at most 64 characters of ASCII, without quotes", what)
 	}
-	x := &expression{text: r.When, position: textPosition(r.WhenPosition, r.Position, what), lets: lets, lists: lists}
+	x := &expression{text: r.When, unless: r.Unless, position: textPosition(r.WhenPosition, r.Position, what), lets: lets, lists: lists}
 	r.when = x.compileCondition()
 	c.add(x)
 	r.facts, r.parts = x.facts, x.parts
-	r.When = x.text
+	r.When = whole(cr)
 
 	do, ok := ParseDisposition(r.Do)
 	if !ok {

@@ -40,6 +40,7 @@ const (
 type expression struct {
 	text     string
 	position configs.Position // of text's first octet
+	unless   []string         // lets, none of which may hold besides
 	lets     map[string]*named
 	lists    *Lists
 
@@ -125,7 +126,29 @@ func (x *expression) compileText() *value {
 		x.syntaxFault(err)
 		return nil
 	}
+	for _, let := range x.unless {
+		tree = &ast.BinaryNode{Operator: "and", Left: tree, Right: &ast.UnaryNode{Operator: "not", Node: &ast.IdentifierNode{Value: let}}}
+	}
 	return x.compile(tree)
+}
+
+// whole is the condition with what excuses from it, as one would write it. A condition
+// that does not parse is a fault, and is shown as it is.
+func whole(r configs.Rule) string {
+	text := strings.TrimRight(r.When, " \t\r\n")
+	if len(r.Unless) == 0 {
+		return text
+	}
+	tree, err := parse(text)
+	if strings.Contains(text, "//") {
+		text += "\n" // the end of a comment
+	}
+	if err == nil {
+		if b, ok := tree.(*ast.BinaryNode); ok && (b.Operator == "or" || b.Operator == "||") {
+			text = "(" + text + ")"
+		}
+	}
+	return text + " and not " + strings.Join(r.Unless, " and not ")
 }
 
 // parse makes a tree of bounded size of a text.

@@ -305,7 +305,7 @@ func fingerprint(p configs.Policy) string {
 		fmt.Fprintf(h, "let %q %q\n", l.Name, l.Is)
 	}
 	for _, r := range p.Rules {
-		fmt.Fprintf(h, "rule %q %q %q %q %q %q\n", r.Name, r.When, r.Do, r.Reply, r.Header, r.At)
+		fmt.Fprintf(h, "rule %q %q %q %q %q %q\n", r.Name, whole(r), r.Do, r.Reply, r.Header, r.At)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:6])
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -41,7 +40,7 @@ const mismatch = `submitter.address != "" and not pra.matches_submitter`
 
 // overrides makes the overrides a part of the rules and lets, and returns lists
 // that have theirs besides those given. An override that passes everything is a
-// rule on top. One that excuses checks is a guard on the rules that refuse by
+// rule on top. One that excuses checks is an unless of the rules that refuse by
 // them, and a rule at the end that says, where nothing else was wrong, that it was
 // needed. Their entries are in lists, so that they end on their day by themselves.
 func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy, *Lists, []configs.Fault) {
@@ -109,7 +108,7 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 		o := p.Overrides[0]
 		lets = append(lets, configs.Let{Name: "excused_" + check, Is: strings.Join(excused[check], " or "), Position: o.Position, IsPosition: o.Position})
 		for _, i := range refusing.rules[check] {
-			guard(&rules[i], "excused_"+check)
+			rules[i].Unless = append(slices.Clip(rules[i].Unless), "excused_"+check)
 		}
 	}
 	// First, so that lets and rules of the site may read what an override says.
@@ -234,13 +233,6 @@ func isAddress(entry string) bool {
 	return err == nil || strings.Contains(entry, "/")
 }
 
-var (
-	// literal finds what is quoted in a condition, or a comment: there, or is no operator.
-	literal = regexp.MustCompile("(?s)\"(?:[^\"\\\\]|\\\\.)*\"|'(?:[^'\\\\]|\\\\.)*'|`[^`]*`|/\\*.*?\\*/|//[^\n]*")
-	// loose finds what binds looser than and.
-	loose = regexp.MustCompile(`\bor\b|\|\||\?`)
-)
-
 // refusing are the rules that reject or defer, with the facts that they read,
 // themselves or by a let.
 type refusing struct {
@@ -313,19 +305,3 @@ type visitor func(ast.Node)
 
 // Visit implements ast.Visitor.
 func (v visitor) Visit(n *ast.Node) { v(*n) }
-
-// guard adds "and not excused" to a rule.
-func guard(r *configs.Rule, excused string) {
-	when := strings.TrimRight(r.When, " \t\r\n")
-	if strings.Contains(when, "//") {
-		when += "\n" // the end of a comment
-	}
-	if loose.MatchString(literal.ReplaceAllString(when, `""`)) {
-		when = "(" + when + ")"
-		// So that the places of what is in it stay where they are.
-		if r.WhenPosition.Column > 1 && !strings.Contains(when, "\n") {
-			r.WhenPosition.Column--
-		}
-	}
-	r.When = when + " and not " + excused
-}
