@@ -72,47 +72,26 @@ func stageOf(r *configs.Rule, lets map[string]map[string]bool) Stage {
 	return at
 }
 
-// readBuiltIn decodes the file, with positions of the rules and their texts, so
-// that Plan and Explain can point into it, and with the comments above them.
+// readBuiltIn decodes the file as any other, with positions for Plan and Explain, and
+// keeps the comments above its rules.
 func readBuiltIn(data []byte) (configs.Policy, error) {
-	var document struct {
+	var file struct {
 		Policy struct {
-			Rules []yaml.Node
-		}
+			Rules []configs.Rule `yaml:"rules"`
+		} `yaml:"policy"`
 	}
-	if err := yaml.Unmarshal(data, &document); err != nil {
+	if err := configs.Decode("builtin.yaml", data, &file); err != nil {
 		return configs.Policy{}, err
 	}
-	p := configs.Policy{Mode: "enforce", BuiltIn: configs.BuiltInOff}
-	for _, node := range document.Policy.Rules {
-		var r configs.Rule
-		if err := node.Decode(&r); err != nil {
-			return configs.Policy{}, err
-		}
-		r.BuiltIn, r.Comment = true, comment(&node)
-		r.Position = builtInPosition(&node)
-		for i := 0; i+1 < len(node.Content); i += 2 {
-			value := node.Content[i+1]
-			at := builtInPosition(value)
-			if value.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0 {
-				at.Column++
-			}
-			switch node.Content[i].Value {
-			case "when":
-				r.WhenPosition = at
-			case "reply":
-				r.ReplyPosition = at
-			case "header":
-				r.HeaderPosition = at
-			}
-		}
-		p.Rules = append(p.Rules, r)
+	var nodes struct{ Policy struct{ Rules []yaml.Node } }
+	if err := yaml.Unmarshal(data, &nodes); err != nil {
+		return configs.Policy{}, err
 	}
-	return p, nil
-}
-
-func builtInPosition(n *yaml.Node) configs.Position {
-	return configs.Position{File: "builtin.yaml", Line: n.Line, Column: n.Column}
+	rules := file.Policy.Rules
+	for i := range rules {
+		rules[i].BuiltIn, rules[i].Comment = true, comment(&nodes.Policy.Rules[i])
+	}
+	return configs.Policy{Mode: "enforce", BuiltIn: configs.BuiltInOff, Rules: rules}, nil
 }
 
 // comment is what stands above a rule, without the marks.
