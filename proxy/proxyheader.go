@@ -72,15 +72,25 @@ func readHeader(br *bufio.Reader) (*proxyproto.Header, error) {
 	if _, err := io.ReadFull(br, raw); err != nil {
 		return nil, err
 	}
+	said := [2]byte{raw[12], raw[13]}
+	if raw[12] == 0x21 && withoutFamily(raw) {
+		raw[12], raw[13] = 0x20, 0 // LOCAL, which the parser knows
+	}
 	h, err := proxyproto.Read(bufio.NewReaderSize(bytes.NewReader(raw), 64))
 	if err != nil {
 		return nil, err
 	}
+	raw[12], raw[13] = said[0], said[1] // the checksum is of these
 	if !soundHeader(raw) {
 		return nil, errUnsound
 	}
 	return h, nil
 }
+
+// withoutFamily says whether a header of version 2 is of no family. Its addresses, if
+// it has any, mean nothing, and the peer is to be taken for who it is (2.2: "the
+// receiver should ignore address information").
+func withoutFamily(raw []byte) bool { return raw[13]>>4 == 0 }
 
 var (
 	errUnsound = errors.New("its TLVs or its checksum are wrong")
@@ -94,7 +104,7 @@ var (
 // but one that says what its sum must be has that, or it need not be LOCAL. The
 // sum is overwritten.
 func soundHeader(raw []byte) bool {
-	local := raw[12]&0xf == 0
+	local := raw[12]&0xf == 0 || withoutFamily(raw)
 	tlvs := raw[min(16+addressBlock[raw[13]>>4&3], len(raw)):]
 	var sum []byte
 	for len(tlvs) > 0 {
