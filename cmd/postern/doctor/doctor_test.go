@@ -66,6 +66,31 @@ func issued(t *testing.T, name string, days int, key crypto.Signer, by *x509.Cer
 	return c
 }
 
+func TestKeysAreNotForThoseWhoReadTheJournal(t *testing.T) {
+	dir := t.TempDir()
+	key := filepath.Join(dir, "key.pem")
+	d := &patient{Parts: &service.Parts{Config: &configs.Config{Journal: configs.Journal{Path: dir}}}}
+	for mode, want := range map[os.FileMode]string{0o600: "", 0o400: "", 0o640: "warning", 0o644: "" /* told of as a fault */} {
+		if err := errors.Join(os.WriteFile(key, nil, 0o600), os.Chmod(key, mode)); err != nil {
+			t.Fatal(err)
+		}
+		var r Report
+		d.forTheGroup(r.on("certificate", "c.pem", ""), key)
+		if got := said(r.Findings); (want == "") != (got == "") || !strings.Contains(got, want) {
+			t.Errorf("%v: %q", mode, got)
+		}
+	}
+	if os.Getuid() == 0 { // another group than the journal's is somebody's own choice
+		if err := errors.Join(os.Chmod(key, 0o640), os.Chown(key, -1, os.Getgid()+1)); err != nil {
+			t.Fatal(err)
+		}
+		var r Report
+		if d.forTheGroup(r.on("certificate", "c.pem", ""), key); len(r.Findings) > 0 {
+			t.Errorf("%v", r.Findings)
+		}
+	}
+}
+
 func TestDoctorJudgesCertificates(t *testing.T) {
 	newKey := func() crypto.Signer {
 		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -267,6 +267,9 @@ func (d *patient) folders(_ context.Context, r *Report) {
 		f := folder("journal", cfg.Journal.Path, diskFull, diskLow, "mail flows on, and nobody can explain or replay it")
 		f.At = cfg.At("journal.path").String()
 		r.add(f)
+		if cfg.Journal.HashLocalParts {
+			d.forTheGroup(r.on("journal", "", cfg.At("journal.hash_key").String()), cfg.Journal.HashKey)
+		}
 	} else {
 		r.on("journal", "", cfg.At("journal").String()).Warn("say journal: {path: /var/lib/postern/journal}", "there is no journal: explain, replay and report have nothing to read")
 	}

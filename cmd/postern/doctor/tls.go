@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"postern/cmd/postern/service"
@@ -51,7 +52,9 @@ func (d *patient) pairs(_ context.Context, r *Report) {
 				chain = append(chain, c)
 			}
 		}
-		judgePair(r, cfg.Certificates[i], chain, roots, name, d.now)
+		files := cfg.Certificates[i]
+		judgePair(r, files, chain, roots, name, d.now)
+		d.forTheGroup(r.on("certificate", files.Certificate, files.Position.String()), files.Key)
 	}
 }
 
@@ -101,11 +104,42 @@ func exposed(file string) (advice, seen string) {
 	case err != nil:
 		return "the next reload will fail", fmt.Sprintf("has lost its key: %v", err)
 	case info.Mode().Perm()&0o004 != 0:
-		return "chmod 0640 " + file + ", with the group of the proxy's user; who could read it may have: think of a new key", fmt.Sprintf("has a key that everybody on this machine can read (%v)", info.Mode().Perm())
+		return userAlone(file) + "; who could read it may have: think of a new key", fmt.Sprintf("has a key that everybody on this machine can read (%v)", info.Mode().Perm())
 	case info.Mode().Perm()&0o022 != 0:
-		return "chmod 0640 " + file, fmt.Sprintf("has a key that others than its owner can replace (%v)", info.Mode().Perm())
+		return userAlone(file), fmt.Sprintf("has a key that others than its owner can replace (%v)", info.Mode().Perm())
 	}
 	return "", ""
+}
+
+// userAlone is the advice on a secret that others can get at.
+func userAlone(file string) string {
+	return "chown it to the user that the proxy runs as, and chmod 0600 " + file
+}
+
+// forTheGroup warns of a secret that may be read by the group whose members are let in to read
+// the journal.
+func (d *patient) forTheGroup(it topic, file string) {
+	info, err := os.Stat(file)
+	if err != nil || info.Mode().Perm()&0o044 != 0o040 {
+		return // it was told of already, or it is well
+	}
+	if of, ok := info.Sys().(*syscall.Stat_t); ok && int(of.Gid) == d.journalReaders() {
+		it.Warn(userAlone(file), "%s can be read by its group (%v), whose members may read the journal, and need no key for that", file, info.Mode().Perm())
+	}
+}
+
+// journalReaders is the group of the journal: that of its folder, or of the proxy's user, who
+// we are where we do not run as root; -1: it is not known.
+func (d *patient) journalReaders() int {
+	if info, err := os.Stat(d.Config.Journal.Path); err == nil {
+		if of, ok := info.Sys().(*syscall.Stat_t); ok {
+			return int(of.Gid)
+		}
+	}
+	if gid := os.Getegid(); gid != 0 {
+		return gid
+	}
+	return -1
 }
 
 // chainTo returns the root that the chain leads to, or why it leads to none that is
