@@ -67,7 +67,7 @@ func TestHosts(t *testing.T) {
 		Metrics: metrics.New().Handler(), Ready: func() []string { return nil }, Hostname: "mx.example.org", Hosts: func() []string { return known },
 	})
 	status := func(path, host string) int {
-		r := httptest.NewRequest("GET", path, nil)
+		r := httptest.NewRequest(http.MethodGet, path, nil)
 		r.Host = host
 		w := httptest.NewRecorder()
 		s.Handler().ServeHTTP(w, r)

@@ -53,7 +53,7 @@ func listen(address string, leaving, staying []*standing) (net.Listener, error) 
 // ours is the error where a listener that is about to be closed is in the way all the same: the
 // socket is another user's, as one that systemd holds.
 func ours(address string, st *standing, err error) error {
-	return fmt.Errorf("%s is in use by our own listener %s on %s, and cannot be opened beside it (%v): restart, which takes it after that", address, st.config.Name, st.config.Address, err)
+	return fmt.Errorf("%s is in use by our own listener %s on %s, and cannot be opened beside it (%w): restart, which takes it after that", address, st.config.Name, st.config.Address, err)
 }
 
 // overlap says whether a socket that listens at bound takes a part of what one at address would:
