@@ -11,28 +11,28 @@ import (
 // (behind a load balancer that is after the PROXY header). It says why not, or
 // nothing. Where as many sessions are open as there may be, one that has been idle
 // for long gives way to it.
-func (srv *Server) admit(s *session, l configs.Limits) (why string) {
+func (srv *Server) admit(s *session, l configs.Limits) (why ending) {
 	if !s.unrationed {
 		s.who = share.Of(s.addr.Addr())
 	}
 	now := srv.now()
 	if !srv.rates.take(s.who, rationConnections, l.ConnectionRate, now) {
-		return "connection_rate"
+		return endedConnectionRate
 	}
 	if srv.rates.spent(s.who, rationErrors, l.ErrorRate, now) {
-		return "error_rate"
+		return endedErrorRate
 	}
 	switch srv.clients.Take(s.who, 1, share.Limits{Each: int64(l.ConnectionsPerClient)}) {
 	case share.ByClient:
-		return "client_limit"
+		return endedClientLimit
 	case share.ByNetwork:
-		return "network_limit"
+		return endedNetworkLimit
 	}
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	s.counted = true
 	if l.Connections > 0 && len(srv.sessions)-srv.giving > l.Connections && !srv.makeRoom(now) {
-		return "limit"
+		return endedLimit
 	}
 	return ""
 }

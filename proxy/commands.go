@@ -115,7 +115,7 @@ func (s *session) command(line []byte) {
 	}
 	if s.commands > idleCommandLimit+s.set.Limits.Recipients {
 		s.settle()
-		s.result = "idle_talk"
+		s.result = endedIdleTalk
 		s.closing = true
 		s.say(s.refuse(421, "7.0", "Too many commands without a message, closing connection"))
 		return
@@ -157,7 +157,7 @@ func (s *session) fault(r smtp.Reply) {
 		enough = true
 	}
 	if enough && !s.closing {
-		s.result = "errors"
+		s.result = endedErrors
 		s.closing = true
 		s.say(s.refuse(421, "7.0", "Too many errors, closing connection"))
 	}
@@ -332,7 +332,7 @@ func (s *session) startTLS(arg string) smtp.Reply {
 		// without a trace, so we say no and hang up.
 		s.client.Unsynchronized = true
 		s.closing = true
-		s.result = "starttls_injection"
+		s.result = endedStartTLSInjection
 		return s.refuse(503, "5.0", "Plaintext behind STARTTLS, closing connection")
 	}
 	s.say(smtp.Reply{Code: 220, Enhanced: "0.0", Text: "Ready to start TLS"})
@@ -350,7 +350,7 @@ func (s *session) startTLS(arg string) smtp.Reply {
 // when it fails; what the peer then sends is anybody's.
 func (s *session) handshake(conn net.Conn) bool {
 	if s.set.TLS == nil {
-		s.result = "no_certificate"
+		s.result = endedNoCertificate
 		s.closing = true
 		return false
 	}
@@ -359,7 +359,7 @@ func (s *session) handshake(conn net.Conn) bool {
 	_ = s.conn.SetDeadline(time.Now().Add(s.set.Timeouts.TLSHandshake))
 	err := tc.HandshakeContext(s.srv.ctx)
 	if err != nil {
-		s.result = "tls_failed"
+		s.result = endedTLSFailed
 		s.srv.metrics.TLSHandshake("", "error")
 		args := []any{"session", s.id, "client", s.addr.String(), "listener", s.listener.Name, "error", err.Error()}
 		if advice := offered.advice(s.set.TLS); advice != "" {
@@ -408,8 +408,8 @@ func (s *session) quit(arg string) smtp.Reply {
 		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "QUIT takes no parameter"}
 	}
 	s.closing = true
-	if s.result == "lost" {
-		s.result = "quit"
+	if s.result == endedLost {
+		s.result = endedQuit
 	}
 	return smtp.Reply{Code: 221, Enhanced: "0.0", Text: s.set.Hostname + " closing connection"}
 }

@@ -148,7 +148,7 @@ func (s *session) bdat(arg string) smtp.Reply {
 	if err != nil || !digits(size) || word != "" && !last {
 		// Where the chunk ends nobody knows now, so nothing can be read after it.
 		s.closing = true
-		s.result = "bdat_syntax"
+		s.result = endedBdatSyntax
 		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "BDAT needs a size, and perhaps LAST; closing connection"}
 	}
 	reply := smtp.Reply{}

@@ -69,8 +69,8 @@ func (s *session) misplaced(err error) {
 	s.settle()
 	s.closing = true
 	text := "This is SMTP, not HTTP, closing connection"
-	if s.result = "http"; errors.Is(err, errTLS) {
-		s.result, text = "tls", "Say STARTTLS first, closing connection"
+	if s.result = endedHTTP; errors.Is(err, errTLS) {
+		s.result, text = endedTLS, "Say STARTTLS first, closing connection"
 	}
 	s.say(s.refuse(421, "7.0", text))
 }
@@ -147,7 +147,7 @@ func (s *session) outOfTurn(verb string) smtp.Reply {
 	}
 	s.drop()
 	r := s.refuse(503, "5.0", "You did not wait for the answer to "+verb+", closing connection")
-	s.result = "unsynchronized"
+	s.result = endedUnsynchronized
 	s.closing = true
 	if tx := s.tx; tx != nil && tx.relay == nil {
 		tx.reply = r

@@ -24,13 +24,13 @@ func (s *session) readProxyHeader() bool {
 		return true
 	}
 	if err := s.in.wait(); err != nil {
-		s.result = "proxy_header"
+		s.result = endedProxyHeader
 		s.logProxyHeader(err)
 		return false
 	}
 	h, err := readHeader(s.in.br)
 	if err != nil {
-		s.result = "proxy_header"
+		s.result = endedProxyHeader
 		s.logProxyHeader(err)
 		return false
 	}
@@ -42,7 +42,7 @@ func (s *session) readProxyHeader() bool {
 	}
 	a, ok := h.SourceAddr.(*net.TCPAddr)
 	if !ok {
-		s.result = "proxy_header"
+		s.result = endedProxyHeader
 		s.logProxyHeader(errors.New("not a TCP address"))
 		return false
 	}
@@ -206,7 +206,7 @@ func (s *session) proxySigned() bool {
 // Its next words would be for the server that it believes to have reached.
 func (s *session) unexpectedProxyHeader(string) smtp.Reply {
 	s.closing = true
-	s.result = "proxy_header"
+	s.result = endedProxyHeader
 	s.logProxyHeader(errors.New("unexpected: the peer is not in proxy_protocol"))
 	return s.refuse(554, "7.1", "PROXY header not expected from here, closing connection")
 }

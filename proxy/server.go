@@ -171,7 +171,7 @@ func (srv *Server) begin(conn net.Conn, l *Listener, done func()) {
 	s := newSession(srv, conn, l)
 	s.done = done
 	if !srv.enter(s) {
-		s.turnAway("shutdown", s.refuse(421, "3.2", "Service shutting down"))
+		s.turnAway(endedShutdown, s.refuse(421, "3.2", "Service shutting down"))
 		if done != nil {
 			done()
 		}

@@ -67,7 +67,7 @@ type session struct {
 	offered   offer       // what the last EHLO reply announced
 	barred    bool        // refused at connect: only QUIT is served (RFC 5321 §3.1)
 	closing   bool
-	result    string // how the connection ended, for its log line
+	result    ending // how the connection ended, for its log line
 	errors    int    // faults of the client
 	manners   manners
 	lastFault smtp.Reply // to the last of them: who says a wrong MAIL has no transaction whose record would tell
@@ -95,7 +95,7 @@ type session struct {
 func newSession(srv *Server, conn net.Conn, l *Listener) *session {
 	s := &session{
 		srv: srv, set: srv.settings.Load(), listener: l,
-		conn: conn, w: conn, id: newID(), began: srv.now(), lastMessage: srv.now(), result: "lost", addr: addrPort(conn.RemoteAddr()),
+		conn: conn, w: conn, id: newID(), began: srv.now(), lastMessage: srv.now(), result: endedLost, addr: addrPort(conn.RemoteAddr()),
 	}
 	return s
 }
@@ -257,7 +257,7 @@ func (s *session) survive(f func()) (ok bool) {
 
 // panicked notes a panic; to be called where it was recovered.
 func (s *session) panicked(p any) {
-	s.result = "panic"
+	s.result = endedPanic
 	defer func() { _ = recover() }() // it may be the log that panics, and then there is nobody to tell
 	s.srv.log.Error("panic in session", "session", s.id, "panic", p, "stack", string(debug.Stack()))
 }
@@ -318,8 +318,8 @@ func (s *session) open() bool {
 	if v, id := s.refused(policy.Connect, policy.HeloName{}); id != "" {
 		s.say(withID(v.Reply, id))
 		s.barred = true
-		if s.result = "refused"; v.Disposition == policy.DispositionDefer {
-			s.result = "deferred"
+		if s.result = endedRefused; v.Disposition == policy.DispositionDefer {
+			s.result = endedDeferred
 			s.closing = true
 		}
 		return true
@@ -575,7 +575,7 @@ func (s *session) readFailed(err error) {
 		// What follows a bare LF might be meant as a command or not: two
 		// parsers would differ, and that is what smuggling lives on. So the
 		// session ends here.
-		s.result = "bare_lf"
+		s.result = endedBareLF
 		s.settle()
 		s.say(s.refuse(500, "5.2", "Bare LF is no line ending, closing connection"))
 	case errors.Is(err, errProxyHeader):
@@ -587,18 +587,18 @@ func (s *session) readFailed(err error) {
 		s.settle()
 		switch {
 		case s.srv.draining.Load():
-			s.result = "shutdown"
+			s.result = endedShutdown
 			s.say(s.refuse(421, "3.2", "Service shutting down, closing connection"))
 		case s.givesWay.Load():
-			s.result = "gave_way"
+			s.result = endedGaveWay
 			s.say(s.refuse(421, "3.2", "Too many connections, closing one without a message"))
 		default:
-			s.result = "timeout"
+			s.result = endedTimeout
 			s.say(s.refuse(421, "4.2", "Timeout, closing connection"))
 		}
 	case errors.Is(err, io.EOF):
-		if s.result == "lost" && s.tx == nil && s.messages > 0 {
-			s.result = "closed"
+		if s.result == endedLost && s.tx == nil && s.messages > 0 {
+			s.result = endedClosed
 		}
 		return
 	default:
@@ -648,7 +648,7 @@ func (s *session) flush() error {
 
 // turnAway is for a connection that gets no session. It has its log line all the
 // same.
-func (s *session) turnAway(result string, r smtp.Reply) {
+func (s *session) turnAway(result ending, r smtp.Reply) {
 	s.result = result
 	_ = s.conn.SetWriteDeadline(time.Now().Add(time.Second))
 	_, _ = s.conn.Write(smtp.AppendReply(nil, r))
@@ -697,14 +697,14 @@ func (s *session) logConnection() {
 	if s.tls != nil {
 		version = s.tls.Version
 	}
-	s.srv.metrics.Connection(s.listener.Name, s.result)
+	s.srv.metrics.Connection(s.listener.Name, string(s.result))
 	s.srv.log.LogAttrs(s.srv.ctx, slog.LevelInfo, "connection",
 		slog.String("session", s.id),
 		slog.String("client", s.addr.String()),
 		slog.String("listener", s.listener.Name),
 		slog.String("helo", s.heloName.Name),
 		slog.String("tls", version),
-		slog.String("result", s.result),
+		slog.String("result", string(s.result)),
 		slog.Int("transactions", s.transactions),
 		slog.Int("messages", s.messages),
 		slog.Int("errors", s.errors),

@@ -1,0 +1,33 @@
+package proxy
+
+// ending is how a session ended, as its log line and connections_total say it.
+type ending string
+
+// The endings of a session. Dashboards, alerts and searches in logs go by them.
+const (
+	endedLost              ending = "lost" // the client went away; also of a session that goes on
+	endedClosed            ending = "closed"
+	endedQuit              ending = "quit"
+	endedTimeout           ending = "timeout"
+	endedShutdown          ending = "shutdown"
+	endedGaveWay           ending = "gave_way"
+	endedPanic             ending = "panic"
+	endedRefused           ending = "refused"
+	endedDeferred          ending = "deferred"
+	endedConnectionRate    ending = "connection_rate"
+	endedErrorRate         ending = "error_rate"
+	endedClientLimit       ending = "client_limit"
+	endedNetworkLimit      ending = "network_limit"
+	endedLimit             ending = "limit"
+	endedErrors            ending = "errors"
+	endedIdleTalk          ending = "idle_talk"
+	endedBareLF            ending = "bare_lf"
+	endedBdatSyntax        ending = "bdat_syntax"
+	endedUnsynchronized    ending = "unsynchronized"
+	endedStartTLSInjection ending = "starttls_injection"
+	endedTLSFailed         ending = "tls_failed"
+	endedNoCertificate     ending = "no_certificate"
+	endedProxyHeader       ending = "proxy_header"
+	endedHTTP              ending = "http"
+	endedTLS               ending = "tls"
+)
