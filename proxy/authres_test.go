@@ -10,6 +10,7 @@ import (
 
 	"postern/configs"
 	"postern/policy"
+	"postern/proxy/fields"
 	"postern/proxy/smtp"
 )
 
@@ -377,6 +378,9 @@ func differs(a authField, f *policy.Facts) string {
 	return ""
 }
 
+// commentLimit is how long a value from elsewhere may be, in octets.
+const commentLimit = 300
+
 // visible is what is left of a text of elsewhere in a value: printable ASCII,
 // and not too much of it.
 func visible(v string) string {
@@ -424,7 +428,7 @@ func TestFieldsOfHostileFacts(t *testing.T) {
 				Domain: draw(), Selector: draw(), Result: result.Draw(t, "signature"), Reason: draw(),
 			})
 		}
-		field := string(appendAuthResults(nil, "mx.test", f))
+		field := string(fields.AppendAuthResults(nil, "mx.test", f))
 		a, err := parseAuthResults(field)
 		if err != nil {
 			t.Fatal(err)
@@ -432,7 +436,7 @@ func TestFieldsOfHostileFacts(t *testing.T) {
 		if w := differs(a, f); w != "" {
 			t.Fatalf("%s\n%q", w, field)
 		}
-		spf := string(appendReceivedSPFs(nil, "mx.test", f, true))
+		spf := string(fields.AppendReceivedSPFs(nil, "mx.test", f, true))
 		h, bad := smtp.ParseHeader([]byte(field + spf))
 		if bad != 0 {
 			t.Fatalf("%d lines are no fields: %q", bad, field+spf)

@@ -12,6 +12,7 @@ import (
 
 	"postern/policy"
 	"postern/proxy/backend"
+	"postern/proxy/fields"
 	"postern/proxy/smtp"
 )
 
@@ -255,7 +256,7 @@ func (s *session) sizeLimit(caps backend.Capabilities) int64 {
 // would refuse for good what we have announced to take.
 func (s *session) addedSize() int64 {
 	tags := s.set.Chain.TagsSize()
-	return int64(traceSize + tags + recipientTags(tags))
+	return int64(fields.TraceSize + tags + recipientTags(tags))
 }
 
 func (s *session) helo(arg string) smtp.Reply {

@@ -379,7 +379,7 @@ func (s *session) together(r *recipient) smtp.Reply {
 		tx.apart = tx.apart || apart
 		break // the first one stands for all: they were compared with it
 	}
-	if !s.tagsFit(r) && !s.set.Observe {
+	if !tx.tagsFit(r, s.set.Chain) && !s.set.Observe {
 		return s.refuse(452, "5.3", "Send to this recipient in another transaction")
 	}
 	if pool != tx.pool {

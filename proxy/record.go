@@ -60,7 +60,7 @@ func (s *session) finish(outcome journal.Outcome) {
 	if tx.trace != nil {
 		rec.DNS = tx.trace.Answers()
 	}
-	s.publish(rec, &tx.facts, v, tx.judged, tx.reply, s.tagsOf(tx, v))
+	s.publish(rec, &tx.facts, v, tx.judged, tx.reply, tx.tagsOf(v, s.set.Chain))
 }
 
 // stage is that at which the transaction ended, by whomever.
@@ -80,13 +80,11 @@ func (tx *transaction) stage(outcome journal.Outcome) policy.Stage {
 
 // tagsOf lists the tags for the record; those of recipients count where the
 // message was passed.
-func (s *session) tagsOf(tx *transaction, v policy.Verdict) []smtp.Field {
+func (tx *transaction) tagsOf(v policy.Verdict, chain *policy.Chain) []smtp.Field {
 	if tx.accepted == 0 {
 		return v.Tags
 	}
-	s.tx = tx
-	defer func() { s.tx = nil }()
-	return s.tags()
+	return tx.allTags(chain)
 }
 
 // recordRefusal records a verdict that came before any transaction: on the

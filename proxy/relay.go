@@ -3,12 +3,14 @@ package proxy
 import (
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
 	"postern/checks"
 	"postern/policy"
 	"postern/policy/journal"
 	"postern/proxy/backend"
+	"postern/proxy/fields"
 	"postern/proxy/smtp"
 )
 
@@ -266,15 +268,15 @@ func (r *relay) judgeHeader() {
 			return
 		}
 	}
-	fields := outs.Get().(*[]byte)
-	defer putOut(fields)
-	*fields = s.appendFields(*fields)
-	kept := s.withoutForged(head, h, bad)
-	if !r.begin(int64(len(*fields)+len(kept)+len(rest)) + r.left) {
+	ours := outs.Get().(*[]byte)
+	defer putOut(ours)
+	*ours = s.appendFields(tx, *ours)
+	kept := fields.WithoutForged(head, h, bad, s.set.Hostname, s.set.Chain.TagNames())
+	if !r.begin(int64(len(*ours)+len(kept)+len(rest)) + r.left) {
 		return
 	}
 	r.state = streaming
-	r.send(*fields)
+	r.send(*ours)
 	r.send(kept)
 	r.send(rest)
 }
@@ -319,7 +321,7 @@ func (s *session) candidateWaits() bool {
 
 func countReceived(h smtp.Header) (n int) {
 	for i := range h {
-		if equalFold(h[i].Name, "Received") {
+		if strings.EqualFold(h[i].Name, "Received") {
 			n++
 		}
 	}
@@ -736,12 +738,12 @@ func (r *relay) judgeMessage() {
 		r.discard(refusal, journal.OutcomeRefused)
 		return
 	}
-	fields := s.appendFields(nil)
-	kept := s.withoutForged(head, h, bad)
-	if !r.begin(int64(len(fields)+len(kept)) + r.hold.size - r.hold.mark) {
+	ours := s.appendFields(tx, nil)
+	kept := fields.WithoutForged(head, h, bad, s.set.Hostname, s.set.Chain.TagNames())
+	if !r.begin(int64(len(ours)+len(kept)) + r.hold.size - r.hold.mark) {
 		return
 	}
-	r.send(fields)
+	r.send(ours)
 	r.send(kept)
 	if err := r.hold.bodyTo(writerFunc(func(b []byte) (int, error) { r.send(b); return len(b), nil })); err != nil {
 		r.cannotHold(err)

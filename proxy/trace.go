@@ -1,29 +1,11 @@
 package proxy
 
 import (
-	"net/netip"
 	"slices"
-	"strings"
-	"time"
 
 	"postern/policy"
+	"postern/proxy/fields"
 	"postern/proxy/smtp"
-)
-
-// The fields on top of a message: Received, Authentication-Results,
-// Received-SPF and tags, in this order, and the forged ones taken out below.
-//
-// RFC 5321 §4.4 has Received at the very beginning, as a MUST. NOT: Received-SPF
-// above it, as RFC 7208 §9.1 would like; what that section must have, that it is
-// above all older ones, is so.
-
-const (
-	commentLimit = 300 // octets of a comment that comes from elsewhere
-	forLimit     = 512 // octets of a recipient that Received names; paths have 256 (RFC 5321 §4.5.3.1.3)
-	// traceSize is more octets than Received, Authentication-Results and
-	// Received-SPF can have together, with eight signatures and everything in
-	// them as long as it may be.
-	traceSize = 20 << 10
 )
 
 // recipientTags is how many octets the tags may come to that recipients have
@@ -36,33 +18,45 @@ func recipientTags(size int) int {
 	return size + 4<<10
 }
 
-// appendFields appends the fields for the current transaction.
-func (s *session) appendFields(b []byte) []byte {
+// appendFields appends our fields for the message of tx.
+func (s *session) appendFields(tx *transaction, b []byte) []byte {
+	f := &tx.facts
 	if s.set.Headers.Received {
-		b = s.appendReceived(b, s.srv.now())
+		r := fields.Received{
+			Facts: f, Client: s.addr.Addr(), Hostname: s.set.Hostname, For: tx.only(), Time: s.srv.now(),
+			Protocol: fields.Protocol(f.Mail.SMTPUTF8, s.tls != nil, s.esmtp),
+		}
+		b = fields.AppendReceived(b, &r)
 	}
-	f := &s.tx.facts
 	if s.set.Headers.AuthenticationResults {
-		b = appendAuthResults(b, s.set.Hostname, f)
+		b = fields.AppendAuthResults(b, s.set.Hostname, f)
 	}
 	if s.set.Headers.ReceivedSPF {
-		b = appendReceivedSPFs(b, s.set.Hostname, f, s.set.Chain.SiteReads("pra") || s.set.Chain.SiteReads("submitter"))
+		b = fields.AppendReceivedSPFs(b, s.set.Hostname, f, s.set.Chain.SiteReads("pra") || s.set.Chain.SiteReads("submitter"))
 	}
-	for _, t := range s.tags() {
-		b = append(b, t.Name...)
-		b = append(b, ": "...)
-		b = append(b, strings.TrimSpace(t.Value)...)
-		b = append(b, "\r\n"...)
+	for _, t := range tx.allTags(s.set.Chain) {
+		b = fields.AppendTag(b, t)
 	}
 	return b
 }
 
-// tags is every tag that the transaction has earned: of the message and of
-// each recipient that the backend took, each text once.
-func (s *session) tags() []smtp.Field {
-	tx := s.tx
+// only is the recipient that the backend took, where there is one alone.
+func (tx *transaction) only() smtp.Path {
+	if tx.accepted == 1 {
+		for i := range tx.rcpts {
+			if r := &tx.rcpts[i]; r.taken {
+				return r.path
+			}
+		}
+	}
+	return smtp.Path{}
+}
+
+// allTags is every tag that the transaction has earned by the rules of chain: of the
+// message and of each recipient that the backend took, each text once.
+func (tx *transaction) allTags(chain *policy.Chain) []smtp.Field {
 	tags := append([]smtp.Field(nil), tx.verdict.Tags...)
-	room := recipientTags(s.set.Chain.TagsSize())
+	room := recipientTags(chain.TagsSize())
 	for i := range tx.rcpts {
 		if !tx.rcpts[i].taken {
 			continue
@@ -72,7 +66,7 @@ func (s *session) tags() []smtp.Field {
 				continue
 			}
 			// They fit, see together, but for a policy that only observes.
-			if room -= tagSize(t); room < 0 {
+			if room -= fields.TagSize(t); room < 0 {
 				return tags
 			}
 			tags = append(tags, t)
@@ -81,262 +75,19 @@ func (s *session) tags() []smtp.Field {
 	return tags
 }
 
-// tagSize is how many octets t has as a header field.
-func tagSize(t smtp.Field) int { return len(t.Name) + len(": \r\n") + len(strings.TrimSpace(t.Value)) }
-
 // tagsFit says whether there is room for the tags that r has earned beside those
 // of the recipients before it. If there is, they are counted.
-func (s *session) tagsFit(r *recipient) bool {
-	tx := s.tx
+func (tx *transaction) tagsFit(r *recipient, chain *policy.Chain) bool {
 	tags, size := tx.tags, tx.tagsSize
 	for _, t := range r.verdict.Tags {
 		if !slices.Contains(tags, t) {
 			tags = append(tags, t)
-			size += tagSize(t)
+			size += fields.TagSize(t)
 		}
 	}
-	if size > recipientTags(s.set.Chain.TagsSize()) {
+	if size > recipientTags(chain.TagsSize()) {
 		return false
 	}
 	tx.tags, tx.tagsSize = tags, size
 	return true
 }
-
-// appendReceived is the trace of RFC 5321 §4.4.
-func (s *session) appendReceived(b []byte, now time.Time) []byte {
-	f := &s.tx.facts
-	b = append(b, "Received: from "...)
-	b = append(b, f.Helo.Name...)
-	b = append(b, " ("...)
-	if f.Client.Name != "" {
-		b = appendComment(b, f.Client.Name)
-		b = append(b, ' ')
-	}
-	b = appendLiteral(b, s.addr.Addr())
-	b = append(b, ")\r\n\tby "...)
-	b = append(b, s.set.Hostname...)
-	b = append(b, " with "...)
-	b = append(b, s.protocol()...)
-	b = append(b, " id "...)
-	b = append(b, f.ID...)
-	// NOT: for several recipients. It would tell each of them of the others.
-	if s.tx.accepted == 1 {
-		for i := range s.tx.rcpts {
-			if r := &s.tx.rcpts[i]; r.taken && len(r.address) <= forLimit {
-				b = append(b, "\r\n\tfor "...)
-				b = r.path.AppendAngle(b)
-			}
-		}
-	}
-	if f.TLS.Cipher != "" { // RFC 8314 §4.3; additional clauses are the last ones
-		b = append(b, "\r\n\ttls "...)
-		b = append(b, f.TLS.Cipher...)
-	}
-	b = append(b, ";\r\n\t"...)
-	b = now.AppendFormat(b, "Mon, 2 Jan 2006 15:04:05 -0700")
-	return append(b, "\r\n"...)
-}
-
-// protocol is the word of RFC 3848 and RFC 6531 §4.3 for this session.
-func (s *session) protocol() string {
-	switch {
-	case s.tx.facts.Mail.SMTPUTF8 && s.tls != nil:
-		return "UTF8SMTPS"
-	case s.tx.facts.Mail.SMTPUTF8:
-		return "UTF8SMTP"
-	case s.tls != nil:
-		return "ESMTPS"
-	case s.esmtp:
-		return "ESMTP"
-	}
-	return "SMTP"
-}
-
-// appendLiteral writes an address as RFC 5321 §4.1.3 has it.
-func appendLiteral(b []byte, a netip.Addr) []byte {
-	if !a.IsValid() {
-		return append(b, "unknown"...)
-	}
-	b = append(b, '[')
-	if a.Is6() {
-		b = append(b, "IPv6:"...)
-	}
-	b = a.AppendTo(b)
-	return append(b, ']')
-}
-
-// appendComment appends text from elsewhere as it may stand within a comment:
-// printable ASCII, no parenthesis, no backslash, and not too long.
-func appendComment(b []byte, text string) []byte {
-	if len(text) > commentLimit {
-		text = text[:commentLimit]
-	}
-	for i := range len(text) {
-		switch c := text[i]; {
-		case c == '(' || c == ')' || c == '\\':
-			b = append(b, '/')
-		case c < ' ' || c > '~':
-			b = append(b, '?')
-		default:
-			b = append(b, c)
-		}
-	}
-	return b
-}
-
-// appendValue appends a property value (RFC 8601 §2.2): as it is, where it is
-// a token or an address made of such, else quoted.
-func appendValue(b []byte, v string) []byte {
-	plain := v != ""
-	for i := range len(v) {
-		c := v[i]
-		if c <= ' ' || c > '~' || strings.IndexByte(`()<>,;:\"/[]?=`, c) >= 0 {
-			plain = false
-			break
-		}
-	}
-	if plain && len(v) <= commentLimit {
-		return append(b, v...)
-	}
-	return appendQuoted(b, v)
-}
-
-// appendQuoted appends a quoted-string of printable ASCII. The limit is on what
-// it writes, not on what it reads: a value of nothing but quotes doubles, and
-// three of them are more than a line may hold (RFC 5322 §2.1.1).
-func appendQuoted(b []byte, v string) []byte {
-	b = append(b, '"')
-	end := len(b) + commentLimit
-	for i := 0; i < len(v) && len(b) < end-1; i++ {
-		switch c := v[i]; {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-		case c < ' ' || c > '~':
-			b = append(b, '?')
-		default:
-			b = append(b, c)
-		}
-	}
-	return append(b, '"')
-}
-
-// appendAuthResults renders RFC 8601: one method for each check that ran.
-// SUBMITTER and PRA are not among them: sender-id is deprecated there, they
-// stand in Received-SPF.
-func appendAuthResults(b []byte, id string, f *policy.Facts) []byte {
-	b = append(b, "Authentication-Results: "...)
-	b = append(b, id...)
-	n := 0
-	method := func(name string, r policy.Result, reason string) bool {
-		if r == policy.Skipped || r == "" {
-			return false
-		}
-		n++
-		b = append(b, ";\r\n\t"...)
-		b = append(b, name...)
-		b = append(b, '=')
-		b = append(b, r...)
-		if reason != "" {
-			b = append(b, " ("...)
-			b = appendComment(b, reason)
-			b = append(b, ')')
-		}
-		return true
-	}
-	prop := func(name, value string) {
-		if value == "" {
-			return
-		}
-		b = append(b, ' ')
-		b = append(b, name...)
-		b = append(b, '=')
-		b = appendValue(b, value)
-	}
-	if f.Mail.From == "" {
-		if method("spf", f.SPF.Result, f.SPF.Reason) {
-			prop("smtp.helo", f.Helo.Name)
-		}
-	} else {
-		if method("spf", f.SPF.Result, f.SPF.Reason) {
-			prop("smtp.mailfrom", f.Mail.Domain)
-		}
-		// RFC 7208 §2.3: the HELO identity is one of its own.
-		if f.Helo.Domain != "" && method("spf", f.SPFHelo.Result, f.SPFHelo.Reason) {
-			prop("smtp.helo", f.Helo.Name)
-		}
-	}
-	if method("iprev", f.Iprev.Result, f.Iprev.Name) {
-		prop("policy.iprev", f.Client.IP)
-	}
-	if len(f.DKIM.Signatures) > 0 {
-		for _, sig := range f.DKIM.Signatures {
-			if method("dkim", sig.Result, sig.Reason) {
-				prop("header.d", sig.Domain)
-				prop("header.s", sig.Selector)
-			}
-		}
-	} else {
-		method("dkim", f.DKIM.Result, "")
-	}
-	if method("dmarc", f.DMARC.Result, "") {
-		prop("header.from", f.Header.FromDomain)
-	}
-	if n == 0 {
-		b = append(b, "; none"...)
-	}
-	return append(b, "\r\n"...)
-}
-
-// appendReceivedSPFs renders RFC 7208 §9.1 for each identity that was checked:
-// mailfrom, helo, and those of Sender ID, submitter and pra. The latter are for a client
-// that said SUBMITTER, or for a site that goes by them (asked): of others nobody has asked, and who
-// reads softfail for an identity that no sender knows of may take it for theirs.
-func appendReceivedSPFs(b []byte, receiver string, f *policy.Facts, asked bool) []byte {
-	identity := "mailfrom"
-	if f.Mail.From == "" {
-		identity = "helo"
-	}
-	b = appendReceivedSPF(b, receiver, f, f.SPF.Result, f.SPF.Reason, identity, "")
-	if identity != "helo" && f.Helo.Domain != "" {
-		b = appendReceivedSPF(b, receiver, f, f.SPFHelo.Result, f.SPFHelo.Reason, "helo", "")
-	}
-	if f.Submitter.Address == "" && !asked {
-		return b
-	}
-	if f.Submitter.Address != "" {
-		b = appendReceivedSPF(b, receiver, f, f.Submitter.Result, f.Submitter.Reason, "submitter", f.Submitter.Address)
-	}
-	return appendReceivedSPF(b, receiver, f, f.PRA.Result, f.PRA.Reason, "pra", f.PRA.Address)
-}
-
-func appendReceivedSPF(b []byte, receiver string, f *policy.Facts, r policy.Result, reason, identity, address string) []byte {
-	if r == policy.Skipped || r == "" {
-		return b
-	}
-	b = append(b, "Received-SPF: "...)
-	b = append(b, r...)
-	if reason != "" {
-		b = append(b, " ("...)
-		b = appendComment(b, reason)
-		b = append(b, ')')
-	}
-	b = append(b, "\r\n\tclient-ip="...)
-	b = appendValue(b, f.Client.IP) // an IPv6 address is no dot-atom
-	b = append(b, "; envelope-from="...)
-	b = appendQuoted(b, f.Mail.From)
-	b = append(b, ";\r\n\thelo="...)
-	b = appendValue(b, f.Helo.Name)
-	b = append(b, "; identity="...)
-	b = append(b, identity...)
-	if address != "" {
-		b = append(b, "; x-"...)
-		b = append(b, identity...)
-		b = append(b, '=')
-		b = appendQuoted(b, address)
-	}
-	b = append(b, "; receiver="...)
-	b = appendValue(b, receiver)
-	return append(b, "\r\n"...)
-}
-
-func equalFold(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }

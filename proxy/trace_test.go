@@ -96,7 +96,7 @@ func TestFieldsAreBounded(t *testing.T) {
 		tx.rcpts = []recipient{rcpt}
 		f.Rcpt = policy.RcptTo{Address: "other" + long, Domain: long}
 		tx.verdict = r.set.Chain.Decide(policy.Message, f)
-		fields := s.appendFields(nil)
+		fields := s.appendFields(tx, nil)
 		if most := s.addedSize(); int64(len(fields)) > most {
 			t.Errorf("%d octets, of at most %d", len(fields), most)
 		}

@@ -1,4 +1,4 @@
-package proxy
+package fields
 
 import (
 	"slices"
@@ -14,16 +14,16 @@ import (
 
 const authResults = "Authentication-Results"
 
-// withoutForged returns the header section head, parsed as h with bad lines that are
-// no field, less the fields that would speak in our name: an Authentication-Results
-// that somebody might take for ours, and every field that a tag rule may write. The
-// former whether or not we write one ourselves: what is behind us believes it. What is
-// such a field to some readers alone goes as well, see smtp.Lookalikes.
-func (s *session) withoutForged(head []byte, h smtp.Header, bad int) []byte {
-	names := s.set.Chain.TagNames()
+// WithoutForged returns the header section head, parsed as h with bad lines that are
+// no field, less the fields that would speak in the name of the server called hostname:
+// an Authentication-Results that somebody might take for its own, and every field that
+// a tag rule may write, which names are. The former goes whether or not the server
+// writes one itself: the MTA behind it believes it. What is such a field to some readers
+// alone goes as well, see smtp.Lookalikes. Where there is none, head itself is returned.
+func WithoutForged(head []byte, h smtp.Header, bad int, hostname string, names []string) []byte {
 	forged := func(f *smtp.Field) bool {
 		if equalFold(f.Name, authResults) {
-			return claims(f.Value, s.set.Hostname)
+			return claims(f.Value, hostname)
 		}
 		return slices.ContainsFunc(names, func(name string) bool { return equalFold(f.Name, name) })
 	}
@@ -43,7 +43,7 @@ func (s *session) withoutForged(head []byte, h smtp.Header, bad int) []byte {
 	}
 	if bad > 0 {
 		for _, l := range smtp.Lookalikes(head, authResults) {
-			if !l.Parsed && claims(l.Value, s.set.Hostname) {
+			if !l.Parsed && claims(l.Value, hostname) {
 				out = append(out, l.Extent)
 			}
 		}
