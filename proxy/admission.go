@@ -16,10 +16,10 @@ func (srv *Server) admit(s *session, l configs.Limits) (why ending) {
 		s.who = share.Of(s.addr.Addr())
 	}
 	now := srv.now()
-	if !srv.rates.take(s.who, rationConnections, l.ConnectionRate, now) {
+	if !srv.rates.Take(s.who, share.PerConnection, l.ConnectionRate, now) {
 		return endedConnectionRate
 	}
-	if srv.rates.spent(s.who, rationErrors, l.ErrorRate, now) {
+	if srv.rates.Spent(s.who, share.PerError, l.ErrorRate, now) {
 		return endedErrorRate
 	}
 	switch srv.clients.Take(s.who, 1, share.Limits{Each: int64(l.ConnectionsPerClient)}) {

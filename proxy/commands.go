@@ -13,6 +13,7 @@ import (
 	"postern/policy"
 	"postern/proxy/backend"
 	"postern/proxy/fields"
+	"postern/proxy/share"
 	"postern/proxy/smtp"
 )
 
@@ -154,7 +155,7 @@ func (s *session) fault(r smtp.Reply) {
 	}
 	s.say(r)
 	enough := s.set.Limits.Errors > 0 && s.errors+s.manners.early >= s.set.Limits.Errors
-	if !s.srv.rates.take(s.who, rationErrors, s.set.Limits.ErrorRate, s.srv.now()) {
+	if !s.srv.rates.Take(s.who, share.PerError, s.set.Limits.ErrorRate, s.srv.now()) {
 		enough = true
 	}
 	if enough && !s.closing {

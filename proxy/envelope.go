@@ -105,7 +105,7 @@ func (s *session) mail(arg string) smtp.Reply {
 	}
 	s.tx = tx
 	s.transactions++
-	if r.IsZero() && !s.srv.rates.take(s.who, rationMessages, s.set.Limits.MessageRate, s.srv.now()) {
+	if r.IsZero() && !s.srv.rates.Take(s.who, share.PerMessage, s.set.Limits.MessageRate, s.srv.now()) {
 		s.srv.metrics.LimitReached("message_rate")
 		r = s.refuse(450, "7.1", "Too many messages, try again later")
 	}

@@ -16,7 +16,7 @@ package proxy
 //	recipients, also refused ones           192 KiB      limits.recipients, envelopeLimit, and one recipient
 //	tags of recipients                       20 KiB      recipientTags
 //	DNS answers for the journal              48 KiB      dnscache: 200 answers, 48 KiB of text
-//	header section, gathered and its copy    32 KiB      smallHeader; what is larger counts against heldMemory
+//	header section, gathered and its copy    32 KiB      smallHeader; what is larger counts against hold.Memory
 //	its fields                               48 KiB      limits.header_fields
 //
 // Not all of it at the same time: fields are there while a header section is judged,
@@ -24,5 +24,5 @@ package proxy
 // it but the first line (a few KiB, see parking).
 //
 // For all sessions together: messages that are held, limits.held; what of them is in
-// memory, and large header sections, heldMemory.
+// memory, and large header sections, hold.Memory.
 const sessionMemory = 512 << 10

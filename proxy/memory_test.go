@@ -97,13 +97,13 @@ func TestWorstSession(t *testing.T) {
 			begin(0) // what is made once
 			r.quiet()
 			const n = 30
-			before, held := heapAndStacks(), r.srv.held.memory.Used()
+			before, held := heapAndStacks(), inMemory(r)
 			for i := range n {
 				begin(i + 1)
 			}
 			r.quiet()
-			each := (heapAndStacks() - before - (r.srv.held.memory.Used() - held)) / n
-			t.Logf("%d KiB each, and %d KiB of limits.held", each>>10, (r.srv.held.memory.Used()-held)/n>>10)
+			each := (heapAndStacks() - before - (inMemory(r) - held)) / n
+			t.Logf("%d KiB each, and %d KiB of limits.held", each>>10, (inMemory(r)-held)/n>>10)
 			if each > sessionMemory {
 				t.Errorf("%d octets each", each)
 			}
@@ -114,7 +114,7 @@ func TestWorstSession(t *testing.T) {
 				_ = c.conn.Close()
 				<-c.done
 			}
-			if u := r.srv.held.memory.Used(); u != 0 {
+			if u := inMemory(r); u != 0 {
 				t.Errorf("%d octets are still taken", u)
 			}
 		})
@@ -142,4 +142,10 @@ func worstZone() string {
 		}
 	}
 	return b.String()
+}
+
+// inMemory is what is held in memory, in octets.
+func inMemory(r *rig) int64 {
+	_, memory := r.srv.held.Used()
+	return memory
 }

@@ -11,6 +11,7 @@ import (
 	"postern/policy/journal"
 	"postern/proxy/backend"
 	"postern/proxy/fields"
+	"postern/proxy/hold"
 	"postern/proxy/smtp"
 )
 
@@ -55,10 +56,10 @@ type relay struct {
 	seven  bool // the backend takes no 8-bit text; looked after here for BDAT, in receiveData for DATA
 	whole  bool // what is pushed next is the rest of the message
 
-	head    []byte // the header section and what came with its end, while gathered
-	room    room   // for that
-	body    int    // where in head the body begins, once that is known
-	hold    *spool // the message, not dot-stuffed, where it must be held
+	head    []byte      // the header section and what came with its end, while gathered
+	room    hold.Room   // for that
+	body    int         // where in head the body begins, once that is known
+	hold    *hold.Spool // the message, not dot-stuffed, where it must be held
 	unstuff smtp.Unstuffer
 	text    smtp.TextScanner
 	scratch []byte
@@ -168,7 +169,7 @@ func (r *relay) gather(b []byte) {
 		r.judgeHeader()
 	}
 	r.head = nil
-	r.room.close()
+	r.room.Close()
 }
 
 // smallHeader is how large a header section may be, in octets, without counting
@@ -182,14 +183,14 @@ func (r *relay) roomForHeader(octets int) bool {
 		return true
 	}
 	s := r.s
-	if r.room.of == nil {
-		r.room = s.srv.held.roomFor(s.who, s.set.Limits)
+	if r.room == (hold.Room{}) {
+		r.room = s.srv.held.RoomFor(s.who, s.set.Limits)
 	}
-	if r.room.inMemory(2*int64(octets), heldMemory) {
+	if r.room.InMemory(2*int64(octets), hold.Memory) {
 		return true
 	}
 	s.srv.metrics.LimitReached("held_memory")
-	r.cannotHold(errNoRoom)
+	r.cannotHold(hold.ErrNoRoom)
 	return false
 }
 
@@ -249,10 +250,10 @@ func (r *relay) judgeHeader() {
 	if s.set.Chain.HoldsMessage() && !s.settled(policy.Header) || s.candidateWaits() {
 		if checks.Signed(h) || s.set.Chain.HoldsUnsigned() {
 			r.state = holding
-			r.hold = &spool{room: s.srv.held.roomFor(s.who, s.set.Limits)}
+			r.hold = s.srv.held.Spool(s.who, s.set.Limits)
 			r.spool(head)
 			if r.state == holding {
-				r.hold.mark = r.hold.size
+				r.hold.EndHead()
 				r.spool(rest)
 			}
 			return
@@ -695,8 +696,8 @@ func (r *relay) close() {
 	if r.timer != nil {
 		r.timer.Stop()
 	}
-	r.hold.close()
-	r.room.close()
+	r.hold.Close()
+	r.room.Close()
 	r.head = nil
 }
 
@@ -713,7 +714,7 @@ func (r *relay) spool(b []byte) {
 
 func (r *relay) cannotHold(err error) {
 	s := r.s
-	if !errors.Is(err, errNoRoom) { // that is counted, and the client's doing
+	if !errors.Is(err, hold.ErrNoRoom) { // that is counted, and the client's doing
 		s.srv.log.LogAttrs(s.srv.ctx, slog.LevelError, "cannot hold a message",
 			slog.String("id", s.tx.facts.ID), slog.String("error", err.Error()))
 	}
@@ -725,13 +726,13 @@ func (r *relay) cannotHold(err error) {
 func (r *relay) judgeMessage() {
 	s, tx := r.s, r.s.tx
 	start := time.Now()
-	head := make([]byte, r.hold.mark)
+	head := make([]byte, r.hold.Head())
 	if _, err := r.hold.ReadAt(head, 0); err != nil && len(head) > 0 {
 		r.cannotHold(err)
 		return
 	}
 	h, bad := smtp.ParseHeader(head)
-	s.runChecks(policy.Message, checks.Message{Header: h, Section: head, Whole: r.hold, Size: r.hold.size})
+	s.runChecks(policy.Message, checks.Message{Header: h, Section: head, Whole: r.hold, Size: r.hold.Size()})
 	refusal := s.judge(policy.Message)
 	tx.time("message", start)
 	if !refusal.IsZero() {
@@ -740,12 +741,12 @@ func (r *relay) judgeMessage() {
 	}
 	ours := s.appendFields(tx, nil)
 	kept := fields.WithoutForged(head, h, bad, s.set.Hostname, s.set.Chain.TagNames())
-	if !r.begin(int64(len(ours)+len(kept)) + r.hold.size - r.hold.mark) {
+	if !r.begin(int64(len(ours)+len(kept)) + r.hold.Size() - r.hold.Head()) {
 		return
 	}
 	r.send(ours)
 	r.send(kept)
-	if err := r.hold.bodyTo(writerFunc(func(b []byte) (int, error) { r.send(b); return len(b), nil })); err != nil {
+	if err := r.hold.BodyTo(writerFunc(func(b []byte) (int, error) { r.send(b); return len(b), nil })); err != nil {
 		r.cannotHold(err)
 	}
 }

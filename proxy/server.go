@@ -22,6 +22,7 @@ import (
 	"postern/policy"
 	"postern/policy/journal"
 	"postern/proxy/backend"
+	"postern/proxy/hold"
 	"postern/proxy/share"
 	"postern/proxy/smtp"
 )
@@ -85,8 +86,8 @@ type Server struct {
 	serving   sync.WaitGroup // calls of Serve
 
 	clients share.Budget // sessions, by client
-	held    held
-	rates   rates
+	held    hold.Space
+	rates   share.Rates
 	parking parking
 }
 
@@ -103,7 +104,7 @@ func New(o Options, s *Settings) *Server {
 	if srv.now == nil {
 		srv.now = time.Now
 	}
-	srv.held.metrics = o.Metrics
+	srv.held.Metrics = o.Metrics
 	srv.ctx, srv.cancel = context.WithCancel(context.Background())
 	srv.settings.Store(s)
 	return srv

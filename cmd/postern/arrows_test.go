@@ -28,6 +28,7 @@ var floors = map[string]int{
 	"policy":                  1,
 	"checks/dnscache":         1,
 	"metrics/admin":           1,
+	"proxy/hold":              1,
 	"proxy/backend/mta":       1,
 	"policy/journal/jsonline": 0,
 	"proxy/smtp":              0,

@@ -1,9 +1,13 @@
-package proxy
+package hold
 
 import (
 	"bytes"
 	"io"
 	"os"
+	"sync"
+
+	"postern/configs"
+	"postern/proxy/share"
 )
 
 const (
@@ -17,18 +21,32 @@ const (
 	spoolStep = 64 << 10
 )
 
-// spool holds a message until its last fact is known.
-type spool struct {
+// Spool holds a message until its last fact is known.
+type Spool struct {
 	mem  []byte
 	file *os.File
 	size int64
 	mark int64 // where the body begins
-	room room
+	room Room
 }
 
-// Write appends to the message. It fails when the disk does, or when there is no
-// room for more.
-func (sp *spool) Write(p []byte) (int, error) {
+// Spool begins to hold a message for a client.
+func (s *Space) Spool(who share.Client, l configs.Limits) *Spool {
+	return &Spool{room: s.RoomFor(who, l)}
+}
+
+// Size is how many octets there are.
+func (sp *Spool) Size() int64 { return sp.size }
+
+// Head is how many octets the header section has.
+func (sp *Spool) Head() int64 { return sp.mark }
+
+// EndHead says that what follows is the body.
+func (sp *Spool) EndHead() { sp.mark = sp.size }
+
+// Write appends to the message. It fails when the disk does, or, with ErrNoRoom, when
+// there is no room for more.
+func (sp *Spool) Write(p []byte) (int, error) {
 	size := sp.size + int64(len(p))
 	if err := sp.room.hold((size + spoolStep - 1) / spoolStep * spoolStep); err != nil {
 		return 0, err
@@ -59,8 +77,11 @@ func (sp *spool) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// blocks are for reading files.
+var blocks = sync.Pool{New: func() any { return new([spoolStep / 2]byte) }}
+
 // remember makes room in memory for n octets more, if there is any.
-func (sp *spool) remember(n int) bool {
+func (sp *Spool) remember(n int) bool {
 	need, size := len(sp.mem)+n, max(cap(sp.mem), spoolFirst)
 	if need > spoolMemory {
 		return false
@@ -69,7 +90,7 @@ func (sp *spool) remember(n int) bool {
 		size *= 2
 	}
 	if size > cap(sp.mem) {
-		if !sp.room.inMemory(int64(size), spoolShare) {
+		if !sp.room.InMemory(int64(size), spoolMemoryShare) {
 			return false
 		}
 		sp.mem = append(make([]byte, 0, size), sp.mem...)
@@ -78,27 +99,27 @@ func (sp *spool) remember(n int) bool {
 }
 
 // ReadAt reads of the message what is there.
-func (sp *spool) ReadAt(p []byte, off int64) (int, error) {
+func (sp *Spool) ReadAt(p []byte, off int64) (int, error) {
 	if sp.file != nil {
 		return sp.file.ReadAt(p, off)
 	}
 	return bytes.NewReader(sp.mem).ReadAt(p, off)
 }
 
-// bodyTo writes the message from its body on.
-func (sp *spool) bodyTo(w io.Writer) error {
+// BodyTo writes the message from its body on.
+func (sp *Spool) BodyTo(w io.Writer) error {
 	if sp.file == nil {
 		_, err := w.Write(sp.mem[sp.mark:])
 		return err
 	}
-	block := blocks.Get().(*[blockSize]byte)
+	block := blocks.Get().(*[spoolStep / 2]byte)
 	defer blocks.Put(block)
 	_, err := io.CopyBuffer(struct{ io.Writer }{w}, io.NewSectionReader(sp.file, sp.mark, sp.size-sp.mark), block[:])
 	return err
 }
 
-// close forgets the message. A nil spool holds none.
-func (sp *spool) close() {
+// Close forgets the message. A nil Spool holds none.
+func (sp *Spool) Close() {
 	if sp == nil {
 		return
 	}
@@ -107,5 +128,5 @@ func (sp *spool) close() {
 		sp.file = nil
 	}
 	sp.mem = nil
-	sp.room.close()
+	sp.room.Close()
 }
