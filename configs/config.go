@@ -198,7 +198,8 @@ type Override struct {
 	Until  string   `yaml:"until"`  // the last day, 2027-03-01 (UTC)
 	Unsafe bool     `yaml:"unsafe"` // to have it without a proof
 
-	Position Position `yaml:"-"`
+	Position       Position `yaml:"-"`
+	ExcusePosition Position `yaml:"-"`
 }
 
 // Match narrows an override down. What is not said matches all.

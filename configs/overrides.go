@@ -2,13 +2,9 @@ package configs
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 )
-
-// Excusable are the checks whose results an override may excuse.
-var Excusable = []string{"spf", "spf_helo", "submitter", "pra", "dkim", "dmarc", "iprev", "mx", "dnsbl"}
 
 // maxOverride is how far ahead the last day of an override may lie: who made it
 // should look at it again while they remember.
@@ -31,7 +27,7 @@ func (o *Override) Proven() bool {
 }
 
 // overrides notes what is missing in the overrides. Their entries are judged by who
-// makes lists of them.
+// makes lists of them, the checks that they excuse by the policy, which knows them.
 func (l *loader) overrides(c *Config, now time.Time) {
 	names := map[string]string{}
 	for i := range c.Overrides {
@@ -92,10 +88,5 @@ func (l *loader) effect(p string, o *Override) {
 		l.fault(p+".do", "%s: say excuse or do: pass, not both: pass excuses everything", p)
 	case o.Do == "" && len(o.Excuse) == 0:
 		l.fault(p, "%s: override %s has no effect: say which results it excuses, excuse: [spf], or do: pass for everything", p, o.Name)
-	}
-	for j, check := range o.Excuse {
-		if !slices.Contains(Excusable, check) {
-			l.word(fmt.Sprintf("%s.excuse[%d]", p, j), check, Excusable)
-		}
 	}
 }

@@ -70,8 +70,7 @@ func (h headerTemplate) expand(s scope) smtp.Field {
 }
 
 // defaultReply is the reply of a rule that gives none, by the facts that it reads
-// and the result words that it compares with (RFC 7372 §3 for the codes of SPF,
-// DKIM and iprev, RFC 4405 §4.2 for SUBMITTER, RFC 4406 §5 for the PRA).
+// and the result words that it compares with, as the tags of Facts have it.
 func defaultReply(do Disposition, reads func(name string) bool, results map[Result]bool) smtp.Reply {
 	if do == DispositionDefer {
 		if results[TempError] || reads("dns") {
@@ -79,34 +78,16 @@ func defaultReply(do Disposition, reads func(name string) bool, results map[Resu
 		}
 		return smtp.Reply{Code: 451, Enhanced: "7.1", Text: "Not accepted now, please try again later."}
 	}
-	switch {
-	case reads("submitter.result"):
-		return smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Submitter not allowed."}
-	case reads("pra.matches_submitter"):
-		return smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Submitter does not match header."}
-	case reads("pra.result") && results[Fail]:
-		return smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Sender ID (PRA) Not Permitted."}
-	case reads("pra"):
-		return smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Purported responsible address not allowed."}
-	case (reads("spf.result") || reads("spf_helo")) && results[PermError] && !results[Fail]:
-		return smtp.Reply{Code: 550, Enhanced: "7.24", Text: "SPF validation error."}
-	case reads("spf.result"), reads("spf_helo"):
-		return smtp.Reply{Code: 550, Enhanced: "7.23", Text: "SPF validation failed."}
-	case reads("dmarc"):
-		return smtp.Reply{Code: 550, Enhanced: "7.26", Text: "DMARC evaluation failed."}
-	case reads("dkim"):
-		return smtp.Reply{Code: 550, Enhanced: "7.20", Text: "No passing DKIM signature found."}
-	case reads("iprev"):
-		return smtp.Reply{Code: 550, Enhanced: "7.25", Text: "Reverse DNS validation failed."}
-	case reads("mx"):
-		// RFC 3463 §3.2: the domain does not exist or accepts no mail. Which of the
-		// two, a rule may say itself (5.7.27 for a null MX alone, RFC 7505 §4.2).
-		return smtp.Reply{Code: 550, Enhanced: "1.8", Text: "Sender domain takes no mail."}
-	case reads("dnsbl"):
-		return smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Client address is listed."}
-	default:
-		return smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Not accepted."}
+	for _, c := range replyOrder {
+		for i := range c.replies {
+			if r := &c.replies[i]; reads(r.name) {
+				if reply := r.of(results); reply.Code != 0 {
+					return reply
+				}
+			}
+		}
 	}
+	return smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Not accepted."}
 }
 
 // compileReply reads "550 5.7.1 text", where all but the code may be left out.

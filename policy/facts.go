@@ -53,6 +53,23 @@ const (
 // rule that compares with something else is found when it is loaded.
 // Addresses have their domain as A-labels in lower case, and the local part as
 // received, unquoted where that is possible.
+//
+// A field that holds a result is a check's, and bears its name. All that the rest
+// of the program has to know of the check are tags, of that field or of those in it:
+//
+//	needs     the checks whose findings it reads
+//	by        the check that finds this fact, where it is not the one around it;
+//	          client: nobody finds it, it is the client's word
+//	trouble   the words (true or false of a bool) that an override may excuse
+//	identity  the fact that names the domain which an override's match.domains means
+//	of, given a trouble that belongs to another check, where a fact is not empty
+//	refusal   code and text of the reply of a reject rule that reads the fact, or
+//	          any fact of the check, and gives none (RFC 3463, RFC 7372 §3, RFC 4405
+//	          §4.2, RFC 4406 §5); refusal_fail and refusal_permerror are for rules
+//	          that compare with that word, fail before permerror
+//	speaks    its turn where such a rule reads what several checks find; the last
+//	          are those without
+//	reason    the field tells people why the result is what it is, behind this text
 type Facts struct {
 	ID        string    `json:"id" expr:"-"`
 	Client    Client    `json:"client" expr:"client" stage:"connect"`
@@ -60,18 +77,18 @@ type Facts struct {
 	TLS       TLS       `json:"tls" expr:"tls" stage:"mail"`
 	Helo      HeloName  `json:"helo" expr:"helo" stage:"helo"`
 	Mail      MailFrom  `json:"mail" expr:"mail" stage:"mail"`
-	Submitter Submitter `json:"submitter" expr:"submitter" stage:"mail"`
-	SPF       SPF       `json:"spf" expr:"spf" stage:"mail"`
-	SPFHelo   SPFHelo   `json:"spf_helo" expr:"spf_helo" stage:"mail"`
-	Iprev     Iprev     `json:"iprev" expr:"iprev" stage:"mail"`
-	MX        MX        `json:"mx" expr:"mx" stage:"mail"`
-	DNSBL     DNSBL     `json:"dnsbl" expr:"dnsbl" stage:"mail"`
+	Submitter Submitter `json:"submitter" expr:"submitter" stage:"mail" identity:"submitter.domain" speaks:"1"`
+	SPF       SPF       `json:"spf" expr:"spf" stage:"mail" identity:"mail.domain" speaks:"3"`
+	SPFHelo   SPFHelo   `json:"spf_helo" expr:"spf_helo" stage:"mail" identity:"mail.domain" speaks:"4"`
+	Iprev     Iprev     `json:"iprev" expr:"iprev" stage:"mail" identity:"mail.domain" speaks:"7" refusal:"7.25 Reverse DNS validation failed."`
+	MX        MX        `json:"mx" expr:"mx" stage:"mail" identity:"mail.domain" speaks:"8" refusal:"1.8 Sender domain takes no mail."`
+	DNSBL     DNSBL     `json:"dnsbl" expr:"dnsbl" stage:"mail" identity:"mail.domain" speaks:"9" refusal:"7.1 Client address is listed."`
 	DNS       DNS       `json:"dns" expr:"dns" stage:"mail"`
 	Rcpt      RcptTo    `json:"rcpt" expr:"rcpt" stage:"rcpt"` // the one recipient in question
 	Header    HeaderSum `json:"header" expr:"header" stage:"header"`
-	PRA       PRA       `json:"pra" expr:"pra" stage:"header"`
-	DKIM      DKIM      `json:"dkim" expr:"dkim" stage:"message"`
-	DMARC     DMARC     `json:"dmarc" expr:"dmarc" stage:"message"`
+	PRA       PRA       `json:"pra" expr:"pra" stage:"header" identity:"pra.domain" speaks:"2" refusal:"7.1 Purported responsible address not allowed."`
+	DKIM      DKIM      `json:"dkim" expr:"dkim" stage:"message" identity:"header.from_domain" speaks:"6" refusal:"7.20 No passing DKIM signature found."`
+	DMARC     DMARC     `json:"dmarc" expr:"dmarc" stage:"message" identity:"header.from_domain" speaks:"5" refusal:"7.26 DMARC evaluation failed." needs:"spf dkim"`
 	Message   MessageIs `json:"message" expr:"message" stage:"message"`
 }
 
@@ -90,7 +107,7 @@ type Client struct {
 	Unsynchronized bool `json:"unsynchronized,omitempty" expr:"unsynchronized" stage:"header"`
 	// Name is the forward-confirmed reverse name, empty if there is none. It
 	// comes with iprev, so that a slow reverse zone delays no greeting.
-	Name string `json:"name" expr:"name" stage:"mail" form:"domain"`
+	Name string `json:"name" expr:"name" stage:"mail" form:"domain" by:"iprev"`
 }
 
 // Addr returns the client's address, the zero Addr if IP is none.
@@ -131,19 +148,19 @@ type MailFrom struct {
 
 // Submitter is the SUBMITTER parameter (RFC 4405) and what became of it.
 type Submitter struct {
-	Address string `json:"address" expr:"address" form:"address"` // decoded; empty if none was given
-	Domain  string `json:"domain" expr:"domain" form:"domain"`
-	Result  Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped"`
-	Reason  string `json:"reason,omitempty" expr:"-"` // in words, for the record and for Received-SPF
+	Address string `json:"address" expr:"address" form:"address" by:"client"` // decoded; empty if none was given
+	Domain  string `json:"domain" expr:"domain" form:"domain" by:"client"`
+	Result  Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped" trouble:"fail softfail neutral permerror temperror" refusal:"7.1 Submitter not allowed."`
+	Reason  string `json:"reason,omitempty" expr:"-" reason:""` // in words, for the record and for Received-SPF
 }
 
 // SPF is the result for MAIL FROM, or for postmaster@HELO where that is null
 // (RFC 7208 §2.4).
 type SPF struct {
-	Result   Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped"`
+	Result   Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped" trouble:"fail softfail neutral permerror temperror" refusal:"7.23 SPF validation failed." refusal_permerror:"7.24 SPF validation error."`
 	Domain   string `json:"domain" expr:"domain" form:"domain"`
 	Identity string `json:"identity" expr:"identity" words:"mailfrom helo"` // "mailfrom" or "helo"
-	Reason   string `json:"reason" expr:"reason"`                           // in words: the mechanism that matched, or what went wrong
+	Reason   string `json:"reason" expr:"reason" reason:""`                 // in words: the mechanism that matched, or what went wrong
 	// Explanation is the domain's own text for a fail (exp=, RFC 7208 §6.2),
 	// reduced to printable ASCII and capped.
 	Explanation string `json:"explanation,omitempty" expr:"explanation"`
@@ -151,15 +168,15 @@ type SPF struct {
 
 // SPFHelo is the result for the HELO identity (RFC 7208 §2.3).
 type SPFHelo struct {
-	Result Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped"`
+	Result Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped" trouble:"fail softfail neutral permerror temperror" refusal:"7.23 SPF validation failed." refusal_permerror:"7.24 SPF validation error."`
 	Domain string `json:"domain,omitempty" expr:"-"`
-	Reason string `json:"reason,omitempty" expr:"-"`
+	Reason string `json:"reason,omitempty" expr:"-" reason:""`
 }
 
 // Iprev is the forward-confirmed reverse look-up (RFC 8601 §2.7.3).
 type Iprev struct {
-	Result Result `json:"result" expr:"result" results:"pass fail temperror permerror skipped"`
-	Name   string `json:"name" expr:"name" form:"domain"` // confirmed; empty: none is
+	Result Result `json:"result" expr:"result" results:"pass fail temperror permerror skipped" trouble:"fail permerror temperror"`
+	Name   string `json:"name" expr:"name" form:"domain" reason:""` // confirmed; empty: none is
 	// Reverse is the first name that the reverse zone has, confirmed or not: the
 	// client's own word, which no rule reads. A backend may be told of it.
 	Reverse string `json:"reverse,omitempty" expr:"-"`
@@ -168,17 +185,19 @@ type Iprev struct {
 // MX tells whether mail can be sent back to the domain of MAIL FROM: pass where it
 // has an MX, or an address in its place (RFC 5321 §5.1), fail where it says that it
 // takes none (a null MX, RFC 7505), permerror where it has nothing or is not there,
-// none where there is no domain to ask.
+// none where there is no domain to ask. Its reply is RFC 3463 §3.2's, the domain does
+// not exist or accepts no mail: which of the two, a rule may say itself (5.7.27 for a
+// null MX alone, RFC 7505 §4.2).
 type MX struct {
-	Result Result `json:"result" expr:"result" results:"none pass fail temperror permerror skipped"`
-	Reason string `json:"reason,omitempty" expr:"-"` // in words
+	Result Result `json:"result" expr:"result" results:"none pass fail temperror permerror skipped" trouble:"fail permerror temperror"`
+	Reason string `json:"reason,omitempty" expr:"-" reason:""` // in words
 }
 
 // DNSBL is the sum of the DNS lists (RFC 5782).
 type DNSBL struct {
-	Listed bool     `json:"listed" expr:"listed"`
+	Listed bool     `json:"listed" expr:"listed" trouble:"true"`
 	Score  int      `json:"score" expr:"score"`
-	Zones  []string `json:"zones" expr:"zones"`
+	Zones  []string `json:"zones" expr:"zones" reason:""`
 	Result Result   `json:"result" expr:"result" results:"none pass fail temperror skipped"`
 }
 
@@ -214,35 +233,35 @@ const (
 // PRA is the Purported Responsible Address (RFC 4407) and its authorization
 // (RFC 4406).
 type PRA struct {
-	Result           Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped"`
+	Result           Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped" trouble:"fail softfail neutral permerror temperror" refusal_fail:"7.1 Sender ID (PRA) Not Permitted."`
 	Address          string `json:"address" expr:"address" form:"address"` // empty: no PRA could be determined
 	Domain           string `json:"domain" expr:"domain" form:"domain"`
-	MatchesSubmitter bool   `json:"matches_submitter" expr:"matches_submitter"` // false also where either is missing
-	Reason           string `json:"reason,omitempty" expr:"-"`
+	MatchesSubmitter bool   `json:"matches_submitter" expr:"matches_submitter" trouble:"false" of:"submitter" given:"submitter.address" refusal:"7.1 Submitter does not match header."` // false also where either is missing
+	Reason           string `json:"reason,omitempty" expr:"-" reason:""`
 }
 
 // DKIM is the best of the signatures read (RFC 6376, RFC 8601 §2.7.1).
 type DKIM struct {
-	Result     Result          `json:"result" expr:"result" results:"none neutral pass fail temperror permerror skipped"`
+	Result     Result          `json:"result" expr:"result" results:"none neutral pass fail temperror permerror skipped" trouble:"fail neutral permerror temperror"`
 	Domains    []string        `json:"domains" expr:"domains" form:"domain"` // d= of those that passed, lower case
-	Signatures []DKIMSignature `json:"signatures,omitempty" expr:"-"`
+	Signatures []DKIMSignature `json:"signatures,omitempty" expr:"-" reason:""`
 }
 
 // DKIMSignature is one signature read, for Authentication-Results and explain.
 type DKIMSignature struct {
-	Domain   string `json:"domain"`
-	Selector string `json:"selector"`
-	Result   Result `json:"result"`
-	Reason   string `json:"reason,omitempty"`
+	Domain   string `json:"domain" reason:""`
+	Selector string `json:"selector" reason:"/"`
+	Result   Result `json:"result" reason:" "`
+	Reason   string `json:"reason,omitempty" reason:" "`
 }
 
 // DMARC is the evaluation of the author domain's policy (RFC 9989).
 type DMARC struct {
-	Result Result `json:"result" expr:"result" results:"none pass fail temperror permerror skipped"`
+	Result Result `json:"result" expr:"result" results:"none pass fail temperror permerror skipped" trouble:"fail permerror temperror"`
 	// Policy is "none", "quarantine" or "reject"; empty if there is no record, or
 	// (with temperror, and rarely with pass) if the policy could not be learned.
-	Policy string `json:"policy" expr:"policy" words:"none quarantine reject"`
-	Domain string `json:"domain" expr:"domain" form:"domain"` // where the record was found
+	Policy string `json:"policy" expr:"policy" words:"none quarantine reject" reason:"p="`
+	Domain string `json:"domain" expr:"domain" form:"domain" reason:" of "` // where the record was found
 }
 
 // MessageIs is what is known once the whole message was read.

@@ -31,7 +31,7 @@ func FuzzGuard(f *testing.F) {
 			return
 		}
 		p.Overrides = []configs.Override{{
-			Name: "o", Proof: configs.Proof{Address: []string{"192.0.2.0/24"}}, Excuse: configs.Excusable,
+			Name: "o", Proof: configs.Proof{Address: []string{"192.0.2.0/24"}}, Excuse: excusable(),
 			Owner: "a", Reason: "b", Until: "2027-01-01",
 		}}
 		lists, _ := NewLists(nil, nil, func() time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) })

@@ -44,11 +44,8 @@ func (s FactSet) Names() []string {
 }
 
 // knownBy holds, for each stage, the facts that a transaction has that came so
-// far; checkFacts the facts that are there only if a check has run.
-var (
-	knownBy    = factsByStage()
-	checkFacts = factsOfChecks()
-)
+// far.
+var knownBy = factsByStage()
 
 func factsByStage() (sets [Message + 1]FactSet) {
 	if len(vocabulary) > 64*len(FactSet{}) {
@@ -64,37 +61,6 @@ func factsByStage() (sets [Message + 1]FactSet) {
 	return sets
 }
 
-// measuredBy is a check's result and all that the check finds.
-type measuredBy struct {
-	result *fact
-	facts  FactSet
-}
-
-func factsOfChecks() []measuredBy {
-	var all []measuredBy
-	for _, name := range factNames {
-		result := vocabulary[name]
-		if !result.result {
-			continue
-		}
-		m := measuredBy{result: result}
-		for _, f := range vocabulary {
-			if f.top == result.top {
-				m.facts.add(f)
-			}
-		}
-		switch result.top {
-		case "submitter":
-			// The address is the client's word, and no measurement.
-			m.facts = m.facts.Without("submitter.address", "submitter.domain")
-		case "iprev":
-			m.facts.add(vocabulary["client.name"])
-		}
-		all = append(all, m)
-	}
-	return all
-}
-
 // Measured returns the facts of f that mean something: those of a transaction
 // that was judged at the stage reached and at none later, less those of checks
 // that did not run. What is not in the set is empty for want of a look, and
@@ -102,8 +68,8 @@ func factsOfChecks() []measuredBy {
 func Measured(f *Facts, reached Stage) FactSet {
 	known := knownBy[min(max(reached, Connect), Message)]
 	v := reflect.ValueOf(f).Elem()
-	for i := range checkFacts {
-		if c := &checkFacts[i]; c.result.read(v).String() == string(Skipped) || c.result.read(v).String() == "" {
+	for _, c := range checksKnown {
+		if word := c.result.read(v).String(); word == string(Skipped) || word == "" {
 			known[0] &^= c.facts[0]
 			known[1] &^= c.facts[1]
 		}

@@ -14,30 +14,6 @@ import (
 	"postern/configs"
 )
 
-// excusable says how an override speaks of a check: what its trouble is, and
-// which fact names the domain in question.
-type excusable struct {
-	trouble string
-	domain  string
-}
-
-const anyTrouble = ` in ["fail", "softfail", "neutral", "permerror", "temperror"]`
-
-var excusables = map[string]excusable{
-	"spf":       {`spf.result` + anyTrouble, "mail.domain"},
-	"spf_helo":  {`spf_helo.result` + anyTrouble, "mail.domain"},
-	"submitter": {`submitter.result` + anyTrouble, "submitter.domain"},
-	"pra":       {`pra.result` + anyTrouble, "pra.domain"},
-	"dkim":      {`dkim.result in ["fail", "neutral", "permerror", "temperror"]`, "header.from_domain"},
-	"dmarc":     {`dmarc.result in ["fail", "permerror", "temperror"]`, "header.from_domain"},
-	"iprev":     {`iprev.result in ["fail", "permerror", "temperror"]`, "mail.domain"},
-	"mx":        {`mx.result in ["fail", "permerror", "temperror"]`, "mail.domain"},
-	"dnsbl":     {`dnsbl.listed`, "mail.domain"},
-}
-
-// mismatch is the trouble of SUBMITTER that the header tells of (RFC 4405 §4.2).
-const mismatch = `submitter.address != "" and not pra.matches_submitter`
-
 // overrides makes the overrides a part of the rules and lets, and returns lists
 // that have theirs besides those given. An override that passes everything is a
 // rule on top. One that excuses checks is an unless of the rules that refuse by
@@ -67,9 +43,10 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 		var needed []string
 		known := map[string]string{} // the lets of this override by condition
 		for _, check := range o.Excuse {
-			x, ok := excusables[check]
-			if !ok {
-				c.faultAt(o.Position, "override %s: %s is no check that can be excused%s", o.Name, check, didYouMean(check, configs.Excusable))
+			x := checkOf[check]
+			if x == nil || x.trouble == "" {
+				all := excusable()
+				c.faultAt(o.ExcusePosition, "override %s: excuse: %q is none of %s%s", o.Name, check, strings.Join(all, ", "), didYouMean(check, all))
 				continue
 			}
 			read := refusing.rules[check]
@@ -77,7 +54,7 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 				warnings = append(warnings, configs.Warning(o.Position, "override %s excuses %s, but no rule refuses by that", o.Name, check))
 				continue
 			}
-			condition := overrideCondition(o, x.domain)
+			condition := overrideCondition(o, x.identity)
 			let := known[condition]
 			if let == "" {
 				let = "override_" + identifier(o.Name)
@@ -89,8 +66,10 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 			}
 			excused[check] = append(excused[check], let)
 			trouble := x.trouble
-			if check == "submitter" && slices.ContainsFunc(read, func(i int) bool { return readsCheck(refusing.facts[i], "pra") }) {
-				trouble = "(" + trouble + " or " + mismatch + ")"
+			for _, also := range x.also {
+				if slices.ContainsFunc(read, func(i int) bool { return readsCheck(refusing.facts[i], also.by) }) {
+					trouble = "(" + trouble + " or " + also.condition + ")"
+				}
 			}
 			// The trouble first: where there is none, as in most mail, no list is asked.
 			needed = append(needed, trouble+" and "+let)
@@ -101,7 +80,7 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 		}
 	}
 	rules := slices.Clone(p.Rules)
-	for _, check := range configs.Excusable {
+	for _, check := range excusable() {
 		if len(excused[check]) == 0 {
 			continue
 		}
@@ -248,7 +227,7 @@ func refusingRules(p configs.Policy) refusing {
 			continue
 		}
 		found.facts[i] = factsIn(r.When, lets)
-		for _, check := range configs.Excusable {
+		for _, check := range excusable() {
 			if readsCheck(found.facts[i], check) {
 				found.rules[check] = append(found.rules[check], i)
 			}
@@ -266,13 +245,10 @@ func letFacts(lets []configs.Let) map[string]map[string]bool {
 	return found
 }
 
-// readsCheck says whether one of the facts is what a check has found.
+// readsCheck says whether one of the facts is what a check has found, or looked at.
 func readsCheck(facts map[string]bool, check string) bool {
-	if check == "iprev" && facts["client.name"] {
-		return true
-	}
 	for name := range facts {
-		if vocabulary[name].top == check {
+		if f := vocabulary[name]; f.top == check || f.by == check {
 			return true
 		}
 	}

@@ -213,6 +213,7 @@ func TestOverridesThatAreWrong(t *testing.T) {
 		configs.Override{Name: "a", Proof: configs.Proof{Address: []string{"mx.example", "192.0.2.0/33"}}, Do: "pass"},
 		configs.Override{Name: "b", Proof: configs.Proof{DKIM: []string{"192.0.2.1", "a@b.example"}}, Excuse: []string{"spff"}},
 	)
+	p.Overrides[1].ExcusePosition = configs.Position{File: "p.yaml", Line: 33, Column: 14}
 	_, err := Compile(p, nil)
 	var got []string
 	for line := range strings.Lines(fmt.Sprint(err)) {
@@ -223,7 +224,7 @@ func TestOverridesThatAreWrong(t *testing.T) {
 		`p.yaml:31:5: override b: proof.dkim: "192.0.2.1" is no domain: write it as example.org or *.example.org`,
 		`p.yaml:31:5: override b: proof.dkim: "a@b.example" is no domain: write it as example.org or *.example.org`,
 		`p.yaml:30:5: list override:a:address: "192.0.2.0/33" is no network: write it as 192.0.2.0/24 or 2001:db8::/32`,
-		`p.yaml:31:5: override b: spff is no check that can be excused (did you mean spf?)`,
+		`p.yaml:33:14: override b: excuse: "spff" is none of submitter, spf, spf_helo, iprev, mx, dnsbl, pra, dkim, dmarc (did you mean spf?)`,
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("-want +got\n%s", d)

@@ -57,29 +57,25 @@ func (r *rule) why() string {
 	return why
 }
 
-// measured names facts that a check measures under another name, and checks
-// that build on others.
-var measured = map[string][]string{
-	"client.name": {"iprev"},
-	"dmarc":       {"spf", "dkim"},
-}
-
 // Needs says whether a rule, or what it writes, uses a fact ("pra.result"), or
 // any fact that a check measures ("spf", "dkim"), itself or through another
 // check: a rule on dmarc needs dkim.
 func (c *Chain) Needs(name string) bool {
-	if name == "submitter" {
-		name = "submitter.result" // address and domain are the client's word, no measurement
+	return slices.ContainsFunc(c.rules, func(r *rule) bool { return r.needs(name) })
+}
+
+func (r *rule) needs(name string) bool {
+	check := name
+	if f := vocabulary[name]; f != nil {
+		check = f.top
 	}
-	for _, r := range c.rules {
-		if r.reads(name) {
-			return true
-		}
-		for read, checks := range measured {
-			for _, check := range checks {
-				if (name == check || strings.HasPrefix(name, check+".")) && r.reads(read) {
-					return true
-				}
+	for _, facts := range []map[*fact]configs.Position{r.facts, r.written} {
+		for f := range facts {
+			switch {
+			case checkOf[name] == nil && (f.name == name || strings.HasPrefix(f.name, name+".")),
+				f.by == check && (name == check || f.top != check),
+				f.by != "" && slices.Contains(checkOf[f.by].needs, check):
+				return true
 			}
 		}
 	}

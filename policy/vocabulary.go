@@ -9,7 +9,8 @@ import (
 // fact is one name that rules may read, with where it stands in Facts.
 type fact struct {
 	name   string // dotted, as rules write it
-	top    string // its first part: the check that measures it, where one does
+	top    string // its first part
+	by     string // the check that finds it; empty: none does
 	stage  Stage
 	kind   kind
 	words  []string // the closed set of its values; nil where it is open
@@ -17,6 +18,7 @@ type fact struct {
 	form   string   // "ip", "domain", "hex" or "": what its texts look like
 	index  []int    // for reflect.Value.FieldByIndex
 	bit    int      // in a FactSet
+	tag    reflect.StructTag
 }
 
 // read returns the fact's place in the facts that v holds.
@@ -39,6 +41,19 @@ var (
 func describe() map[string]*fact {
 	facts := map[string]*fact{}
 	describeStruct(reflect.TypeFor[Facts](), "", Connect, nil, facts)
+	checks := map[string]bool{}
+	for _, f := range facts {
+		checks[f.top] = checks[f.top] || f.result
+	}
+	for _, f := range facts {
+		by, ok := f.tag.Lookup("by")
+		if !ok {
+			by = f.top
+		}
+		if checks[by] {
+			f.by = by
+		}
+	}
 	return facts
 }
 
@@ -58,7 +73,7 @@ func describeStruct(t reflect.Type, prefix string, stage Stage, index []int, int
 			describeStruct(field.Type, prefix+name+".", at, where, into)
 			continue
 		}
-		f := &fact{name: prefix + name, stage: at, kind: kindOf(field.Type), form: field.Tag.Get("form"), index: where, bit: len(into)}
+		f := &fact{name: prefix + name, stage: at, kind: kindOf(field.Type), form: field.Tag.Get("form"), index: where, bit: len(into), tag: field.Tag}
 		f.top, _, _ = strings.Cut(f.name, ".")
 		if words, ok := field.Tag.Lookup("results"); ok {
 			f.words, f.result = strings.Fields(words), true

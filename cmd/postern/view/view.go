@@ -281,40 +281,9 @@ func WriteChecks(b *strings.Builder, r *journal.Record) {
 	}
 	table(b, func(row func(...string)) {
 		for _, c := range r.Checks {
-			row(c.Name, string(c.Result), took(time.Duration(c.Took*float64(time.Second))), checkReason(&r.Facts, c.Name))
+			row(c.Name, string(c.Result), took(time.Duration(c.Took*float64(time.Second))), r.Facts.Reason(c.Name))
 		}
 	})
-}
-
-// checkReason is why a check found what it found, in words, where it says.
-func checkReason(f *policy.Facts, check string) string {
-	switch check {
-	case "spf":
-		return f.SPF.Reason
-	case "spf_helo":
-		return f.SPFHelo.Reason
-	case "submitter":
-		return f.Submitter.Reason
-	case "pra":
-		return f.PRA.Reason
-	case "iprev":
-		return f.Iprev.Name
-	case "mx":
-		return f.MX.Reason
-	case "dnsbl":
-		return strings.Join(f.DNSBL.Zones, " ")
-	case "dkim":
-		var all []string
-		for _, s := range f.DKIM.Signatures {
-			all = append(all, strings.TrimSpace(fmt.Sprintf("%s/%s %s %s", s.Domain, s.Selector, s.Result, s.Reason)))
-		}
-		return strings.Join(all, "; ")
-	case "dmarc":
-		if f.DMARC.Domain != "" {
-			return "p=" + f.DMARC.Policy + " of " + f.DMARC.Domain
-		}
-	}
-	return ""
 }
 
 // WriteDNS prints the answers: type, name, what it was, how long it is good, where it came from.
