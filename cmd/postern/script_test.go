@@ -294,7 +294,7 @@ func scriptSend(ts *testscript.TestScript, _ bool, args []string) {
 	r, err := c.Send(m)
 	must(ts, err)
 	c.Quit()
-	if got := fmt.Sprintf("%d %s", r.Code, r.Text); !strings.HasPrefix(got, args[3]) {
+	if got := r.String(); !strings.HasPrefix(got, args[3]) {
 		ts.Fatalf("the reply is %q", got)
 	}
 }
@@ -327,7 +327,7 @@ func scriptFinish(ts *testscript.TestScript, _ bool, args []string) {
 	_, _ = io.WriteString(c.Conn, "\r\n.\r\n")
 	r, err := c.Read()
 	must(ts, err)
-	if got := fmt.Sprintf("%d %s", r.Code, r.Text); !strings.HasPrefix(got, args[1]) {
+	if got := r.String(); !strings.HasPrefix(got, args[1]) {
 		ts.Fatalf("the reply is %q", got)
 	}
 }

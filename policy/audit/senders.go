@@ -140,6 +140,7 @@ type SenderRow struct {
 	vouched        set
 	signed, failed int64
 	hosts          set
+	others         int64 // how many were added up in it; 0: it is one
 	// Of a domain: what is wrong with its record.
 	reason string
 	errors int64
@@ -173,6 +174,12 @@ func (s set) names() []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// named is the row that others were added up in.
+func (r *SenderRow) named(others int64, what string) *SenderRow {
+	r.others, r.Name = others, fmt.Sprintf("(%d other %s)", others, what)
+	return r
 }
 
 func (r *SenderRow) merge(o *SenderRow) {
@@ -402,8 +409,7 @@ func (t *senderTable) list(what string) []*SenderRow {
 		}
 	}
 	if t.cut > 0 {
-		t.rest.Name = fmt.Sprintf("(%d other %s)", t.cut, what)
-		all = append(all, &t.rest)
+		all = append(all, t.rest.named(t.cut, what))
 	}
 	return all
 }
@@ -415,15 +421,12 @@ func (r *SenderReport) Cut(n int) {
 			continue
 		}
 		rest := &SenderRow{}
-		others := 0
+		others := int64(0)
 		for _, row := range (*list)[n:] {
 			rest.merge(row)
-			count := 1
-			_, _ = fmt.Sscanf(row.Name, "(%d other", &count) // a row of one domain has none
-			others += count
+			others += max(1, row.others)
 		}
-		rest.Name = fmt.Sprintf("(%d other %s)", others, what)
-		*list = append((*list)[:n:n], rest)
+		*list = append((*list)[:n:n], rest.named(others, what))
 	}
 	r.Forwarders = r.Forwarders[:min(n, len(r.Forwarders))]
 	r.Broken = r.Broken[:min(n, len(r.Broken))]

@@ -136,7 +136,7 @@ func (e *estate) served() error {
 
 // handOver starts the binary, the one that now lies where ours lay, on our
 // sockets, and waits until it serves. Should it fail to, nothing has changed.
-func (s *service) handOver() (err error) {
+func (s *Service) handOver() (err error) {
 	var sockets []*socket
 	var files []*os.File
 	defer func() {
@@ -235,7 +235,7 @@ func startProcess(path string, env []string, files []*os.File) (*os.Process, err
 // leave lets the sessions of a process whose place another has taken come to
 // their end, for as long as timeouts.drain. NOT: 421 to those who are idle at
 // once, as at a stop: they would gain nothing by coming again sooner.
-func (s *service) leave(signals <-chan os.Signal) {
+func (s *Service) leave(signals <-chan os.Signal) {
 	if s.admin != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		_ = s.admin.Shutdown(ctx)

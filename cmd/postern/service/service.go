@@ -31,8 +31,8 @@ import (
 // journalPatience is how long a disk may take for what waits at the end.
 const journalPatience = 5 * time.Second
 
-// service is a running proxy with all that stands around it.
-type service struct {
+// Service is a running proxy with all that stands around it.
+type Service struct {
 	World
 	opt     Options
 	started time.Time
@@ -113,11 +113,11 @@ type Options struct {
 }
 
 // New makes a service that does not run yet: start begins it.
-func New(opt Options) *service {
+func New(opt Options) *Service {
 	m := metrics.New()
 	m.BuildInfo(opt.Version)
 	inner := NewInnerListener()
-	return &service{
+	return &Service{
 		World: World{Log: opt.Log, metrics: m, Dial: inner.Dial, Fallback: InnerBackend("maildir", "xclient")},
 		opt:   opt, started: time.Now(), inner: inner,
 		included: make(chan struct{}, 1), failed: make(chan error, 1), stopping: make(chan struct{}),
@@ -126,7 +126,7 @@ func New(opt Options) *service {
 
 // Start builds everything, opens the listeners, and serves. record is told of every
 // transaction besides the journal; it may be nil.
-func (s *service) Start(cfg *configs.Config, inherited map[string]net.Listener, record func(*journal.Record)) (err error) {
+func (s *Service) Start(cfg *configs.Config, inherited map[string]net.Listener, record func(*journal.Record)) (err error) {
 	var undo []func()
 	defer func() {
 		if err != nil {
@@ -193,10 +193,10 @@ func (s *service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 }
 
 // Address is where the listener of that name can be reached.
-func (s *service) Address(listener string) net.Addr { return s.running[listener].ln.Addr() }
+func (s *Service) Address(listener string) net.Addr { return s.running[listener].ln.Addr() }
 
 // WaitUp waits, for so long, until a backend is up and has told what it offers.
-func (s *service) WaitUp(ctx context.Context, limit time.Duration) error {
+func (s *Service) WaitUp(ctx context.Context, limit time.Duration) error {
 	return s.parts.Load().WaitUp(ctx, limit)
 }
 
@@ -212,7 +212,7 @@ func both(first, second func(*journal.Record)) func(*journal.Record) {
 }
 
 // use makes p the current parts.
-func (s *service) use(p *Parts) {
+func (s *Service) use(p *Parts) {
 	old := s.parts.Swap(p)
 	if len(p.Config.Backends) == 0 {
 		s.embed(p)
@@ -256,7 +256,7 @@ func (s *service) use(p *Parts) {
 // retire lets go of old parts when nobody uses them any more. Sessions take the
 // new ones with their next transaction; a running one asks the old resolver as long
 // as it lasts. NOT: for so many minutes, which a message may well outlast.
-func (s *service) retire(old, p *Parts) {
+func (s *Service) retire(old, p *Parts) {
 	if old.Backends != p.Backends {
 		old.Backends.Close() // its connections in use go on until they are released
 	}
@@ -267,7 +267,7 @@ func (s *service) retire(old, p *Parts) {
 }
 
 // embed starts the embedded backend, once.
-func (s *service) embed(p *Parts) {
+func (s *Service) embed(p *Parts) {
 	if s.maildir != nil {
 		return
 	}
@@ -285,7 +285,7 @@ func (s *service) embed(p *Parts) {
 }
 
 // goServe runs one of those that should never come back while we run.
-func (s *service) goServe(name string, run func() error) {
+func (s *Service) goServe(name string, run func() error) {
 	s.wg.Go(func() {
 		if err := run(); err != nil {
 			select {
@@ -297,7 +297,7 @@ func (s *service) goServe(name string, run func() error) {
 }
 
 // standOn serves on the listeners, and leaves those that are not among them.
-func (s *service) standOn(next map[string]*standing) {
+func (s *Service) standOn(next map[string]*standing) {
 	for name, st := range s.running {
 		if next[name] != st {
 			st.left.Store(true)
@@ -322,7 +322,7 @@ func (s *service) standOn(next map[string]*standing) {
 }
 
 // ready says what stands in the way of mail. It is asked from other goroutines.
-func (s *service) ready() (reasons []string) {
+func (s *Service) ready() (reasons []string) {
 	if !s.listening.Load() {
 		reasons = append(reasons, "no listener yet")
 	}
@@ -336,7 +336,7 @@ func (s *service) ready() (reasons []string) {
 }
 
 // loop waits for what happens until it is time to stop.
-func (s *service) loop(ctx context.Context, signals <-chan os.Signal) error {
+func (s *Service) loop(ctx context.Context, signals <-chan os.Signal) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -372,7 +372,7 @@ func (s *service) loop(ctx context.Context, signals <-chan os.Signal) error {
 }
 
 // reload takes over a new configuration, or keeps the old one and says why.
-func (s *service) reload() {
+func (s *Service) reload() {
 	err := s.tryReload()
 	s.reloaded(partConfiguration, err)
 	if err != nil {
@@ -382,7 +382,7 @@ func (s *service) reload() {
 	s.Log.Info("configuration reloaded")
 }
 
-func (s *service) tryReload() error {
+func (s *Service) tryReload() error {
 	cfg, err := configs.Load(s.opt.Config)
 	if err != nil {
 		return err
@@ -406,7 +406,7 @@ func (s *service) tryReload() error {
 }
 
 // watch calls changed after files have changed, until ctx ends.
-func (s *service) watch(ctx context.Context, files []string, changed func()) {
+func (s *Service) watch(ctx context.Context, files []string, changed func()) {
 	if len(files) == 0 {
 		return
 	}
@@ -415,7 +415,7 @@ func (s *service) watch(ctx context.Context, files []string, changed func()) {
 	}
 }
 
-func (s *service) reloadCertificates(p *Parts) {
+func (s *Service) reloadCertificates(p *Parts) {
 	err := p.Certificates.reload()
 	s.reloaded(partCertificates, err)
 	if err != nil {
@@ -429,7 +429,7 @@ func (s *service) reloadCertificates(p *Parts) {
 	}
 }
 
-func (s *service) reloadLists(r *rules) {
+func (s *Service) reloadLists(r *rules) {
 	err := r.reload()
 	s.reloaded(partLists, err)
 	if err != nil {
@@ -443,7 +443,7 @@ func (s *service) reloadLists(r *rules) {
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // Stop drains the sessions and ends everything. A further SIGTERM or SIGINT ends it at once.
-func (s *service) Stop(signals <-chan os.Signal) {
+func (s *Service) Stop(signals <-chan os.Signal) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.parts.Load().Config.Timeouts.Drain)
 	defer cancel()
 	done := make(chan struct{})

@@ -25,7 +25,7 @@ import (
 const patience = 30 * time.Second
 
 // started loads a configuration and starts a service with it.
-func started(t *testing.T, file string) *service {
+func started(t *testing.T, file string) *Service {
 	t.Helper()
 	opt := configs.Options{File: file, NoEnvironment: true}
 	cfg, err := configs.Load(opt)

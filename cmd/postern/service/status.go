@@ -25,7 +25,7 @@ type reload struct {
 }
 
 // reloaded notes how an attempt to read a part again ended.
-func (s *service) reloaded(part int, err error) {
+func (s *Service) reloaded(part int, err error) {
 	result := "ok"
 	if err != nil {
 		result = "error"
@@ -40,7 +40,7 @@ func (s *service) reloaded(part int, err error) {
 }
 
 // adminHosts are the names by which somebody may ask the admin address.
-func (s *service) adminHosts() []string {
+func (s *Service) adminHosts() []string {
 	p := s.parts.Load()
 	names := append([]string{p.Settings.Hostname, p.Config.Admin.Address}, p.Config.Admin.Hosts...)
 	if machine, err := os.Hostname(); err == nil {
@@ -51,7 +51,7 @@ func (s *service) adminHosts() []string {
 
 // status is what the page of the admin address tells a person. It is asked from other
 // goroutines.
-func (s *service) status() (all []admin.Detail) {
+func (s *Service) status() (all []admin.Detail) {
 	p := s.parts.Load()
 	add := func(name, value string, bad bool) {
 		all = append(all, admin.Detail{Name: name, Value: value, Bad: bad})

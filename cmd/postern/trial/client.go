@@ -15,14 +15,24 @@ import (
 // Client is an SMTP client that does one thing at a time and writes down what was
 // said: for test-session and the demo.
 type Client struct {
-	Conn net.Conn
-	in   *bufio.Reader
-	said []string    // "C: ..." and "S: ...", a line each
-	tls  *tls.Config // to say STARTTLS with; nil: not to
+	Conn  net.Conn
+	in    *bufio.Reader
+	heard bytes.Buffer // what in has read of the reply in hand
+	said  []string     // "C: ..." and "S: ...", a line each
+	tls   *tls.Config  // to say STARTTLS with; nil: not to
 }
 
 // NewClient is a client on a connection.
-func NewClient(conn net.Conn) *Client { return &Client{Conn: conn, in: bufio.NewReader(conn)} }
+func NewClient(conn net.Conn) *Client {
+	c := &Client{}
+	c.on(conn)
+	return c
+}
+
+// on goes on with another connection: the encrypted one.
+func (c *Client) on(conn net.Conn) {
+	c.Conn, c.in = conn, bufio.NewReader(io.TeeReader(conn, &c.heard))
+}
 
 // Mail is what a client wants to send.
 type Mail struct {
@@ -86,7 +96,7 @@ func (c *Client) startTLS(helo string) (smtp.Reply, error) {
 	if err := conn.Handshake(); err != nil {
 		return smtp.Reply{}, err
 	}
-	c.Conn, c.in = conn, bufio.NewReader(conn)
+	c.on(conn)
 	c.note("   ", "(TLS)")
 	return c.Ask("EHLO " + helo)
 }
@@ -135,32 +145,14 @@ func (c *Client) Ask(command string) (smtp.Reply, error) {
 	return c.Read()
 }
 
-// Read returns the next reply, its lines joined by \n. Enhanced stays part of the text.
+// Read returns the next reply.
 func (c *Client) Read() (smtp.Reply, error) {
-	var r smtp.Reply
-	var lines []string
-	for {
-		line, err := c.in.ReadString('\n')
-		if err != nil {
-			return smtp.Reply{}, err
-		}
-		line = strings.TrimSuffix(line, "\r\n")
-		c.note("S: ", line)
-		if len(line) < 3 {
-			return smtp.Reply{}, fmt.Errorf("%q is no reply", line)
-		}
-		if _, err := fmt.Sscanf(line[:3], "%d", &r.Code); err != nil {
-			return smtp.Reply{}, fmt.Errorf("%q is no reply", line)
-		}
-		text := line[3:]
-		if text != "" {
-			lines = append(lines, text[1:])
-		}
-		if !strings.HasPrefix(text, "-") {
-			r.Text = strings.Join(lines, "\n")
-			return r, nil
-		}
+	c.heard.Reset() // nothing was left over: the server waits for us
+	r, err := smtp.ReadReply(c.in)
+	for line := range strings.Lines(c.heard.String()) {
+		c.note("S: ", strings.TrimRight(line, "\r\n"))
 	}
+	return r, err
 }
 
 func (c *Client) note(who, text string) { c.said = append(c.said, who+text) }

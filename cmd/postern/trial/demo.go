@@ -229,7 +229,7 @@ func sendDemo(ctx context.Context, to string, m demoMail, records <-chan *journa
 	}
 	select {
 	case r := <-records:
-		return r, fmt.Sprintf("%d %s", reply.Code, reply.Text), nil
+		return r, reply.String(), nil
 	case <-ctx.Done():
 		return nil, "", errors.New("no record of the transaction")
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -114,7 +113,7 @@ func (r *rig) session(ctx context.Context, from caller, m Mail) (*Tested, error)
 
 	t := &Tested{record: &journal.Record{Undecided: true}, chain: r.parts.Rules.Chain, said: c.said}
 	if err == nil {
-		t.heard = fmt.Sprintf("%d %s", reply.Code, strings.ReplaceAll(reply.Text, "\n", " / "))
+		t.heard = reply.String()
 		err = errors.New(t.heard)
 	}
 	err = fmt.Errorf("the session came to no verdict: %w", err)
