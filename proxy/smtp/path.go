@@ -243,16 +243,15 @@ func (p *pathParser) dotsAnywhere(s string) int {
 		return 0
 	}
 	for i := 0; i < n; {
-		switch {
-		case s[i] == '.':
+		if s[i] == '.' {
 			i++
-		default:
-			atom, _, _ := strings.Cut(s[i:n], ".")
-			if p.dotString(atom) != len(atom) {
-				return 0
-			}
-			i += len(atom)
+			continue
 		}
+		atom, _, _ := strings.Cut(s[i:n], ".")
+		if p.dotString(atom) != len(atom) {
+			return 0
+		}
+		i += len(atom)
 	}
 	if strings.Trim(s[:n], ".") == "" {
 		return 0
