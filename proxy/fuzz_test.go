@@ -176,6 +176,8 @@ func FuzzBDAT(f *testing.F) {
 	f.Add([]byte("From: a@good.example\r\n\r\nx\ny"), []byte{23, 1}, true)
 	f.Add([]byte("Subject: x\r"), []byte{200}, false)
 	f.Add([]byte(" white"), []byte{}, true)
+	f.Add([]byte(". white"), []byte{}, true)
+	f.Add([]byte(". white"), []byte{1}, false)
 	set := rigSettings(f, rigOptions{policy: &streamPolicy})
 	f.Fuzz(func(t *testing.T, text, sizes []byte, chunking bool) {
 		r := newRig(t, rigOptions{settings: set, sink: withoutIf(!chunking, "CHUNKING")})

@@ -7,11 +7,10 @@ import "bytes"
 type Extent struct{ Start, End int }
 
 // FirstLineContinues says whether the first line of a message begins with a
-// blank or a tab, so that it would continue whatever field is put above it. b
-// is at least its first two octets (or all of it), dot-stuffed or not: the dot
-// of ". x" goes away on the other side, and leaves a blank in front.
+// blank or a tab, so that it would continue whatever field is put above it. b is at
+// least its first octet. What came dot-stuffed has gone through Restuff: the dot of
+// ". x" goes away on the other side, and leaves a blank in front. In a chunk it stays.
 func FirstLineContinues(b []byte) bool {
-	b = bytes.TrimPrefix(b, crlfDot[2:])
 	return len(b) > 0 && (b[0] == ' ' || b[0] == '\t')
 }
 

@@ -16,14 +16,19 @@ func TestFirstLineContinues(t *testing.T) {
 		" x":            true,
 		"\tx":           true,
 		"\r\n x":        false, // the empty header; what is behind it is body
-		". x":           true,  // the dot is gone on the other side (RFC 5321 §4.5.2)
-		".\tx":          true,
+		". x":           false, // of a chunk
 		".. x":          false,
 		".\r\n":         false,
 		"From x Mon...": false,
 	} {
 		if got := FirstLineContinues([]byte(in)); got != want {
 			t.Errorf("%q: %v", in, got)
+		}
+	}
+	// After DATA, the dot is gone on the other side (RFC 5321 §4.5.2).
+	for in, want := range map[string]bool{". x": true, ".\tx": true, ".. x": false, "... x": false, ".\r\n": false} {
+		if got := FirstLineContinues(Restuff([]byte(in))); got != want {
+			t.Errorf("%q after DATA: %v", in, got)
 		}
 	}
 }
