@@ -212,7 +212,7 @@ func (r *relay) judgeHeader() {
 			err = text.Close()
 		}
 		if err != nil {
-			r.discard(badOctets(err), journal.OutcomeRefused)
+			r.refuse(badOctets(err))
 			return
 		}
 	}
@@ -289,10 +289,10 @@ func (r *relay) nameMailboxLines(head []byte) (named []byte, ok bool) {
 	switch {
 	case rest == 0:
 	case len(named) > int(r.s.set.Limits.HeaderSize):
-		r.discard(errHeaderSize, journal.OutcomeRefused)
+		r.refuse(errHeaderSize)
 		return nil, false
 	case smtp.FirstLineContinues(named[rest:]):
-		r.discard(errContinuation, journal.OutcomeRefused)
+		r.refuse(errContinuation)
 		return nil, false
 	}
 	return named, true
