@@ -118,10 +118,27 @@ func identities(r *journal.Record) []identity {
 	if reached < policy.Header {
 		return all
 	}
-	add("From", f.Header.FromDomain, "the header's word"+resulted(", DMARC", f.DMARC.Result))
+	add("From", author(&f.Header), "the header's word"+resulted(", DMARC", f.DMARC.Result))
 	add("responsible", f.PRA.Address, "the header's word (RFC 4407)"+resulted(", checked", f.PRA.Result))
 	add("signers", strings.Join(f.DKIM.Domains, " "), "DKIM signatures that hold")
 	return all
+}
+
+// author tells who wrote the message, as far as the header names one.
+func author(h *policy.HeaderSum) string {
+	fields := ""
+	if h.FromCount > 1 {
+		fields = ", in " + Counted(h.FromCount, "From field")
+	}
+	switch h.Author {
+	case policy.AuthorSeveral:
+		return "several authors" + fields
+	case policy.AuthorAmbiguous:
+		return "can be read in two ways" + fields
+	case policy.AuthorNone:
+		return "names nobody" + fields
+	}
+	return h.FromDomain + fields
 }
 
 func named(name, before string) string {

@@ -54,6 +54,24 @@ func TestViewTellsHowItIsKnown(t *testing.T) {
 				"p=reject of a.example\n",
 			},
 		},
+		"an author who can be read in two ways": {
+			change: func(r *journal.Record) {
+				r.Facts.Header.Author, r.Facts.Header.FromCount, r.Facts.Header.FromDomain = policy.AuthorAmbiguous, 2, ""
+			},
+			want: []string{"  From         can be read in two ways, in 2 From fields  the header's word"},
+		},
+		"several authors": {
+			change: func(r *journal.Record) {
+				r.Facts.Header.Author, r.Facts.Header.FromCount, r.Facts.Header.FromDomain = policy.AuthorSeveral, 1, ""
+			},
+			want: []string{"  From         several authors       the header's word"},
+		},
+		"nobody named as author": {
+			change: func(r *journal.Record) {
+				r.Facts.Header.Author, r.Facts.Header.FromCount, r.Facts.Header.FromDomain = policy.AuthorNone, 1, ""
+			},
+			want: []string{"  From         names nobody          the header's word"},
+		},
 		"refused on HELO, by another policy": {
 			change: func(r *journal.Record) {
 				*r = journal.Record{ID: r.ID, Time: r.Time, Facts: r.Facts, Reached: "helo", Stage: "helo", RuleStage: "helo", Rule: "no-dyn", Disposition: "reject", Reply: "554 5.7.1 No", Outcome: journal.OutcomeRefused}
