@@ -2,6 +2,7 @@ package checks
 
 import (
 	"encoding/base64"
+	"net/netip"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -57,10 +58,15 @@ func (r *authorReading) maybe(m address, known string) {
 	}
 }
 
+// The at sign, and those that a reader may take for it.
+const atSigns = "@\uff20\ufe6b"
+
+var otherAts = strings.NewReplacer("\uff20", "@", "\ufe6b", "@")
+
 // muddled notes the domains in what stands where an address should and is none.
 func (r *authorReading) muddled(text string) {
 	r.ambiguous = true
-	_, behind, _ := strings.Cut(text, "@")
+	_, behind, _ := strings.Cut(otherAts.Replace(text), "@")
 	for run := range strings.FieldsFuncSeq(behind, func(c rune) bool { return !isDomainRune(c) && !isUnseen(c) }) {
 		for _, drop := range [...]func(rune) bool{isUnseen, func(c rune) bool { return c >= utf8.RuneSelf || isUnseen(c) }} {
 			domain := strings.Trim(strings.Map(func(c rune) rune {
@@ -163,14 +169,14 @@ func (r *authorReading) element(tokens []authorToken, more bool) (found, clean b
 			r.found(m)
 		case ok:
 			r.maybe(m, known) // two pairs of brackets and no comma
-		case strings.ContainsRune(t.text, '@'):
+		case strings.ContainsAny(t.text, atSigns):
 			r.muddled(t.text)
 			found = true
-		case strings.Trim(t.text, " \t\r\n") != "":
-			nameless = true
+		default:
 			if decoded, any := decodeWords(t.text); any {
-				r.hidden(decoded, known)
+				r.muddled(decoded)
 			}
+			nameless = nameless || isName(t.text)
 		}
 	}
 	var encoded strings.Builder // display names that are encoded
@@ -199,6 +205,13 @@ func (r *authorReading) element(tokens []authorToken, more bool) (found, clean b
 	return found || known != "", true
 }
 
+// isName says whether what stands in angle brackets without an at sign may be the
+// name of an account. A heart or an arrow in a display name is none.
+func isName(text string) bool {
+	text = strings.Trim(text, " \t\r\n")
+	return !strings.ContainsAny(text, " \t\r\n") && strings.ContainsFunc(text, unicode.IsLetter)
+}
+
 // displayed looks at an encoded display name. For who parses first and decodes then
 // it is no more than that. Who does it the other way round finds an address in it
 // where it has brackets or commas.
@@ -221,23 +234,7 @@ func (r *authorReading) hidden(text, known string) {
 
 // bareElement reads an element without brackets.
 func (r *authorReading) bareElement(tokens []authorToken) (found, clean bool) {
-	// White space and comments may stand around the at sign.
-	var words []string
-	joins := false
-	for _, t := range tokens {
-		if t.kind != 'w' && t.kind != 'q' {
-			continue
-		}
-		if t.kind == 'w' && len(words) > 0 && (joins || strings.HasPrefix(t.text, "@")) {
-			words[len(words)-1] += t.text
-		} else if t.kind == 'w' {
-			words = append(words, t.text)
-		} else {
-			joins = false
-			continue
-		}
-		joins = strings.HasSuffix(t.text, "@")
-	}
+	words := joinedWords(tokens)
 	known := ""
 	for _, w := range words {
 		switch m, ok := bareAddress(w); {
@@ -246,8 +243,8 @@ func (r *authorReading) bareElement(tokens []authorToken) (found, clean bool) {
 			r.found(m)
 		case ok:
 			r.maybe(m, known)
-		case strings.ContainsAny(w, "@\uff20\ufe6b"):
-			r.muddled(strings.NewReplacer("\uff20", "@", "\ufe6b", "@").Replace(w))
+		case strings.ContainsAny(w, atSigns):
+			r.muddled(w)
 			found = true
 		default:
 			if decoded, any := decodeWords(w); any && strings.Contains(decoded, "@") {
@@ -257,15 +254,42 @@ func (r *authorReading) bareElement(tokens []authorToken) (found, clean bool) {
 		}
 	}
 	for _, t := range tokens {
-		if t.kind == 'q' || t.kind == '(' {
-			text := t.text
-			if t.kind == 'q' {
-				text, _ = decodeWords(text)
+		switch text := t.text; t.kind {
+		case 'w':
+			// To who ends a domain at white space it is another one.
+			if m, ok := bareAddress(text); ok && strings.Contains(m.domain, ".") {
+				r.maybe(m, known)
 			}
+		case 'q':
+			text, _ = decodeWords(text)
+			fallthrough
+		default:
 			scanAddresses(text, func(m address) { r.maybe(m, known) })
 		}
 	}
 	return found || known != "", known == "" || len(words) == 1
+}
+
+// joinedWords returns the words of an element, those as one between which white space
+// or comments stand around the at sign, or behind it around a dot (RFC 5322 §4.4).
+func joinedWords(tokens []authorToken) (words []string) {
+	joins := false
+	for _, t := range tokens {
+		switch {
+		case t.kind == 'w' && len(words) > 0 && (joins || t.text[0] == '@' || t.text[0] == '.' && strings.Contains(words[len(words)-1], "@")):
+			words[len(words)-1] += t.text
+		case t.kind == 'w':
+			words = append(words, t.text)
+		case t.kind == '(':
+			continue
+		default: // what stands behind it joins nothing before it
+			joins = false
+			continue
+		}
+		w := words[len(words)-1]
+		joins = strings.HasSuffix(w, "@") || strings.HasSuffix(w, ".") && strings.Contains(w, "@")
+	}
+	return words
 }
 
 // bracketed reads what stands between angle brackets. Not ok: it is no one address.
@@ -290,11 +314,14 @@ func bracketed(text string) (address, bool) {
 
 // bareAddress reads a word that is an address, if with dots where none may be.
 func bareAddress(w string) (address, bool) {
+	if len(w) > 2 && w[0] == '\'' && w[len(w)-1] == '\'' {
+		w = w[1 : len(w)-1] // no domain ends so: who does not take them off has no address
+	}
 	local, domain, ok := cutLast(w, '@')
 	if !ok || !goodLocal(local) {
 		return address{}, false
 	}
-	if strings.HasPrefix(domain, "[") && strings.HasSuffix(domain, "]") && !strings.ContainsAny(domain[1:len(domain)-1], "[]@ ") {
+	if isLiteral(domain) {
 		return address{local: local, literal: domain}, true
 	}
 	domain = strings.TrimRight(domain, ".")
@@ -302,6 +329,18 @@ func bareAddress(w string) (address, bool) {
 		return address{}, false
 	}
 	return address{local: local, domain: domain}, true
+}
+
+// isLiteral says whether domain is the literal of an IP address (RFC 5321 §4.1.3).
+// NOT: whatever stands in square brackets. To who drops them it is a domain.
+func isLiteral(domain string) bool {
+	inner, open := strings.CutPrefix(domain, "[")
+	inner, closed := strings.CutSuffix(inner, "]")
+	if len(inner) > len("IPv6:") && strings.EqualFold(inner[:len("IPv6:")], "IPv6:") {
+		inner = inner[len("IPv6:"):]
+	}
+	_, err := netip.ParseAddr(inner)
+	return open && closed && err == nil
 }
 
 // goodLocal says whether a local part is read by all in one way, quotes off.
