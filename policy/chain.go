@@ -166,6 +166,9 @@ func (c *compilation) add(x *expression) {
 	}
 }
 
+// maxName bounds the name of a rule, in octets.
+const maxName = 64
+
 // rule compiles one rule, all but its stage.
 func (c *compilation) rule(cr configs.Rule, i int, lets map[string]*named, lists *Lists) *rule {
 	r := &rule{Rule: cr, written: map[*fact]configs.Position{}}
@@ -177,8 +180,8 @@ func (c *compilation) rule(cr configs.Rule, i int, lets map[string]*named, lists
 	switch {
 	case r.Name == "":
 		c.faultAt(r.Position, "the rule has no name: logs, metrics and explain speak of it by its name")
-	case len(r.Name) > 64 || strings.ContainsFunc(r.Name, func(c rune) bool { return c < ' ' || c > '~' || c == '"' }):
-		c.faultAt(r.Position, "%s: a name is at most 64 characters of ASCII, without quotes", what)
+	case len(r.Name) > maxName || strings.ContainsFunc(r.Name, func(c rune) bool { return c < ' ' || c > '~' || c == '"' }):
+		c.faultAt(r.Position, "%s: a name is at most %d characters of ASCII, without quotes", what, maxName)
 	}
 	x := &expression{text: r.When, unless: r.Unless, position: textPosition(r.WhenPosition, r.Position, what), lets: lets, lists: lists}
 	r.when = x.compileCondition()

@@ -27,7 +27,8 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 	var warnings []configs.Fault
 	var lets []configs.Let
 	var top, end []configs.Rule
-	excused := map[string][]string{} // the lets by check
+	excused := map[string][]string{}  // the lets by check
+	unproven := map[string][]string{} // the conditions by check, or passed
 	refusing := refusingRules(p)
 	for i := range p.Overrides {
 		o := &p.Overrides[i]
@@ -36,8 +37,11 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 			Position: o.Position, WhenPosition: o.Position,
 		}
 		if o.Do == "pass" {
-			rule.When = overrideCondition(o, "mail.domain")
+			rule.When = overrideCondition(o, "mail.domain", false)
 			top = append(top, rule)
+			if lookedUp(o) {
+				unproven[passed] = append(unproven[passed], overrideCondition(o, "mail.domain", true))
+			}
 			continue
 		}
 		var needed []string
@@ -54,7 +58,10 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 				warnings = append(warnings, configs.Warning(o.Position, "override %s excuses %s, but no rule refuses by that", o.Name, check))
 				continue
 			}
-			condition := overrideCondition(o, x.identity)
+			condition := overrideCondition(o, x.identity, false)
+			if lookedUp(o) {
+				unproven[check] = append(unproven[check], overrideCondition(o, x.identity, true))
+			}
 			let := known[condition]
 			if let == "" {
 				let = "override_" + identifier(o.Name)
@@ -90,11 +97,50 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 			rules[i].Unless = append(slices.Clip(rules[i].Unless), "excused_"+check)
 		}
 	}
+	rules, known := unlessUnproven(rules, refusing, unproven, p.Overrides[0].Position)
 	// First, so that lets and rules of the site may read what an override says.
-	p.Let = slices.Concat(lets, p.Let)
+	p.Let = slices.Concat(lets, known, p.Let)
 	p.Rules = slices.Concat(top, rules, end)
 	return p, own, warnings
 }
+
+// passed stands beside the checks for what an override lets pass whatever they say.
+const passed = "pass"
+
+// unlessUnproven puts above each rule that rejects one that defers where an override
+// would speak against it, but what proves it could not be looked up: that is trouble
+// of ours, and no reason to refuse for good.
+func unlessUnproven(rules []configs.Rule, refusing refusing, unproven map[string][]string, at configs.Position) (all []configs.Rule, lets []configs.Let) {
+	for i := range rules {
+		name := "override_proof_known"
+		var conditions []string
+		for _, kind := range append(excusable(), passed) {
+			if len(unproven[kind]) > 0 && (kind == passed || slices.Contains(refusing.rules[kind], i)) {
+				name += "_" + kind
+				conditions = append(conditions, unproven[kind]...)
+			}
+		}
+		if rules[i].Do == "reject" && conditions != nil {
+			if !slices.ContainsFunc(lets, func(l configs.Let) bool { return l.Name == name }) {
+				is := "not (" + strings.Join(conditions, " or ") + ")"
+				lets = append(lets, configs.Let{Name: name, Is: is, Position: at, IsPosition: at})
+			}
+			r := rules[i]
+			r.Name = "unproven-" + r.Name
+			r.Name = r.Name[:min(len(r.Name), maxName)]
+			r.Do, r.Reply, r.ReplyPosition = "defer", unprovenReply, at
+			r.Unless = append(slices.Clip(r.Unless), name)
+			all = append(all, r)
+		}
+		all = append(all, rules[i])
+	}
+	return all, lets
+}
+
+// lookedUp says whether the DNS has a part in what proves an override.
+func lookedUp(o *configs.Override) bool { return len(o.Proof.Name)+len(o.Proof.DKIM) > 0 }
+
+const unprovenReply = "451 4.4.3 Temporary failure of the DNS, please try again later."
 
 // identifier is a name as a let may have it.
 func identifier(name string) string {
@@ -106,8 +152,13 @@ func listOf(o *configs.Override, kind string) string {
 	return configs.OverrideMark + o.Name + ":" + kind
 }
 
-// overrideCondition is who the override is for and what proves that it is them.
-func overrideCondition(o *configs.Override, domain string) string {
+// overrideCondition is who the override is for and what proves that it is them, or
+// might prove it if an answer of the DNS were not missing.
+func overrideCondition(o *configs.Override, domain string, might bool) string {
+	name, dkim := "in_list(%q, client.name)", "any(dkim.domains, in_list(%q, #))"
+	if might {
+		name, dkim = "("+name+` or iprev.result == "temperror")`, "("+dkim+` or dkim.result == "temperror")`
+	}
 	var parts []string
 	for _, x := range []struct {
 		kind    string
@@ -117,9 +168,9 @@ func overrideCondition(o *configs.Override, domain string) string {
 		{"match-address", o.Match.Addresses, "in_list(%q, client.ip)"},
 		{"match-domain", o.Match.Domains, "in_list(%q, " + domain + ")"},
 		{"address", o.Proof.Address, "in_list(%q, client.ip)"},
-		{"name", o.Proof.Name, "in_list(%q, client.name)"},
+		{"name", o.Proof.Name, name},
 		{"certificate", o.Proof.Certificate, "tls.peer.verified and any(tls.peer.names, in_list(%q, #))"},
-		{"dkim", o.Proof.DKIM, "any(dkim.domains, in_list(%q, #))"},
+		{"dkim", o.Proof.DKIM, dkim},
 	} {
 		if len(x.entries) > 0 {
 			parts = append(parts, fmt.Sprintf(x.format, listOf(o, x.kind)))

@@ -63,10 +63,13 @@ func TestAnOverrideExcusesWhatItSaysAndNothingElse(t *testing.T) {
 	want := []string{
 		`override:vip: in_list("override:vip:name", client.name) at mail`,
 		`own-pass: helo.name == "spf.example" at mail`,
+		`unproven-spf: forged and not excused_spf and not override_proof_known_pass at mail`,
 		`spf: forged and not excused_spf at mail`,
 		`mixed: (spf.result == "temperror" or submitter.result == "temperror") and not excused_spf at mail`,
 		`tag: spf.result != "pass" at mail`,
+		`unproven-submitter: submitter.result == "fail" and not override_proof_known_pass at mail`,
 		`submitter: submitter.result == "fail" at mail`,
+		`unproven-text: helo.name == "spf.evil.example" and not override_proof_known_pass at mail`,
 		`text: helo.name == "spf.evil.example" at mail`,
 		`override:alumni-gate: spf.result in ["fail", "softfail", "neutral", "permerror", "temperror"] and override_alumni_gate at mail`,
 	}
@@ -107,6 +110,57 @@ func TestAnOverrideExcusesWhatItSaysAndNothingElse(t *testing.T) {
 	f.Client.IP, f.Mail.Domain, f.SPF.Result = "192.0.2.7", "cs.edu.example", Fail
 	if text := chain.Explain(&f).String(); !strings.Contains(text, "192.0.2.0/24  # until 2027-03-01; mail team: a reason") {
 		t.Error(text)
+	}
+}
+
+// What would excuse a message, or let it pass, and cannot be looked up defers what would
+// be refused, and nothing else: not what the override is not for, nor what is no refusal.
+func TestWhatProvesAnOverrideCannotBeLookedUp(t *testing.T) {
+	match := configs.Match{Domains: []string{"edu.example"}}
+	for name, tc := range map[string]struct {
+		override configs.Override
+		trouble  func(*Facts)
+	}{
+		"name": {
+			configs.Override{Match: match, Proof: configs.Proof{Name: []string{"mx.edu.example"}}, Excuse: []string{"spf"}},
+			func(f *Facts) { f.Iprev.Result = TempError },
+		},
+		"signature": {
+			configs.Override{Match: match, Proof: configs.Proof{DKIM: []string{"edu.example"}}, Excuse: []string{"spf"}},
+			func(f *Facts) { f.DKIM.Result = TempError },
+		},
+		"name, for all": {
+			configs.Override{Match: match, Proof: configs.Proof{Name: []string{"mx.edu.example"}}, Do: "pass"},
+			func(f *Facts) { f.Iprev.Result = TempError },
+		},
+		"two": {
+			configs.Override{Match: match, Proof: configs.Proof{Address: []string{"192.0.2.7"}, DKIM: []string{"edu.example"}}, Excuse: []string{"spf"}},
+			func(f *Facts) { f.DKIM.Result = TempError },
+		},
+	} {
+		tc.override.Name = "o"
+		chain := mustCompile(t, site(tc.override), listsOn("2026-11-21"))
+		if w := chain.Warnings(); len(w) > 0 {
+			t.Error(name, w)
+		}
+		f := Facts{}.Transaction("id")
+		f.Client.IP, f.Mail.Domain, f.SPF.Result = "192.0.2.7", "edu.example", Fail
+		if v := chain.Decide(Message, &f); v.Rule != "spf" {
+			t.Errorf("%s: not proven: %+v", name, v)
+		}
+		tc.trouble(&f)
+		if v := chain.Decide(Message, &f); v.Rule != "unproven-spf" || v.Disposition != DispositionDefer || v.Reply.Code != 451 {
+			t.Errorf("%s: in trouble: %+v", name, v)
+		}
+		other := f
+		other.Mail.Domain = "com.example"
+		if v := chain.Decide(Message, &other); v.Rule != "spf" {
+			t.Errorf("%s: of another domain: %+v", name, v)
+		}
+		f.SPF.Result = Pass
+		if v := chain.Decide(Message, &f); v.Refuses() {
+			t.Errorf("%s: nothing to refuse: %+v", name, v)
+		}
 	}
 }
 
