@@ -245,6 +245,17 @@ func dnsWhy(err error) string {
 	return err.Error()
 }
 
+// keptSecret makes a fault of what was found of a DNS list whose key others can read.
+func keptSecret(f Finding, z configs.DNSBLZone) Finding {
+	if z.ZoneKeyFile == "" || f.Status == Fault {
+		return f
+	}
+	if advice, seen := exposed(z.ZoneKeyFile); seen != "" {
+		f.Status, f.Advice, f.Seen = Fault, advice, z.Zone+" "+seen
+	}
+	return f
+}
+
 // dnsLists asks every DNS list for its test points, by one name server.
 func (d *patient) dnsLists(ctx context.Context, r *Report, text string, server *dnscache.Resolver) {
 	zones := d.Config.Checks.DNSBL.Zones
@@ -261,12 +272,7 @@ func (d *patient) dnsLists(ctx context.Context, r *Report, text string, server *
 			}
 			f.Check, f.Subject, f.At = "dnsbl", z.Zone, z.Position.String()
 			f.Seen = fmt.Sprintf("%s, asked by %s: %s", z.Zone, text, f.Seen)
-			if z.ZoneKeyFile != "" && f.Status != Fault {
-				if advice, seen := exposed(z.ZoneKeyFile); seen != "" {
-					f.Status, f.Advice, f.Seen = Fault, advice, z.Zone+" "+seen
-				}
-			}
-			found[i] = f
+			found[i] = keptSecret(f, z)
 		})
 	}
 	wg.Wait()

@@ -91,6 +91,29 @@ func TestKeysAreNotForThoseWhoReadTheJournal(t *testing.T) {
 	}
 }
 
+func TestTheKeyOfADNSListIsASecret(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "key")
+	zone := configs.DNSBLZone{Zone: "$key.list.example", ZoneKeyFile: file}
+	for mode, want := range map[os.FileMode]Status{0o600: OK, 0o640: OK, 0o644: Fault, 0o620: Fault} {
+		if err := errors.Join(os.WriteFile(file, []byte("secret"), 0o600), os.Chmod(file, mode)); err != nil {
+			t.Fatal(err)
+		}
+		got := keptSecret(Finding{Status: OK, Seen: "answers"}, zone)
+		if got.Status != want || strings.Contains(got.Seen+got.Advice, "secret") || (want == OK) != (got.Seen == "answers") || (want == OK) != (got.Advice == "") {
+			t.Errorf("%v: %+v", mode, got)
+		}
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if got := keptSecret(Finding{Status: OK}, zone); got.Status != Fault {
+		t.Errorf("the key is gone: %+v", got)
+	}
+	if got := keptSecret(Finding{Status: OK}, configs.DNSBLZone{Zone: "list.example"}); got.Status != OK {
+		t.Errorf("a list without a key: %+v", got)
+	}
+}
+
 func TestDoctorJudgesCertificates(t *testing.T) {
 	newKey := func() crypto.Signer {
 		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
