@@ -176,7 +176,7 @@ func (l *loader) environment(v *viper.Viper) {
 				continue
 			}
 			hint := ""
-			if near := nearest(name, maps.Keys(known)); near != "" {
+			if near := Nearest(name, maps.Keys(known)); near != "" {
 				hint = ": did you mean " + near + "?"
 			} else if linked.MatchString(name) {
 				hint = ": Kubernetes makes it up for a service named postern; say enableServiceLinks: false in the pod, or name the service otherwise"

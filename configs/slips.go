@@ -1,9 +1,27 @@
 package configs
 
-// Slips counts the slips of the keyboard between two words: a letter more, less,
+import (
+	"iter"
+	"slices"
+	"strings"
+)
+
+// Nearest returns the known name that a misspelled one was probably meant to be:
+// one or two slips away, but not most of a short word. Empty if there is none.
+func Nearest(name string, known iter.Seq[string]) string {
+	best, bestDistance := "", min(2, len(name)/3)+1
+	for _, k := range slices.Sorted(known) {
+		if d := slips(strings.ToLower(name), strings.ToLower(k)); k != "" && d < bestDistance {
+			best, bestDistance = k, d
+		}
+	}
+	return best
+}
+
+// slips counts the slips of the keyboard between two words: a letter more, less,
 // other, or two neighbours exchanged. Words of more than 64 octets are not
 // compared, and are as far apart as can be.
-func Slips(a, b string) int {
+func slips(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
 		return len(a) + len(b)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"maps"
 	"reflect"
 	"regexp"
@@ -236,7 +235,7 @@ func unknownKey(key, path string, fields map[string]reflect.Type) string {
 	if path != "" {
 		text += " in " + path
 	}
-	if near := nearest(key, maps.Keys(fields)); near != "" {
+	if near := Nearest(key, maps.Keys(fields)); near != "" {
 		return text + fmt.Sprintf(": did you mean %q?", near)
 	}
 	var homes []string
@@ -365,16 +364,4 @@ func (l *loader) parseText(text string, t reflect.Type, path string) (any, bool)
 		return nil, false
 	}
 	return v, true
-}
-
-// nearest returns the known name that a misspelled one was probably meant to be:
-// one or two slips away, but not most of a short word. Empty if there is none.
-func nearest(name string, known iter.Seq[string]) string {
-	best, bestDistance := "", min(2, len(name)/3)+1
-	for _, k := range slices.Sorted(known) {
-		if d := Slips(strings.ToLower(name), strings.ToLower(k)); d < bestDistance {
-			best, bestDistance = k, d
-		}
-	}
-	return best
 }

@@ -96,7 +96,7 @@ func (l *loader) word(path, s string, words []string) {
 		}
 	}
 	hint := ""
-	if near := nearest(s, func(yield func(string) bool) {
+	if near := Nearest(s, func(yield func(string) bool) {
 		for _, w := range words {
 			if !yield(w) {
 				return
@@ -233,7 +233,7 @@ func (l *loader) backends(c *Config) {
 		}
 		if _, ok := names[r.Backend]; !ok {
 			hint := ""
-			if near := nearest(r.Backend, maps.Keys(names)); near != "" {
+			if near := Nearest(r.Backend, maps.Keys(names)); near != "" {
 				hint = fmt.Sprintf(": did you mean %q?", near)
 			}
 			l.fault(p+".backend", "%s.backend: there is no backend %q%s", p, r.Backend, hint)

@@ -10,7 +10,7 @@ import (
 // didYouMean returns " (did you mean X?)" for the candidate nearest to word, or
 // nothing where none is near enough to be a slip of the keyboard.
 func didYouMean(word string, candidates []string) string {
-	return asQuestion(nearest(word, candidates))
+	return asQuestion(configs.Nearest(word, slices.Values(candidates)))
 }
 
 // didYouMeanIn is didYouMean for the name of a fact inside a group.
@@ -19,7 +19,7 @@ func didYouMeanIn(group, name string) string {
 	for i, m := range inside {
 		inside[i] = strings.TrimPrefix(m, group+".")
 	}
-	if best := nearest(name, inside); best != "" {
+	if best := configs.Nearest(name, slices.Values(inside)); best != "" {
 		return asQuestion(group + "." + best)
 	}
 	return ""
@@ -30,19 +30,6 @@ func asQuestion(best string) string {
 		return ""
 	}
 	return " (did you mean " + best + "?)"
-}
-
-func nearest(word string, candidates []string) string {
-	best, least := "", 1+len(word)/3
-	for _, c := range candidates {
-		if c == "" {
-			continue
-		}
-		if d := configs.Slips(strings.ToLower(word), strings.ToLower(c)); d <= least && (best == "" || d < least) {
-			best, least = c, d
-		}
-	}
-	return best
 }
 
 // alternatives renders a list for people: "a, b or c". The empty text, which a
