@@ -54,6 +54,10 @@ const (
 // Addresses have their domain as A-labels in lower case, and the local part as
 // received, unquoted where that is possible.
 //
+// The journal hashes the local part of what has the form of an address, and of every
+// address that it finds in a text which has neither a form nor a closed set of words,
+// unless private says no.
+//
 // A field that holds a result is a check's, and bears its name. All that the rest
 // of the program has to know of the check are tags, of that field or of those in it:
 //
@@ -71,9 +75,9 @@ const (
 //	          are those without
 //	reason    the field tells people why the result is what it is, behind this text
 type Facts struct {
-	ID        string    `json:"id" expr:"-"`
+	ID        string    `json:"id" expr:"-" private:"no"`
 	Client    Client    `json:"client" expr:"client" stage:"connect"`
-	Listener  string    `json:"listener" expr:"listener" stage:"connect"`
+	Listener  string    `json:"listener" expr:"listener" stage:"connect" private:"no"`
 	TLS       TLS       `json:"tls" expr:"tls" stage:"mail"`
 	Helo      HeloName  `json:"helo" expr:"helo" stage:"helo"`
 	Mail      MailFrom  `json:"mail" expr:"mail" stage:"mail"`
@@ -98,7 +102,7 @@ type Client struct {
 	Port int    `json:"port" expr:"port"`
 	// Proxy is the load balancer that told the address in a PROXY header;
 	// empty: the client connected to us itself.
-	Proxy string `json:"proxy,omitempty" expr:"proxy"`
+	Proxy string `json:"proxy,omitempty" expr:"proxy" private:"no"`
 	// Pregreet says that the client talked before it was greeted (RFC 5321 §3.1 wants
 	// it to wait): what had come by then, or while the listener waited for that.
 	Pregreet bool `json:"pregreet,omitempty" expr:"pregreet"`
@@ -120,7 +124,7 @@ func (c Client) Addr() netip.Addr {
 // at mail, not before: until then the client may still say STARTTLS.
 type TLS struct {
 	Version string  `json:"version" expr:"version" words:"1.2 1.3"` // "1.2" or "1.3"
-	Cipher  string  `json:"cipher" expr:"cipher"`                   // the IANA name
+	Cipher  string  `json:"cipher" expr:"cipher" private:"no"`      // the IANA name
 	Peer    TLSPeer `json:"peer" expr:"peer"`
 }
 
@@ -133,7 +137,7 @@ type TLSPeer struct {
 
 // HeloName is the argument of EHLO or HELO.
 type HeloName struct {
-	Name   string `json:"name" expr:"name"`                   // as received, cleaned of what may not stand in a log
+	Name   string `json:"name" expr:"name" private:"no"`      // as received, cleaned of what may not stand in a log
 	Domain string `json:"domain" expr:"domain" form:"domain"` // as A-labels in lower case; empty if Name is no domain of two labels or more
 }
 
@@ -169,7 +173,7 @@ type SPF struct {
 // SPFHelo is the result for the HELO identity (RFC 7208 §2.3).
 type SPFHelo struct {
 	Result Result `json:"result" expr:"result" results:"none neutral pass fail softfail temperror permerror skipped" trouble:"fail softfail neutral permerror temperror" refusal:"7.23 SPF validation failed." refusal_permerror:"7.24 SPF validation error."`
-	Domain string `json:"domain,omitempty" expr:"-"`
+	Domain string `json:"domain,omitempty" expr:"-" form:"domain"`
 	Reason string `json:"reason,omitempty" expr:"-" reason:""`
 }
 
@@ -179,7 +183,7 @@ type Iprev struct {
 	Name   string `json:"name" expr:"name" form:"domain" reason:""` // confirmed; empty: none is
 	// Reverse is the first name that the reverse zone has, confirmed or not: the
 	// client's own word, which no rule reads. A backend may be told of it.
-	Reverse string `json:"reverse,omitempty" expr:"-"`
+	Reverse string `json:"reverse,omitempty" expr:"-" form:"domain"`
 }
 
 // MX tells whether mail can be sent back to the domain of MAIL FROM: pass where it
@@ -197,7 +201,7 @@ type MX struct {
 type DNSBL struct {
 	Listed bool     `json:"listed" expr:"listed" trouble:"true"`
 	Score  int      `json:"score" expr:"score"`
-	Zones  []string `json:"zones" expr:"zones" reason:""`
+	Zones  []string `json:"zones" expr:"zones" reason:"" private:"no"`
 	Result Result   `json:"result" expr:"result" results:"none pass fail temperror skipped"`
 }
 
@@ -249,8 +253,8 @@ type DKIM struct {
 
 // DKIMSignature is one signature read, for Authentication-Results and explain.
 type DKIMSignature struct {
-	Domain   string `json:"domain" reason:""`
-	Selector string `json:"selector" reason:"/"`
+	Domain   string `json:"domain" reason:"" form:"domain"`
+	Selector string `json:"selector" reason:"/" form:"domain"`
 	Result   Result `json:"result" reason:" "`
 	Reason   string `json:"reason,omitempty" reason:" "`
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"postern/checks/dnscache"
+	"postern/policy"
 )
 
 // hashMark begins a local part that is a hash.
@@ -92,28 +93,31 @@ func (h *hasher) text(s string) string {
 	})
 }
 
+// hashed are the texts of the facts in which local parts may stand; lookedUp the
+// addresses among them that checks ask the DNS about: those of senders.
+var (
+	hashed    = policy.Texts(func(t *policy.Text) bool { return t.Address || t.Private })
+	addresses = policy.Texts(func(t *policy.Text) bool { return t.Address })
+	lookedUp  = policy.Texts(func(t *policy.Text) bool { return t.Address && t.Stage != policy.Rcpt })
+)
+
 // record returns a copy of r without local parts.
 func (h *hasher) record(r *Record) *Record {
 	c := *r
 	c.Hashed = true
-	f := &c.Facts
 	locals := h.locals(r)
-	for _, a := range []*string{&f.Mail.From, &f.Submitter.Address, &f.Rcpt.Address, &f.PRA.Address} {
-		*a = h.address(*a)
-	}
-	for _, s := range []*string{
-		&f.Submitter.Reason, &f.SPF.Reason, &f.SPF.Explanation, &f.SPFHelo.Reason, &f.PRA.Reason, &c.Reply, &c.BackendReply, &c.Error,
-	} {
+	c.Facts.Rewrite(hashed, func(t *policy.Text, s string) string {
+		if t.Address {
+			return h.address(s)
+		}
+		return h.text(s)
+	})
+	for _, s := range []*string{&c.Reply, &c.BackendReply, &c.Error} {
 		*s = h.text(*s)
 	}
 	c.Tags = slices.Clone(r.Tags)
 	for i := range c.Tags {
 		c.Tags[i] = h.text(c.Tags[i])
-	}
-	c.Facts.DKIM.Signatures = slices.Clone(f.DKIM.Signatures)
-	for i := range c.Facts.DKIM.Signatures {
-		s := &c.Facts.DKIM.Signatures[i]
-		s.Reason = h.text(s.Reason)
 	}
 	c.Recipients = slices.Clone(r.Recipients)
 	for i := range c.Recipients {
@@ -131,11 +135,13 @@ func (h *hasher) record(r *Record) *Record {
 // since an SPF record may ask for them (RFC 7208 §7.2, %{l}).
 func (h *hasher) locals(r *Record) []string {
 	var locals []string
-	for _, a := range []string{r.Facts.Mail.From, r.Facts.Submitter.Address, r.Facts.PRA.Address} {
+	f := r.Facts
+	f.Rewrite(lookedUp, func(_ *policy.Text, a string) string {
 		if at := strings.LastIndexByte(a, '@'); at > 0 && !slices.Contains(roles, strings.ToLower(a[:at])) {
 			locals = append(locals, strings.ToLower(a[:at]))
 		}
-	}
+		return a
+	})
 	return locals
 }
 

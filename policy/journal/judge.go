@@ -47,16 +47,13 @@ func (r *Record) Measured() policy.FactSet {
 	}
 	known := policy.Measured(&r.Facts, reached)
 	if r.Hashed {
-		for _, a := range [...]struct{ name, value string }{
-			{"mail.from", r.Facts.Mail.From},
-			{"submitter.address", r.Facts.Submitter.Address},
-			{"rcpt.address", r.Facts.Rcpt.Address},
-			{"pra.address", r.Facts.PRA.Address},
-		} {
-			if strings.HasPrefix(a.value, hashMark) {
-				known = known.Without(a.name)
+		f := r.Facts
+		f.Rewrite(addresses, func(t *policy.Text, a string) string {
+			if strings.HasPrefix(a, hashMark) {
+				known = known.Without(t.Name)
 			}
-		}
+			return a
+		})
 	}
 	return known
 }

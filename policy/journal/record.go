@@ -3,7 +3,6 @@
 package journal
 
 import (
-	"slices"
 	"strings"
 	"time"
 
@@ -115,27 +114,12 @@ type Check struct {
 	Took   float64       `json:"took"` // seconds
 }
 
+// ofHeader are the texts that become known with the header section, or later.
+var ofHeader = policy.Texts(func(t *policy.Text) bool { return t.Stage >= policy.Header })
+
 // Detach copies those texts that are parts of a larger one. The facts of the
 // header section are slices of it, and it may have a quarter of a mebibyte: a
 // record that waits for a slow disk must not keep it.
 func (r *Record) Detach() {
-	f := &r.Facts
-	for _, s := range [...]*string{&f.Header.FromDomain, &f.PRA.Address, &f.PRA.Domain, &f.PRA.Reason, &f.DMARC.Domain} {
-		*s = strings.Clone(*s)
-	}
-	if len(f.DKIM.Domains) > 0 {
-		domains := make([]string, len(f.DKIM.Domains))
-		for i, d := range f.DKIM.Domains {
-			domains[i] = strings.Clone(d)
-		}
-		f.DKIM.Domains = domains
-	}
-	if len(f.DKIM.Signatures) > 0 {
-		signatures := slices.Clone(f.DKIM.Signatures)
-		for i := range signatures {
-			s := &signatures[i]
-			s.Domain, s.Selector, s.Reason = strings.Clone(s.Domain), strings.Clone(s.Selector), strings.Clone(s.Reason)
-		}
-		f.DKIM.Signatures = signatures
-	}
+	r.Facts.Rewrite(ofHeader, func(_ *policy.Text, s string) string { return strings.Clone(s) })
 }
