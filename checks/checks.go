@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"reflect"
 	"time"
 
 	"postern/configs"
@@ -18,10 +19,14 @@ import (
 
 // Check is one measurement.
 type Check struct {
-	Name string // as in the facts, the metrics and `policy show`
+	Name string // as in the facts, the metrics and `policy show`; All writes it
 	Doc  string // one sentence, printed by `policy show --checks`
-	// Stage is the earliest stage at which the check can run.
+	// Stage is the earliest stage at which the check can run: that at which its facts
+	// become known. All writes it.
 	Stage policy.Stage
+	// Uses says who wants the check besides the rules that read its facts, and the
+	// journal, which wants all checks that no message has to be held for.
+	Uses Use
 	// Result points at the check's result word in f.
 	Result func(f *policy.Facts) *policy.Result
 	// Run asks, and writes the check's own field of f, all of it, and no other. It may
@@ -43,14 +48,46 @@ type Check struct {
 	// long: then it is not tried with what the resolver has in its cache.
 	waits bool
 
-	// needs names checks whose results this one reads. A Set that holds it holds
-	// them too, and runs it when they are through.
+	// needs names checks whose results this one reads, as its facts say. A Set that
+	// holds it holds them too, and runs it when they are through. All writes it.
 	needs []string
 }
 
-// All is the table of checks. To add one, write it, give its result a field in
-// policy.Facts, and name it here.
-var All = []func(Deps) Check{Iprev, MX, SPF, SPFHelo, Submitter, DNSBL, PRA, DKIM, DMARC}
+// Use is a set of those who want a check's result.
+type Use uint8
+
+// The uses.
+const (
+	Journal               Use = 1 << iota // keeps all that can be known without holding a message
+	AuthenticationResults                 // the field
+	ReceivedSPF                           // the field
+	ClientName                            // the Received field, and a backend that is told who the client is
+)
+
+// wantedFor says whether somebody of those besides rules wants c.
+func (c *Check) wantedFor(uses Use) bool {
+	return c.Uses&uses != 0 || uses&Journal != 0 && c.Stage < policy.Message
+}
+
+// All returns the checks, in the order of their facts. The check of a field of
+// policy.Facts is what the method of Deps by the field's name returns. To add one,
+// give its result such a field, and write the method, in a file of its own.
+//
+// NOT: a table here, which would be a third place, nor one that files enter by
+// init: Facts is the table, and a field without its method is found at once.
+func All(d Deps) []Check {
+	all := make([]Check, 0, len(policy.Checks()))
+	for _, place := range policy.Checks() {
+		method := reflect.ValueOf(d).MethodByName(place.Field)
+		if !method.IsValid() {
+			panic("checks: the facts have a place for " + place.Name + ", and Deps has no method " + place.Field)
+		}
+		c := method.Interface().(func() Check)()
+		c.Name, c.Stage, c.needs = place.Name, place.Stage, place.Needs
+		all = append(all, c)
+	}
+	return all
+}
 
 // Message is what a check may read besides the facts: nothing before the
 // header stage, the header from there on, the whole at the message stage.
@@ -84,4 +121,5 @@ type Deps struct {
 	Healthy  func() bool      // our own resolver's health, for dns.healthy; nil: always
 	Metrics  *metrics.Metrics // may be nil
 	Log      *slog.Logger     // may be nil
+	Uses     Use              // who wants results, besides those whom NewSet is told
 }

@@ -14,12 +14,10 @@ import (
 )
 
 // DKIM verifies the signatures of the message (RFC 6376, 8301, 8463).
-func DKIM(d Deps) Check {
+func (d Deps) DKIM() Check {
 	lookup := keyLookup(d.Resolver)
 	return Check{
-		Name:   "dkim",
 		Doc:    "The DKIM signatures of the message (RFC 6376).",
-		Stage:  policy.Message,
 		waits:  true, // for its turn, and it reads the whole message
 		Result: func(f *policy.Facts) *policy.Result { return &f.DKIM.Result },
 		stands: true,

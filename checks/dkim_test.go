@@ -227,7 +227,7 @@ func runDMARC(t *testing.T, c *tally, known deviations) {
 				f.DKIM.Domains = append(f.DKIM.Domains, s.D)
 			}
 		}
-		DMARC(Deps{Resolver: z.zone(t)}).Run(t.Context(), f, Message{})
+		Deps{Resolver: z.zone(t)}.DMARC().Run(t.Context(), f, Message{})
 
 		results, isList := tc.Want.Result.([]any)
 		if !isList {

@@ -19,13 +19,10 @@ import (
 // Temperror says that an answer which did not come might have made a pass of it,
 // or that the policy could not be learned, never more: a fail that nothing could
 // have turned stays one. The policy is there with a temperror as well, where it is known.
-func DMARC(d Deps) Check {
+func (d Deps) DMARC() Check {
 	return Check{
-		Name:   "dmarc",
 		Doc:    "The DMARC policy of the author's domain, by SPF and DKIM (RFC 9989).",
-		Stage:  policy.Message,
 		Result: func(f *policy.Facts) *policy.Result { return &f.DMARC.Result },
-		needs:  []string{"spf", "dkim"},
 		stands: true,
 		Run: func(ctx context.Context, f *policy.Facts, msg Message) {
 			domains, all := authors(f, msg)

@@ -12,7 +12,7 @@ func runDMARCOn(t *testing.T, r Resolver, author string, spf policy.SPF, dkim po
 	t.Helper()
 	f := transaction("192.0.2.1", "client.example", "")
 	f.Header.FromDomain, f.SPF, f.DKIM = author, spf, dkim
-	DMARC(Deps{Resolver: r}).Run(t.Context(), f, Message{})
+	Deps{Resolver: r}.DMARC().Run(t.Context(), f, Message{})
 	return f.DMARC
 }
 
@@ -50,7 +50,7 @@ _dmarc.evil.example  TXT "v=DMARC1; p=none"
 		f := transaction("192.0.2.1", "client.example", "x@evil.example")
 		f.Header = HeaderFacts(msg)
 		f.SPF = policy.SPF{Result: policy.Pass, Domain: "evil.example"}
-		DMARC(Deps{Resolver: z}).Run(t.Context(), f, msg)
+		Deps{Resolver: z}.DMARC().Run(t.Context(), f, msg)
 		if f.DMARC != want {
 			t.Errorf("%q:\n got %+v\nwant %+v", header, f.DMARC, want)
 		}

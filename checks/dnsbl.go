@@ -18,7 +18,7 @@ import (
 // DNSBL asks the DNS lists that are configured, side by side, about the
 // client's address or about a name (RFC 5782). A list in
 // trouble lists nobody, and the result says so where no other does.
-func DNSBL(d Deps) Check {
+func (d Deps) DNSBL() Check {
 	lists := make([]dnsList, 0, len(d.Config.DNSBL.Zones))
 	for _, z := range d.Config.DNSBL.Zones {
 		// CheckDNSBLZone has had its say before anything listens. A file can have gone
@@ -28,9 +28,7 @@ func DNSBL(d Deps) Check {
 		lists = append(lists, l)
 	}
 	return Check{
-		Name:   "dnsbl",
 		Doc:    "The DNS lists of checks.dnsbl, weighted (RFC 5782).",
-		Stage:  policy.Mail,
 		Result: func(f *policy.Facts) *policy.Result { return &f.DNSBL.Result },
 		stands: true,
 		begin: func(f *policy.Facts, _ Message) bool {

@@ -15,11 +15,10 @@ const maxReverseNames = 10
 
 // Iprev looks the client's address up and confirms the name by looking that up
 // again (RFC 8601 §2.7.3).
-func Iprev(d Deps) Check {
+func (d Deps) Iprev() Check {
 	return Check{
-		Name:   "iprev",
 		Doc:    "The client's reverse name, confirmed by a forward look-up (RFC 8601 §2.7.3).",
-		Stage:  policy.Mail,
+		Uses:   AuthenticationResults | ClientName,
 		Result: func(f *policy.Facts) *policy.Result { return &f.Iprev.Result },
 		stands: true,
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) {

@@ -16,11 +16,9 @@ import (
 // It asks for MX, and where there are none for A and then AAAA. NOT: for the
 // addresses of the exchangers. Their names are the sender's to choose, and that a
 // host is missing from the DNS today says nothing of the mail of next week.
-func MX(d Deps) Check {
+func (d Deps) MX() Check {
 	return Check{
-		Name:   "mx",
 		Doc:    "Whether the domain of MAIL FROM takes mail: by MX or by address, or not by a null MX (RFC 5321 §5.1, RFC 7505).",
-		Stage:  policy.Mail,
 		Result: func(f *policy.Facts) *policy.Result { return &f.MX.Result },
 		begin: func(f *policy.Facts, _ Message) bool {
 			f.MX = policy.MX{Result: policy.Skipped}

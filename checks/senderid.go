@@ -20,11 +20,10 @@ const (
 // Submitter asks whether the client may send for the domain of the SUBMITTER
 // parameter (RFC 4405 §4.2). The result is provisional: it says nothing of the
 // header, which the pra check compares.
-func Submitter(d Deps) Check {
+func (d Deps) Submitter() Check {
 	return Check{
-		Name:   "submitter",
 		Doc:    "Sender ID for the SUBMITTER parameter, at MAIL (RFC 4405 §4.2).",
-		Stage:  policy.Mail,
+		Uses:   ReceivedSPF,
 		Result: func(f *policy.Facts) *policy.Result { return &f.Submitter.Result },
 		begin: func(f *policy.Facts, _ Message) bool {
 			f.Submitter.Reason = ""
@@ -45,12 +44,11 @@ func Submitter(d Deps) Check {
 // PRA determines the Purported Responsible Address of the header (RFC 4407),
 // asks whether the client may send for its domain (RFC 4406), and compares it
 // with SUBMITTER (RFC 4405 §4.2).
-func PRA(d Deps) Check {
+func (d Deps) PRA() Check {
 	domainOnly := d.Config.Submitter.Match == "domain"
 	return Check{
-		Name:   "pra",
 		Doc:    "Sender ID for the Purported Responsible Address of the header (RFC 4406, 4407).",
-		Stage:  policy.Header,
+		Uses:   ReceivedSPF,
 		Result: func(f *policy.Facts) *policy.Result { return &f.PRA.Result },
 		begin: func(f *policy.Facts, msg Message) bool {
 			mailbox, _, ok := FindPRA(msg.Header)

@@ -28,8 +28,8 @@ type Ran struct {
 	Result policy.Result
 }
 
-// NewSet builds those checks of All that wanted wants, and those whose results
-// they read; nil wants all.
+// NewSet builds those checks of All that wanted or d.Uses want, and those whose
+// results they read; nil wants all.
 func NewSet(d Deps, wanted func(name string) bool) *Set {
 	if d.Timeout <= 0 {
 		d.Timeout = defaultTimeout
@@ -37,12 +37,10 @@ func NewSet(d Deps, wanted func(name string) bool) *Set {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
-	all := make([]Check, 0, len(All))
-	want := make(map[string]bool, len(All))
-	for _, build := range All {
-		c := build(d)
-		all = append(all, c)
-		if wanted == nil || wanted(c.Name) {
+	all := All(d)
+	want := make(map[string]bool, len(all))
+	for i := range all {
+		if c := &all[i]; wanted == nil || wanted(c.Name) || c.wantedFor(d.Uses) {
 			want[c.Name] = true
 			for _, n := range c.needs {
 				want[n] = true
@@ -92,8 +90,8 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 
 	ran := make([]Ran, len(checks))
 	r := round{set: s, checks: checks, ran: ran, facts: f, msg: msg}
-	r.run(ctx, func(c *Check) bool { return c.needs == nil })
-	r.run(ctx, func(c *Check) bool { return c.needs != nil })
+	r.run(ctx, func(c *Check) bool { return len(c.needs) == 0 })
+	r.run(ctx, func(c *Check) bool { return len(c.needs) > 0 })
 	for i, c := range checks {
 		ran[i].Name, ran[i].Result = c.Name, *c.Result(f)
 		s.deps.Metrics.CheckDone(c.Name, string(ran[i].Result), ran[i].Took)

@@ -248,14 +248,17 @@ func TestASetHoldsWhatIsWantedAndWhatThatNeeds(t *testing.T) {
 func TestEveryCheckSaysWhatItIs(t *testing.T) {
 	var names []string
 	f := transaction("192.0.2.1", "client.example", "")
-	for _, build := range All {
-		c := build(Deps{})
+	for _, c := range All(Deps{}) {
 		names = append(names, c.Name)
 		if c.Doc == "" || c.Run == nil || *c.Result(f) != policy.Skipped {
 			t.Errorf("%s: %+v, result before it ran %q", c.Name, c, *c.Result(f))
 		}
+		*c.Result(f) = policy.Fail
+		if policy.Measured(f, policy.Message).Without(c.Name+".result") == policy.Measured(f, policy.Message) {
+			t.Errorf("%s: its result is not the one in its facts", c.Name)
+		}
 	}
-	if got := strings.Join(names, " "); got != "iprev mx spf spf_helo submitter dnsbl pra dkim dmarc" {
+	if got := strings.Join(names, " "); got != "submitter spf spf_helo iprev mx dnsbl pra dkim dmarc" {
 		t.Error(got)
 	}
 }

@@ -10,11 +10,10 @@ import (
 
 // SPF asks whether the client may use the domain of MAIL FROM, or of its HELO
 // where the reverse-path is null (RFC 7208 §2.4).
-func SPF(d Deps) Check {
+func (d Deps) SPF() Check {
 	return Check{
-		Name:   "spf",
 		Doc:    "SPF for MAIL FROM, or for postmaster@HELO if that is <> (RFC 7208).",
-		Stage:  policy.Mail,
+		Uses:   AuthenticationResults | ReceivedSPF,
 		Result: func(f *policy.Facts) *policy.Result { return &f.SPF.Result },
 		begin: func(f *policy.Facts, _ Message) bool {
 			id, which := spfIdentity(f)
@@ -42,11 +41,10 @@ func SPF(d Deps) Check {
 
 // SPFHelo asks the same for the HELO domain, whatever MAIL FROM is
 // (RFC 7208 §2.3).
-func SPFHelo(d Deps) Check {
+func (d Deps) SPFHelo() Check {
 	return Check{
-		Name:   "spf_helo",
 		Doc:    "SPF for the HELO domain (RFC 7208 §2.3).",
-		Stage:  policy.Mail,
+		Uses:   AuthenticationResults | ReceivedSPF,
 		Result: func(f *policy.Facts) *policy.Result { return &f.SPFHelo.Result },
 		begin: func(f *policy.Facts, _ Message) bool {
 			id := heloIdentity(f)

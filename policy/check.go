@@ -14,6 +14,7 @@ import (
 // check is what the tags of Facts say of one check.
 type check struct {
 	name    string
+	field   string   // of Facts
 	result  *fact    // its result word
 	facts   FactSet  // all that it finds: without it, they say nothing
 	needs   []string // the checks that it builds on
@@ -63,7 +64,7 @@ func describeChecks() []*check {
 
 // describeCheck returns nil where the field is no check's.
 func describeCheck(field reflect.StructField) *check {
-	c := &check{name: field.Tag.Get("expr"), identity: field.Tag.Get("identity"), needs: strings.Fields(field.Tag.Get("needs")), speaks: last}
+	c := &check{name: field.Tag.Get("expr"), field: field.Name, identity: field.Tag.Get("identity"), needs: strings.Fields(field.Tag.Get("needs")), speaks: last}
 	var own, result []factsReply // those of other facts than the result speak first: they say more
 	for _, name := range factNames {
 		f := vocabulary[name]
@@ -119,22 +120,21 @@ func checksByName(all []*check) map[string]*check {
 	return by
 }
 
-// Checks returns the names of the checks that the facts have a place for, in the
-// order of Facts.
-func Checks() []string {
-	var names []string
-	for _, c := range checksKnown {
-		names = append(names, c.name)
-	}
-	return names
+// CheckField is the place of one check in Facts.
+type CheckField struct {
+	Name  string // as rules write it: "spf_helo"
+	Field string // as Go does: "SPFHelo"
+	Stage Stage
+	Needs []string // the checks whose findings it reads, itself not counted
 }
 
-// BuildsOn returns the checks whose findings a check reads, itself not counted.
-func BuildsOn(name string) []string {
-	if c := checkOf[name]; c != nil {
-		return c.needs
+// Checks returns the checks that the facts have a place for, in the order of Facts.
+func Checks() []CheckField {
+	all := make([]CheckField, len(checksKnown))
+	for i, c := range checksKnown {
+		all[i] = CheckField{Name: c.name, Field: c.field, Stage: c.result.stage, Needs: c.needs}
 	}
-	return nil
+	return all
 }
 
 // excusable returns the checks that an override may excuse.

@@ -126,8 +126,7 @@ func policyYAML(cfg *configs.Config) ([]byte, error) {
 
 func showChecks(b *strings.Builder, p *service.Parts) {
 	b.WriteString("What can be measured. A check runs only if a rule, a header field or the journal wants it.\n\n")
-	for _, make := range checks.All {
-		c := make(checks.Deps{})
+	for _, c := range checks.All(checks.Deps{}) {
 		runs := "runs"
 		if !p.Settings.Checks.Wants(c.Name) {
 			runs = "does not run"

@@ -151,8 +151,8 @@ func Build(cfg *configs.Config, w *World, old *Parts) (*Parts, error) {
 		Hostname: name, TLS: tlsConfig,
 		Checks: checks.NewSet(checks.Deps{
 			Hostname: name, Resolver: answers, Config: measured, Timeout: cfg.DNS.Total, Healthy: p.Resolver.Healthy,
-			Metrics: w.metrics, Log: w.Log,
-		}, p.wants(w.Everything)),
+			Metrics: w.metrics, Log: w.Log, Uses: p.uses(w.Everything),
+		}, p.wants),
 		Chain: p.Rules.Chain, Candidate: p.candidate.Chain, Observe: cfg.Policy.Mode == "observe", Backends: p.Backends,
 		Headers: cfg.Headers, Limits: cfg.Limits, Timeouts: cfg.Timeouts,
 		TraceDNS: w.Everything || cfg.Journal.Path != "", LenientXtext: cfg.Checks.Submitter.LenientXtext,
@@ -170,32 +170,27 @@ func (p *Parts) Close(other *Parts) {
 	}
 }
 
-// wants says which checks somebody asks for: a rule, a header field, the MTA
-// that is told the client's name, the journal. Those of the message stage are
-// run for a rule only, since the message must be held for them.
-func (p *Parts) wants(everything bool) func(name string) bool {
+// wants says which checks the rules ask for.
+func (p *Parts) wants(check string) bool {
+	return p.Rules.Chain.Needs(check) || p.candidate.Chain != nil && p.candidate.Chain.Needs(check)
+}
+
+// uses says who asks for results besides the rules.
+func (p *Parts) uses(everything bool) (uses checks.Use) {
 	cfg := p.Config
-	everything = everything || cfg.Journal.Path != ""
-	identity := false
+	add := func(wanted bool, use checks.Use) {
+		if wanted {
+			uses |= use
+		}
+	}
+	add(everything || cfg.Journal.Path != "", checks.Journal)
+	add(cfg.Headers.AuthenticationResults, checks.AuthenticationResults)
+	add(cfg.Headers.ReceivedSPF, checks.ReceivedSPF)
+	add(cfg.Headers.Received, checks.ClientName)
 	for _, b := range cfg.Backends {
-		identity = identity || b.Identity == "xclient" || b.Identity == "xforward"
+		add(b.Identity == "xclient" || b.Identity == "xforward", checks.ClientName)
 	}
-	return func(name string) bool {
-		if p.Rules.Chain.Needs(name) || p.candidate.Chain != nil && p.candidate.Chain.Needs(name) {
-			return true
-		}
-		switch name {
-		case "spf", "spf_helo":
-			return everything || cfg.Headers.AuthenticationResults || cfg.Headers.ReceivedSPF
-		case "submitter", "pra":
-			return everything || cfg.Headers.ReceivedSPF
-		case "iprev":
-			return everything || cfg.Headers.AuthenticationResults || cfg.Headers.Received || identity
-		case "mx", "dnsbl":
-			return everything
-		}
-		return false
-	}
+	return uses
 }
 
 // certificateFiles are read again when they change.
