@@ -12,17 +12,17 @@ import (
 // nothing. Where as many sessions are open as there may be, one that has been idle
 // for long gives way to it.
 func (srv *Server) admit(s *session, l configs.Limits) (why ending) {
-	if !s.unrationed {
-		s.who = share.Of(s.addr.Addr())
+	if !s.peer.unrationed {
+		s.peer.who = share.Of(s.peer.addr.Addr())
 	}
 	now := srv.now()
-	if !srv.rates.Take(s.who, share.PerConnection, l.ConnectionRate, now) {
+	if !srv.rates.Take(s.peer.who, share.PerConnection, l.ConnectionRate, now) {
 		return endedConnectionRate
 	}
-	if srv.rates.Spent(s.who, share.PerError, l.ErrorRate, now) {
+	if srv.rates.Spent(s.peer.who, share.PerError, l.ErrorRate, now) {
 		return endedErrorRate
 	}
-	switch srv.clients.Take(s.who, 1, share.Limits{Each: int64(l.ConnectionsPerClient)}) {
+	switch srv.clients.Take(s.peer.who, 1, share.Limits{Each: int64(l.ConnectionsPerClient)}) {
 	case share.ByClient:
 		return endedClientLimit
 	case share.ByNetwork:
@@ -30,7 +30,7 @@ func (srv *Server) admit(s *session, l configs.Limits) (why ending) {
 	}
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
-	s.counted = true
+	s.peer.counted = true
 	if l.Connections > 0 && len(srv.sessions)-srv.giving > l.Connections && !srv.makeRoom(now) {
 		return endedLimit
 	}
@@ -54,7 +54,7 @@ func (srv *Server) makeRoom(now time.Time) bool {
 	var since time.Time
 	looked := 0
 	for s := range srv.sessions { // in no order, which is what makes a part of them a sample
-		if t, idle := s.idleSince(); idle && (oldest == nil || t.Before(since)) {
+		if t, idle := s.idle.since(); idle && !s.loan.aborted() && (oldest == nil || t.Before(since)) {
 			oldest, since = s, t
 		}
 		if looked++; looked >= giveWayAmong {
@@ -65,19 +65,7 @@ func (srv *Server) makeRoom(now time.Time) bool {
 		return false
 	}
 	srv.giving++
-	oldest.givesWay.Store(true)
+	oldest.idle.givesWay.Store(true)
 	oldest.wake()
 	return true
 }
-
-// idleSince says since when the session has brought no message, and whether it
-// could end now: it waits for a command. NOT: since when it has said nothing. A NOOP
-// now and then would do to stay for good.
-func (s *session) idleSince() (t time.Time, idle bool) {
-	s.wakeMu.Lock()
-	defer s.wakeMu.Unlock()
-	return s.lastMessage, s.waiting && !s.gone && !s.givesWay.Load()
-}
-
-// mustEnd says that the session is to end as soon as it is between two commands.
-func (s *session) mustEnd() bool { return s.srv.draining.Load() || s.givesWay.Load() }

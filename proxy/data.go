@@ -7,6 +7,7 @@ import (
 
 	"postern/policy/journal"
 	"postern/proxy/smtp"
+	"postern/proxy/wire"
 )
 
 const (
@@ -24,7 +25,7 @@ func (s *session) data(arg string) smtp.Reply {
 	if arg != "" {
 		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "DATA takes no parameter"}
 	}
-	if s.tx.relay != nil {
+	if s.tx.message != nil {
 		return smtp.Reply{Code: 503, Enhanced: "5.1", Text: "The message comes by BDAT"}
 	}
 	if s.tx.binary {
@@ -33,52 +34,33 @@ func (s *session) data(arg string) smtp.Reply {
 	if r := s.noRecipients(); !r.IsZero() {
 		return r
 	}
-	s.say(smtp.Reply{Code: 354, Text: "End data with <CR><LF>.<CR><LF>"})
+	s.wire.Say(smtp.Reply{Code: 354, Text: "End data with <CR><LF>.<CR><LF>"})
 	if s.flush() != nil {
 		s.closing = true
 		return smtp.Reply{}
 	}
-	r := &relay{s: s}
-	s.tx.relay = r
-	if err := s.receiveData(r); err != nil {
-		r.clientGone()
-		s.readFailed(err)
-		s.closing = true
+	m := newMessage(s.tx)
+	if err := m.receive(); err != nil {
+		s.messageLost(m, err)
 		return smtp.Reply{}
 	}
-	r.finish()
+	s.endMessage(m)
 	return smtp.Reply{}
 }
 
 // noRecipients says why there is nobody to send a message to, or nothing.
 func (s *session) noRecipients() smtp.Reply {
-	tx := s.tx
-	if tx.broken != "" && len(tx.rcpts) > 0 {
-		// Recipients were taken by a backend that is gone: the client must not
-		// believe that the others got the message.
-		r := s.unserved()
-		tx.reply = r
+	r, failed := s.tx.noRecipients()
+	if failed {
 		s.finish(journal.OutcomeFailed)
-		return r
 	}
-	if tx.accepted > 0 {
-		return smtp.Reply{}
-	}
-	for i := range tx.rcpts {
-		if c := tx.rcpts[i].reply.Code; c >= 400 && c < 500 {
-			// NOT: 554, which RFC 5321 §3.3 has here. A client that pipelines
-			// may take the last answer for the one that counts, and what is
-			// refused for now must not become refused for good.
-			return s.refuse(451, "5.1", "No recipient can be served now, try again later")
-		}
-	}
-	return s.refuse(554, "5.1", "No valid recipients")
+	return r
 }
 
-// receiveData reads DATA to its end and pushes it. It fails only when the
+// receive reads DATA to its end and pushes it. It fails only when the
 // client is gone or too slow.
-func (s *session) receiveData(r *relay) error {
-	tx := s.tx
+func (m *message) receive() error {
+	tx := m.tx
 	defer tx.time("data", time.Now())
 	var (
 		sc      smtp.DataScanner
@@ -86,21 +68,21 @@ func (s *session) receiveData(r *relay) error {
 		tail    []byte
 		bad     bool
 		skipped int64
-		limit   = s.sizeLimit(s.bc.Capabilities())
-		eight   = s.bc.Capabilities().EightBitMIME
-		pace    = newPace(s.set.Timeouts.DataBlock)
+		limit   = tx.set.sizeLimit(tx.loan.bc.Capabilities())
+		eight   = tx.loan.bc.Capabilities().EightBitMIME
+		pace    = newPace(tx.set.Timeouts.DataBlock)
 	)
 	sc.Detect8Bit = !eight
 	for {
-		pace.arm(s, sc.Octets()+skipped)
-		spare := s.spare()
-		b, block, err := s.in.readBlock(tail)
-		if s.gaveUp(spare, err) {
-			putBlock(block)
+		pace.arm(tx.wire, sc.Octets()+skipped)
+		spare := !tx.awaitsBackend() && tx.loan.spare()
+		b, block, err := tx.wire.ReadBlock(tail)
+		if tx.loan.gaveUp(tx, spare, err) {
+			wire.PutBlock(block)
 			continue
 		}
 		if err != nil {
-			putBlock(block)
+			wire.PutBlock(block)
 			return err
 		}
 		var n int
@@ -111,17 +93,17 @@ func (s *session) receiveData(r *relay) error {
 			switch {
 			case err != nil:
 				bad = true
-				r.refuse(badOctets(err))
+				m.refuse(badOctets(err))
 				b, n = b[n:], 0
 			case tx.bytes > limit:
-				r.refuse(errTooLarge)
+				m.refuse(errTooLarge)
 			case !eight && sc.Has8Bit():
-				r.refuse(errEightBit)
+				m.refuse(errEightBit)
 			default:
-				if r.whole = end; end {
-					r.ends()
+				if m.whole = end; end {
+					m.ends()
 				}
-				r.push(b[:n])
+				m.push(b[:n])
 			}
 		}
 		if bad {
@@ -129,12 +111,12 @@ func (s *session) receiveData(r *relay) error {
 			skipped += int64(n)
 		}
 		if end {
-			s.in.unread(b[n+len(".\r\n"):])
-			putBlock(block)
+			tx.wire.Unread(b[n+len(".\r\n"):])
+			wire.PutBlock(block)
 			return nil
 		}
 		tail = append(keep[:0], b[n:]...)
-		putBlock(block)
+		wire.PutBlock(block)
 	}
 }
 
@@ -153,11 +135,11 @@ func (s *session) bdat(arg string) smtp.Reply {
 	}
 	reply := smtp.Reply{}
 	switch {
-	case !s.greeted:
+	case !s.peer.greeted:
 		reply = smtp.Reply{Code: 503, Enhanced: "5.1", Text: "Say EHLO first"}
 	case s.tx == nil:
 		reply = smtp.Reply{Code: 503, Enhanced: "5.1", Text: "Say MAIL first"}
-	case s.tx.relay == nil:
+	case s.tx.message == nil:
 		reply = s.noRecipients()
 	}
 	if !reply.IsZero() {
@@ -168,81 +150,79 @@ func (s *session) bdat(arg string) smtp.Reply {
 		}
 		// NOT: counted as an error of the client's. A message of many chunks
 		// that were all in the pipe when the first was refused is one mistake.
-		s.say(reply)
+		s.wire.Say(reply)
 		return smtp.Reply{}
 	}
 	tx := s.tx
-	r := tx.relay
-	if r == nil {
-		caps := s.bc.Capabilities()
-		r = &relay{s: s, raw: true, binary: tx.binary, seven: !caps.EightBitMIME, limit: s.sizeLimit(caps)}
-		tx.relay = r
+	m := tx.message
+	if m == nil {
+		caps := s.loan.bc.Capabilities()
+		m = newMessage(tx)
+		m.raw, m.binary, m.seven, m.limit = true, tx.binary, !caps.EightBitMIME, s.set.sizeLimit(caps)
 	}
 	start := time.Now()
-	err = s.receiveChunk(r, n, last)
+	err = s.receiveChunk(m, n, last)
 	tx.time("data", start)
 	if err != nil {
-		r.clientGone()
-		s.readFailed(err)
-		s.closing = true
+		s.messageLost(m, err)
 		return smtp.Reply{}
 	}
-	if last || r.state == discarding {
+	if last || m.state == discarding {
 		// A failed chunk ends the transaction; those behind it in the pipe are
 		// read and answered 503 (RFC 3030 §2).
-		r.finish()
+		s.endMessage(m)
 		return smtp.Reply{}
 	}
 	if n >= idleChunk {
-		s.commands--
+		s.manners.commands--
 	}
 	return smtp.Reply{Code: 250, Enhanced: "0.0", Text: strconv.FormatInt(n, 10) + " octets received"}
 }
 
 // receiveChunk reads the n octets of a BDAT and pushes them. It fails only when
 // the client is gone or too slow.
-func (s *session) receiveChunk(r *relay, n int64, last bool) error {
-	if r != nil {
+func (s *session) receiveChunk(m *message, n int64, last bool) error {
+	if m != nil {
 		s.tx.bytes += n
-		if s.tx.bytes > r.limit || s.tx.bytes < 0 {
-			r.refuse(errTooLarge)
+		if s.tx.bytes > m.limit || s.tx.bytes < 0 {
+			m.refuse(errTooLarge)
 		}
-		r.chunk(n, last)
+		m.chunk(n, last)
 	}
 	p, before := newPace(s.set.Timeouts.DataBlock), int64(0)
-	if r != nil {
+	if m != nil {
 		// One pace for all chunks, or a client could be slow without end.
-		if r.pace.block == 0 {
-			r.pace = p
+		if m.pace.block == 0 {
+			m.pace = p
 		}
-		p, before = r.pace, s.tx.bytes-n
+		p, before = m.pace, s.tx.bytes-n
 	}
 	for got := int64(0); got < n; {
-		if s.in.buffered() == 0 {
+		if s.wire.Buffered() == 0 {
 			if err := s.flush(); err != nil {
 				return err
 			}
 		}
-		p.arm(s, before+got)
-		spare := r != nil && s.spare()
-		b, block, err := s.in.readBlock(nil)
-		if s.gaveUp(spare, err) {
-			putBlock(block)
+		p.arm(&s.wire, before+got)
+		spare := m != nil && !s.tx.awaitsBackend() && s.loan.spare()
+		b, block, err := s.wire.ReadBlock(nil)
+		if s.loan.gaveUp(s.tx, spare, err) {
+			wire.PutBlock(block)
 			continue
 		}
 		if err != nil {
-			putBlock(block)
+			wire.PutBlock(block)
 			return err
 		}
 		if over := int64(len(b)) - (n - got); over > 0 {
-			s.in.unread(b[int64(len(b))-over:])
+			s.wire.Unread(b[int64(len(b))-over:])
 			b = b[:int64(len(b))-over]
 		}
 		got += int64(len(b))
-		if r != nil {
-			r.chunkPart(b)
+		if m != nil {
+			m.chunkPart(b)
 		}
-		putBlock(block)
+		wire.PutBlock(block)
 	}
 	return nil
 }
@@ -261,7 +241,7 @@ func newPace(block time.Duration) pace {
 }
 
 // arm sets the deadline for the next octets, octets having come so far.
-func (p *pace) arm(s *session, octets int64) {
+func (p *pace) arm(c *wire.Conn, octets int64) {
 	now := time.Now()
 	deadline := now.Add(p.block)
 	if deadline.After(p.ceiling) {
@@ -270,5 +250,49 @@ func (p *pace) arm(s *session, octets int64) {
 	if ran := now.Sub(p.began); ran > p.block && float64(octets) < minRate*(ran-p.block).Seconds() {
 		deadline = now
 	}
-	s.readBy(deadline)
+	c.ReadBy(deadline)
+}
+
+// endMessage gives the client the backend's answer to a message that has come to its
+// end. It leaves before anything else is done, be there more in the pipe or not: until
+// the client has it, a log that does not take our line or a crash makes it send the
+// message again.
+func (s *session) endMessage(m *message) {
+	tx := m.tx
+	began := time.Now()
+	s.messages++
+	s.manners.commands = 0
+	defer s.idle.hadMessage()
+	f := m.end()
+	s.wire.Say(f.reply)
+	if s.flush() != nil {
+		s.closing = true
+	}
+	took := time.Since(began)
+	tx.reply = f.reply
+	m.close()
+	if s.loan.bc != nil && (f.outcome != journal.OutcomeDelivered || s.loan.bc.Worn()) {
+		s.loan.release()
+	}
+	s.finish(f.outcome)
+	s.srv.metrics.MessageBytes(tx.bytes)
+	s.srv.metrics.TimeToFinalReply(took)
+}
+
+// messageLost ends the session with a message that never came to its end, since the
+// client is gone or too slow.
+func (s *session) messageLost(m *message, err error) {
+	m.close()
+	if m.out.begun {
+		s.loan.drop()
+	}
+	if m.state == discarding {
+		s.tx.reply = m.fate.reply
+		s.loan.release()
+		s.finish(m.fate.outcome)
+	} else {
+		s.abandon()
+	}
+	s.readFailed(err)
+	s.closing = true
 }

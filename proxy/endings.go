@@ -19,6 +19,7 @@ const (
 	endedClientLimit       ending = "client_limit"
 	endedNetworkLimit      ending = "network_limit"
 	endedLimit             ending = "limit"
+	endedIPv6              ending = "ipv6"
 	endedErrors            ending = "errors"
 	endedIdleTalk          ending = "idle_talk"
 	endedBareLF            ending = "bare_lf"

@@ -59,7 +59,7 @@ func TestWorstSession(t *testing.T) {
 			set.TraceDNS = true
 			set.Backends, err = backend.New([]configs.Backend{{Name: "mta", Addresses: []string{"127.0.0.1:25"}, TLS: "off", Identity: "none"}}, nil, backend.Options{
 				Dial: func(context.Context, string, string) (net.Conn, error) {
-					w := newWire(netip.MustParseAddrPort("198.51.100.25:50000"), netip.MustParseAddrPort("127.0.0.1:10025"))
+					w := newCable(netip.MustParseAddrPort("198.51.100.25:50000"), netip.MustParseAddrPort("127.0.0.1:10025"))
 					go plainMTA(w.server)
 					return w.client, nil
 				}})

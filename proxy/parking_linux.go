@@ -34,7 +34,7 @@ type parkedAt struct {
 // come, or unpark is called. The session then runs on in a goroutine of its own;
 // it may do so before park returns. False: it was not taken over.
 func (p *parking) park(s *session) bool {
-	sc, ok := s.conn.(syscall.Conn)
+	sc, ok := s.wire.Raw().(syscall.Conn)
 	if !ok {
 		return false
 	}
@@ -45,11 +45,11 @@ func (p *parking) park(s *session) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// Shutdown sets draining, and makeRoom givesWay, before it looks here for those it has to wake.
-	if s.mustEnd() || !p.open(s.srv) {
+	if s.idle.mustEnd() || !p.open(s.srv) {
 		return false
 	}
 	fault := raw.Control(func(fd uintptr) {
-		s.place.fd = int32(fd)
+		s.idle.place.fd = int32(fd)
 		err = syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_ADD, int(fd),
 			&syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP, Fd: int32(fd)})
 	})
@@ -57,8 +57,8 @@ func (p *parking) park(s *session) bool {
 		p.closeIfEmpty()
 		return false
 	}
-	p.parked[s.place.fd] = s
-	s.place.alarm = time.AfterFunc(time.Until(s.deadline), func() { p.unpark(s) })
+	p.parked[s.idle.place.fd] = s
+	s.idle.place.alarm = time.AfterFunc(time.Until(s.idle.deadline), func() { p.unpark(s) })
 	return true
 }
 
@@ -66,7 +66,7 @@ func (p *parking) park(s *session) bool {
 func (p *parking) unpark(s *session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.resume(s.place.fd, s)
+	p.resume(s.idle.place.fd, s)
 }
 
 // resume makes the session run on that is parked with that descriptor: s, or any
@@ -77,7 +77,7 @@ func (p *parking) resume(fd int32, s *session) {
 		return
 	}
 	delete(p.parked, fd)
-	at.place.alarm.Stop()
+	at.idle.place.alarm.Stop()
 	_ = syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_DEL, int(fd), nil)
 	p.closeIfEmpty()
 	go at.run(true)

@@ -186,7 +186,7 @@ func (r *rig) alarms() (all []*time.Timer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range p.parked {
-		all = append(all, s.place.alarm)
+		all = append(all, s.idle.place.alarm)
 	}
 	return all
 }

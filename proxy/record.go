@@ -14,8 +14,13 @@ import (
 func (s *session) finish(outcome journal.Outcome) {
 	tx := s.tx
 	s.tx = nil
+	tx.record(s.id, outcome)
+}
+
+// record makes the record of a transaction that has ended, and publishes it.
+func (tx *transaction) record(session string, outcome journal.Outcome) {
 	rec := &journal.Record{
-		Time: tx.began, ID: tx.facts.ID, Session: s.id,
+		Time: tx.began, ID: tx.facts.ID, Session: session,
 		Outcome: outcome, Backend: tx.backend, BackendReply: tx.backRep.String(), Error: tx.broken, Bytes: tx.bytes,
 		Took: tx.took,
 	}
@@ -25,7 +30,7 @@ func (s *session) finish(outcome journal.Outcome) {
 		for i := range tx.rcpts {
 			if r := &tx.rcpts[i]; r.verdict.Refuses() {
 				v = *r.verdict
-				tx.facts.Rcpt = policy.RcptTo{Address: r.address, Domain: r.domain}
+				tx.facts.Rcpt = r.inQuestion()
 				tx.reply = r.reply
 			}
 		}
@@ -60,7 +65,7 @@ func (s *session) finish(outcome journal.Outcome) {
 	if tx.trace != nil {
 		rec.DNS = tx.trace.Answers()
 	}
-	s.publish(rec, &tx.facts, v, tx.judged, tx.reply, tx.tagsOf(v, s.set.Chain))
+	tx.srv.publish(tx.set, rec, &tx.facts, v, tx.judged, tx.reply, tx.tagsOf(v))
 }
 
 // stage is that at which the transaction ended, by whomever.
@@ -70,8 +75,8 @@ func (tx *transaction) stage(outcome journal.Outcome) policy.Stage {
 		return tx.ended
 	case outcome == journal.OutcomeDelivered:
 		return policy.Message
-	case tx.relay != nil:
-		return tx.relay.stage(tx.reached)
+	case tx.message != nil:
+		return tx.message.stage(tx.reached)
 	case len(tx.rcpts) > 0:
 		return policy.Rcpt
 	}
@@ -80,52 +85,52 @@ func (tx *transaction) stage(outcome journal.Outcome) policy.Stage {
 
 // tagsOf lists the tags for the record; those of recipients count where the
 // message was passed.
-func (tx *transaction) tagsOf(v policy.Verdict, chain *policy.Chain) []smtp.Field {
+func (tx *transaction) tagsOf(v policy.Verdict) []smtp.Field {
 	if tx.accepted == 0 {
 		return v.Tags
 	}
-	return tx.allTags(chain)
+	return tx.allTags()
 }
 
 // recordRefusal records a verdict that came before any transaction: on the
 // connection, or on HELO.
 func (s *session) recordRefusal(f *policy.Facts, v policy.Verdict) {
 	rec := &journal.Record{Time: s.srv.now(), ID: f.ID, Session: s.id, Outcome: journal.OutcomeRefused, Stage: v.Stage.String(), Reached: v.Stage.String()}
-	s.publish(rec, f, v, true, withID(v.Reply, f.ID), v.Tags)
+	s.srv.publish(s.set, rec, f, v, true, withID(v.Reply, f.ID), v.Tags)
 }
 
-// publish completes the record and hands it out. What policy was not asked about has
-// no disposition: nobody has let it pass.
-func (s *session) publish(rec *journal.Record, f *policy.Facts, v policy.Verdict, judged bool, reply smtp.Reply, tags []smtp.Field) {
+// publish completes the record and hands it out: to the log, to the journal and to the
+// metrics. What policy was not asked about has no disposition: nobody has let it pass.
+func (srv *Server) publish(set *Settings, rec *journal.Record, f *policy.Facts, v policy.Verdict, judged bool, reply smtp.Reply, tags []smtp.Field) {
 	rec.Facts = *f
 	rec.Disposition = journal.NotAsked
 	if judged {
 		rec.Rule, rec.RuleStage, rec.Disposition = v.Rule, v.Stage.String(), v.Disposition.String()
 	}
 	rec.Undecided = !v.Decided
-	rec.Observed = s.set.Observe && v.Refuses()
-	rec.Policy = s.set.Chain.Fingerprint()
+	rec.Observed = set.Observe && v.Refuses()
+	rec.Policy = set.Chain.Fingerprint()
 	rec.Reply = reply.String()
 	for _, t := range tags {
 		rec.Tags = append(rec.Tags, t.Name+": "+strings.TrimSpace(t.Value))
 	}
-	s.srv.metrics.Transaction(rec.Disposition, rec.Rule)
-	s.srv.metrics.Outcome(string(rec.Outcome))
-	if c := s.set.Candidate; c != nil && judged {
+	srv.metrics.Transaction(rec.Disposition, rec.Rule)
+	srv.metrics.Outcome(string(rec.Outcome))
+	if c := set.Candidate; c != nil && judged {
 		if active, candidate := rec.JudgeCandidate(c); active != candidate {
-			s.srv.metrics.Disagreement(active, candidate)
+			srv.metrics.Disagreement(active, candidate)
 		}
 	}
-	s.log(rec)
-	if s.srv.record != nil {
+	srv.logTransaction(rec)
+	if srv.record != nil {
 		rec.Detach()
-		s.srv.record(rec)
+		srv.record(rec)
 	}
 }
 
-// log writes the transaction's line.
-func (s *session) log(rec *journal.Record) {
-	if !s.srv.log.Enabled(s.srv.ctx, slog.LevelInfo) {
+// logTransaction writes the transaction's line.
+func (srv *Server) logTransaction(rec *journal.Record) {
+	if !srv.log.Enabled(srv.ctx, slog.LevelInfo) {
 		return
 	}
 	level := slog.LevelInfo
@@ -158,27 +163,5 @@ func (s *session) log(rec *journal.Record) {
 	if rec.Candidate != nil {
 		attrs = append(attrs, slog.Any("candidate", rec.Candidate))
 	}
-	s.srv.log.LogAttrs(s.srv.ctx, level, "transaction", attrs...)
-}
-
-// abandonedOutcome is how a transaction ended that came to no message: refused,
-// if that was why, else abandoned.
-func (s *session) abandonedOutcome() journal.Outcome {
-	tx := s.tx
-	if tx.accepted > 0 || len(tx.rcpts) == 0 {
-		return journal.OutcomeAbandoned
-	}
-	if tx.broken != "" {
-		return journal.OutcomeFailed
-	}
-	for i := range tx.rcpts {
-		r := &tx.rcpts[i]
-		if r.queued && r.reply.IsZero() {
-			return journal.OutcomeAbandoned // before the backend's answer was read
-		}
-		if r.verdict.Refuses() && !s.set.Observe {
-			return journal.OutcomeRefused
-		}
-	}
-	return journal.OutcomeBackendRefused
+	srv.log.LogAttrs(srv.ctx, level, "transaction", attrs...)
 }

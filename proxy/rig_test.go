@@ -212,7 +212,7 @@ func (p *panicCount) first() string {
 
 // dialSink connects to the recording MTA.
 func (r *rig) dialSink(context.Context, string, string) (net.Conn, error) {
-	w := newWire(netip.MustParseAddrPort("198.51.100.25:50000"), netip.MustParseAddrPort("127.0.0.1:10025"))
+	w := newCable(netip.MustParseAddrPort("198.51.100.25:50000"), netip.MustParseAddrPort("127.0.0.1:10025"))
 	r.serving.Go(func() { r.sink.Handle(w.server) })
 	return w.client, nil
 }
@@ -268,7 +268,7 @@ func (r *rig) connect(ip string) *client {
 var rigAddr = netip.MustParseAddrPort("198.51.100.25:25")
 
 func (r *rig) dialFrom(ip string, l Listener) *client {
-	w := newWire(netip.AddrPortFrom(netip.MustParseAddr(ip), 40000), rigAddr)
+	w := newCable(netip.AddrPortFrom(netip.MustParseAddr(ip), 40000), rigAddr)
 	c := &client{t: r.t, conn: w.client, br: bufio.NewReader(w.client), done: make(chan struct{}), heard: w.server.in}
 	go func() {
 		defer close(c.done)

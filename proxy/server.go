@@ -170,7 +170,7 @@ func (srv *Server) Handle(conn net.Conn, l Listener) { srv.begin(conn, &l, nil) 
 // done, when that is called: it may have been parked meanwhile.
 func (srv *Server) begin(conn net.Conn, l *Listener, done func()) {
 	s := newSession(srv, conn, l)
-	s.done = done
+	s.idle.done = done
 	if !srv.enter(s) {
 		s.turnAway(endedShutdown, s.refuse(421, "3.2", "Service shutting down"))
 		if done != nil {
@@ -197,11 +197,11 @@ func (srv *Server) leave(s *session) {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	delete(srv.sessions, s)
-	if s.givesWay.Load() {
+	if s.idle.givesWay.Load() {
 		srv.giving--
 	}
-	if s.counted {
-		srv.clients.Give(s.who, 1)
+	if s.peer.counted {
+		srv.clients.Give(s.peer.who, 1)
 	}
 }
 
@@ -278,7 +278,7 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 	}
 	srv.mu.Lock()
 	for s := range srv.sessions {
-		_ = s.conn.Close()
+		s.wire.Cut()
 	}
 	srv.mu.Unlock()
 	<-done

@@ -37,7 +37,7 @@ func (l *lateListener) Addr() net.Addr { return net.TCPAddrFromAddrPort(rigAddr)
 func TestShutdownWaitsForTheLastAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, rigOptions{policy: &streamPolicy})
-		w := newWire(netip.MustParseAddrPort("192.0.2.1:40000"), rigAddr)
+		w := newCable(netip.MustParseAddrPort("192.0.2.1:40000"), rigAddr)
 		l := &lateListener{conn: w.server, closed: make(chan struct{})}
 		served := make(chan error, 1)
 		go func() { served <- r.srv.Serve(l, Listener{Name: "mx"}) }()

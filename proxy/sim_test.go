@@ -242,8 +242,8 @@ type sim struct {
 	seen     map[string]int // verbs heard by the MTA
 	injected bool           // the fault has happened
 	refused  bool           // and was a 5yz of the MTA
-	backends []*wire
-	clients  []*wire
+	backends []*cable
+	clients  []*cable
 	sessions sync.WaitGroup
 	messages []*simMessage
 	panics   panicCount
@@ -327,7 +327,7 @@ func (s *sim) run() {
 	}
 	s.sessions.Wait()
 	backends.Close()
-	time.Sleep(time.Hour) // what is still on a wire arrives; an MTA that waits gives up
+	time.Sleep(time.Hour) // what is still on a cable arrives; an MTA that waits gives up
 	s.sink.Close()
 	s.sessions.Wait()
 	s.check()
@@ -374,7 +374,7 @@ func (s *sim) script(st smtptest.Step) smtptest.Action {
 }
 
 func (s *sim) dial(context.Context, string, string) (net.Conn, error) {
-	w := newWire(netip.MustParseAddrPort("198.51.100.25:50000"), netip.MustParseAddrPort("127.0.0.1:10025"))
+	w := newCable(netip.MustParseAddrPort("198.51.100.25:50000"), netip.MustParseAddrPort("127.0.0.1:10025"))
 	s.mu.Lock()
 	s.backends = append(s.backends, &w)
 	n := len(s.backends)
@@ -418,7 +418,7 @@ func (s *sim) message(n int) *simMessage {
 // simClient is the client's end of one session.
 type simClient struct {
 	s    *sim
-	wire *wire
+	wire *cable
 	conn net.Conn
 	br   *bufio.Reader
 	gone bool // nothing more can be heard or said
@@ -427,7 +427,7 @@ type simClient struct {
 
 // session sends messages in one session.
 func (s *sim) session(story []*simMessage, faulty bool) {
-	w := newWire(netip.MustParseAddrPort("192.0.2.1:40000"), rigAddr)
+	w := newCable(netip.MustParseAddrPort("192.0.2.1:40000"), rigAddr)
 	s.mu.Lock()
 	s.clients = append(s.clients, &w)
 	s.messages = append(s.messages, story...)

@@ -8,6 +8,7 @@ import (
 
 	"postern/configs"
 	"postern/policy/journal"
+	"postern/proxy/wire"
 )
 
 // oneConnection is a site whose MTA takes one connection at a time.
@@ -102,7 +103,7 @@ func TestSilentClientsKeepNobodyWaiting(t *testing.T) {
 // TestLineWithoutEnd: who makes of a command more than one may be, and then says
 // nothing, keeps nobody waiting either.
 func TestLineWithoutEnd(t *testing.T) {
-	for _, n := range []int{lineLimit, 3000, 100_000} {
+	for _, n := range []int{wire.LineLimit, 3000, 100_000} {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, oneConnection(rigOptions{}))
 			c := r.until("DATA")

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"postern/proxy/wire"
 )
 
 // rsaCertificate is one with a key that RSA key exchange can use.
@@ -50,16 +52,16 @@ func TestOldSendersAndTLS(t *testing.T) {
 	}{
 		{"modern, RSA key exchange", old, &tls.Config{Certificates: []tls.Certificate{withRSA}}, "tls.suites: broad would serve this client"},
 		{"and an ECDSA certificate", old, &tls.Config{Certificates: []tls.Certificate{withECDSA}}, "tls.suites: broad, and a certificate with an RSA key, would serve this client"},
-		{"broad", old, &tls.Config{Certificates: []tls.Certificate{withRSA}, CipherSuites: BroadSuites()}, ""},
-		{"broad with an ECDSA certificate", old, &tls.Config{Certificates: []tls.Certificate{withECDSA}, CipherSuites: BroadSuites()}, "a certificate with an RSA key would serve this client"},
+		{"broad", old, &tls.Config{Certificates: []tls.Certificate{withRSA}, CipherSuites: wire.BroadSuites()}, ""},
+		{"broad with an ECDSA certificate", old, &tls.Config{Certificates: []tls.Certificate{withECDSA}, CipherSuites: wire.BroadSuites()}, "a certificate with an RSA key would serve this client"},
 		{"RSA signatures only", rsaOnly, &tls.Config{Certificates: []tls.Certificate{withECDSA}}, "a certificate with an RSA key would serve this client"},
 		{"and an RSA certificate", rsaOnly, &tls.Config{Certificates: []tls.Certificate{withRSA}}, ""},
 		{"TLS 1.1", ancient, &tls.Config{Certificates: []tls.Certificate{withRSA}}, "the client has nothing newer than TLS 1.1, which is not served"},
 		{"TLS 1.2 where 1.3 is wanted", twelve, &tls.Config{Certificates: []tls.Certificate{withRSA}, MinVersion: tls.VersionTLS13}, `tls.min_version: "1.2" would serve this client`},
-		{"TLS 1.2 with broad", twelve, &tls.Config{Certificates: []tls.Certificate{withECDSA}, CipherSuites: BroadSuites()}, ""},
+		{"TLS 1.2 with broad", twelve, &tls.Config{Certificates: []tls.Certificate{withECDSA}, CipherSuites: wire.BroadSuites()}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			tc.server.GetConfigForClient = KeepHello
+			tc.server.GetConfigForClient = wire.KeepHello
 			tc.server.MinVersion = max(tc.server.MinVersion, tls.VersionTLS12)
 			var log bytes.Buffer
 			r := newRig(t, rigOptions{})

@@ -3,7 +3,6 @@ package proxy
 import (
 	"slices"
 
-	"postern/policy"
 	"postern/proxy/fields"
 	"postern/proxy/smtp"
 )
@@ -18,23 +17,23 @@ func recipientTags(size int) int {
 	return size + 4<<10
 }
 
-// appendFields appends our fields for the message of tx.
-func (s *session) appendFields(tx *transaction, b []byte) []byte {
+// appendFields appends our fields for the message.
+func (tx *transaction) appendFields(b []byte) []byte {
 	f := &tx.facts
-	if s.set.Headers.Received {
+	if tx.set.Headers.Received {
 		r := fields.Received{
-			Facts: f, Client: s.addr.Addr(), Hostname: s.set.Hostname, For: tx.only(), Time: s.srv.now(),
-			Protocol: fields.Protocol(f.Mail.SMTPUTF8, s.tls != nil, s.esmtp),
+			Facts: f, Client: tx.peer.addr.Addr(), Hostname: tx.set.Hostname, For: tx.only(), Time: tx.srv.now(),
+			Protocol: fields.Protocol(f.Mail.SMTPUTF8, tx.peer.tls != nil, tx.peer.esmtp),
 		}
 		b = fields.AppendReceived(b, &r)
 	}
-	if s.set.Headers.AuthenticationResults {
-		b = fields.AppendAuthResults(b, s.set.Hostname, f)
+	if tx.set.Headers.AuthenticationResults {
+		b = fields.AppendAuthResults(b, tx.set.Hostname, f)
 	}
-	if s.set.Headers.ReceivedSPF {
-		b = fields.AppendReceivedSPFs(b, s.set.Hostname, f, s.set.Chain.SiteReads("pra") || s.set.Chain.SiteReads("submitter"))
+	if tx.set.Headers.ReceivedSPF {
+		b = fields.AppendReceivedSPFs(b, tx.set.Hostname, f, tx.set.Chain.SiteReads("pra") || tx.set.Chain.SiteReads("submitter"))
 	}
-	for _, t := range tx.allTags(s.set.Chain) {
+	for _, t := range tx.allTags() {
 		b = fields.AppendTag(b, t)
 	}
 	return b
@@ -52,11 +51,11 @@ func (tx *transaction) only() smtp.Path {
 	return smtp.Path{}
 }
 
-// allTags is every tag that the transaction has earned by the rules of chain: of the
+// allTags is every tag that the transaction has earned by the rules: of the
 // message and of each recipient that the backend took, each text once.
-func (tx *transaction) allTags(chain *policy.Chain) []smtp.Field {
+func (tx *transaction) allTags() []smtp.Field {
 	tags := append([]smtp.Field(nil), tx.verdict.Tags...)
-	room := recipientTags(chain.TagsSize())
+	room := recipientTags(tx.set.Chain.TagsSize())
 	for i := range tx.rcpts {
 		if !tx.rcpts[i].taken {
 			continue
@@ -77,7 +76,7 @@ func (tx *transaction) allTags(chain *policy.Chain) []smtp.Field {
 
 // tagsFit says whether there is room for the tags that r has earned beside those
 // of the recipients before it. If there is, they are counted.
-func (tx *transaction) tagsFit(r *recipient, chain *policy.Chain) bool {
+func (tx *transaction) tagsFit(r *recipient) bool {
 	tags, size := tx.tags, tx.tagsSize
 	for _, t := range r.verdict.Tags {
 		if !slices.Contains(tags, t) {
@@ -85,7 +84,7 @@ func (tx *transaction) tagsFit(r *recipient, chain *policy.Chain) bool {
 			size += fields.TagSize(t)
 		}
 	}
-	if size > recipientTags(chain.TagsSize()) {
+	if size > recipientTags(tx.set.Chain.TagsSize()) {
 		return false
 	}
 	tx.tags, tx.tagsSize = tags, size

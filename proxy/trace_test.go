@@ -72,14 +72,15 @@ func TestFieldsAreBounded(t *testing.T) {
 		r := newRig(t, rigOptions{policy: tags, config: func(c *configs.Config) {
 			c.Hostname = strings.Repeat("h", 63) + strings.Repeat("."+strings.Repeat("h", 63), 3)
 		}})
-		w := newWire(netip.MustParseAddrPort("[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:40000"), rigAddr)
+		w := newCable(netip.MustParseAddrPort("[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:40000"), rigAddr)
 		s := newSession(r.srv, w.server, &Listener{})
-		s.esmtp = true
-		tx := &transaction{accepted: 1}
+		s.peer.esmtp = true
+		tx := newTransaction(s, smtp.Path{}, nil)
+		tx.accepted = 1
 		s.tx = tx
 		f := &tx.facts
 		f.ID, f.Mail.From, f.Mail.Domain, f.Mail.SMTPUTF8 = newID(), long+"@"+long, long, true
-		f.Client.IP, f.Client.Name = s.addr.Addr().String(), long
+		f.Client.IP, f.Client.Name = s.peer.addr.Addr().String(), long
 		f.Helo.Name, f.Helo.Domain, f.TLS.Cipher = strings.Repeat("?", 255), long, "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"
 		f.SPF.Result, f.SPF.Reason, f.SPFHelo.Result, f.SPFHelo.Reason = result, long, result, long
 		f.Iprev.Result, f.Iprev.Name = result, long
@@ -96,8 +97,8 @@ func TestFieldsAreBounded(t *testing.T) {
 		tx.rcpts = []recipient{rcpt}
 		f.Rcpt = policy.RcptTo{Address: "other" + long, Domain: long}
 		tx.verdict = r.set.Chain.Decide(policy.Message, f)
-		fields := s.appendFields(tx, nil)
-		if most := s.addedSize(); int64(len(fields)) > most {
+		fields := tx.appendFields(nil)
+		if most := s.set.addedSize(); int64(len(fields)) > most {
 			t.Errorf("%d octets, of at most %d", len(fields), most)
 		}
 		for line := range strings.Lines(string(fields)) {

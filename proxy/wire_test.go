@@ -10,31 +10,31 @@ import (
 	"time"
 )
 
-// A wire is a TCP connection in memory: a socket buffer in each direction,
+// A cable is a TCP connection in memory: a socket buffer in each direction,
 // deadlines, half-close and reset. It works within a synctest bubble, where
 // net.Pipe does as well; but on a pipe a writer waits for its reader, and two
 // peers that speak at the same time wait for each other for ever.
 //
 // Each direction can be given one fault, which strikes when so many octets
 // have been written to it.
-type wire struct {
+type cable struct {
 	client, server *end
 }
 
 // socketBuffer is small, so that big messages meet a full one.
 const socketBuffer = 64 << 10
 
-func newWire(clientAddr, serverAddr netip.AddrPort) wire {
+func newCable(clientAddr, serverAddr netip.AddrPort) cable {
 	up, down := newHalf(), newHalf()
 	up.other, down.other = down, up
 	a, b := net.TCPAddrFromAddrPort(clientAddr), net.TCPAddrFromAddrPort(serverAddr)
-	return wire{
+	return cable{
 		client: &end{in: down, out: up, local: a, remote: b},
 		server: &end{in: up, out: down, local: b, remote: a},
 	}
 }
 
-// faultKind is what may happen to one direction of a wire.
+// faultKind is what may happen to one direction of a cable.
 type faultKind int
 
 const (
@@ -255,7 +255,7 @@ func (h *half) close(eof bool) {
 	h.changed.Broadcast()
 }
 
-// end is one end of a wire, a net.Conn.
+// end is one end of a cable, a net.Conn.
 type end struct {
 	in, out       *half
 	local, remote net.Addr

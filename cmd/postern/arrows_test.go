@@ -29,6 +29,7 @@ var floors = map[string]int{
 	"checks/dnscache":         1,
 	"metrics/admin":           1,
 	"proxy/hold":              1,
+	"proxy/wire":              2,
 	"proxy/backend/mta":       1,
 	"policy/journal/jsonline": 0,
 	"proxy/smtp":              0,
@@ -54,7 +55,7 @@ var rooms = map[string][]string{
 	"github.com/go-viper/mapstructure":    {"configs"},
 	"github.com/hashicorp/golang-lru":     {"checks/dnscache"},
 	"github.com/miekg/dns":                {"checks/dnscache", "checks/dnstest"},           // asks; answers in tests
-	"github.com/pires/go-proxyproto":      {"proxy", "proxy/backend", "proxy/backend/mta"}, // reads the header; writes it; the MTA in small reads it
+	"github.com/pires/go-proxyproto":      {"proxy/wire", "proxy/backend", "proxy/backend/mta"}, // reads the header; writes it; the MTA in small reads it
 	"github.com/prometheus/client_golang": {"metrics"},
 	"github.com/prometheus/common":        {"cmd/postern/doctor"}, // reads the page of the proxy that runs
 	"github.com/spf13/cobra":              {"cmd/postern"},

@@ -17,7 +17,7 @@ import (
 
 	"postern/configs"
 	"postern/metrics"
-	"postern/proxy"
+	"postern/proxy/wire"
 )
 
 // certificates are the pairs that clients meet. They are read anew without a
@@ -151,12 +151,12 @@ func (p *Parts) buildTLS(name string, w *World, old *Parts) (*tls.Config, error)
 	}
 	config := &tls.Config{
 		GetCertificate:     p.Certificates.get,
-		GetConfigForClient: proxy.KeepHello,
+		GetConfigForClient: wire.KeepHello,
 		MinVersion:         tls.VersionTLS12,
 		ClientCAs:          pool,
 	}
 	if cfg.Suites == "broad" {
-		config.CipherSuites = proxy.BroadSuites()
+		config.CipherSuites = wire.BroadSuites()
 	}
 	if cfg.MinVersion == "1.3" {
 		config.MinVersion = tls.VersionTLS13

@@ -1,4 +1,4 @@
-package proxy
+package wire
 
 import (
 	"bufio"
@@ -12,13 +12,16 @@ import (
 
 const (
 	commandBuffer = 4 << 10  // octets; the longest command line has 2048
-	blockSize     = 32 << 10 // octets read at once in DATA and BDAT
+	BlockSize     = 32 << 10 // octets read at once in DATA and BDAT
 )
 
 var (
 	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, commandBuffer) }}
-	blocks  = sync.Pool{New: func() any { return new([blockSize]byte) }}
+	blocks  = sync.Pool{New: func() any { return new(Block) }}
 )
+
+// Block is what octets of a message are read into.
+type Block [BlockSize]byte
 
 // input reads what the client sends, and holds a buffer only while there is
 // something in it: ten thousand idle clients shall not cost ten thousand
@@ -42,15 +45,9 @@ type input struct {
 	trying bool
 	fd     int
 	tail   []byte
-	block  *[blockSize]byte
+	block  *Block
 	n      int
 	err    error
-}
-
-func newInput(conn net.Conn) *input {
-	in := &input{}
-	in.reset(conn)
-	return in
 }
 
 // reset makes in read from conn and forgets everything buffered: what came
@@ -136,7 +133,7 @@ func (in *input) wait() error {
 // After an error, that of a deadline say, it may be called again: nothing is lost.
 func (in *input) waitLine() error {
 	err := in.wait()
-	for err == nil && !in.hasLine() && in.br.Buffered() < lineLimit {
+	for err == nil && !in.hasLine() && in.br.Buffered() < LineLimit {
 		if _, err = in.br.Peek(in.br.Buffered() + 1); errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF // within a line
 		}
@@ -204,8 +201,8 @@ func readFD(fd int, p []byte) (int, error) {
 
 // readBlock returns the next octets of a message: tail, the few undecided
 // octets of the block before, followed by what has arrived. The block goes back
-// with putBlock. What is buffered comes before what the connection has.
-func (in *input) readBlock(tail []byte) (b []byte, block *[blockSize]byte, err error) {
+// with PutBlock. What is buffered comes before what the connection has.
+func (in *input) readBlock(tail []byte) (b []byte, block *Block, err error) {
 	if in.buffered() == 0 && in.raw != nil {
 		in.release()
 		in.tail = append(in.tail[:0], tail...)
@@ -215,7 +212,7 @@ func (in *input) readBlock(tail []byte) (b []byte, block *[blockSize]byte, err e
 		}
 		return in.block[:len(in.tail)+in.n], in.block, in.err
 	}
-	block = blocks.Get().(*[blockSize]byte)
+	block = blocks.Get().(*Block)
 	k := copy(block[:], tail)
 	n := 0
 	if in.buffered() > 0 {
@@ -233,7 +230,7 @@ func (in *input) readBlock(tail []byte) (b []byte, block *[blockSize]byte, err e
 
 // tryBlock is to readBlock what tryRead is to wait.
 func (in *input) tryBlock(fd uintptr) bool {
-	block := blocks.Get().(*[blockSize]byte)
+	block := blocks.Get().(*Block)
 	k := copy(block[:], in.tail)
 	in.n, in.err = readFD(int(fd), block[k:])
 	if errors.Is(in.err, syscall.EAGAIN) {
@@ -244,7 +241,8 @@ func (in *input) tryBlock(fd uintptr) bool {
 	return true
 }
 
-func putBlock(block *[blockSize]byte) {
+// PutBlock gives a block of ReadBlock back; nil is none.
+func PutBlock(block *Block) {
 	if block != nil {
 		blocks.Put(block)
 	}

@@ -1,4 +1,4 @@
-package proxy
+package wire
 
 import (
 	"crypto/sha256"
@@ -61,7 +61,7 @@ type helloConn struct {
 	hello *tls.ClientHelloInfo
 }
 
-// KeepHello is the GetConfigForClient of Settings.TLS. It changes nothing; a
+// KeepHello is the GetConfigForClient of what Handshake is given. It changes nothing; a
 // handshake that fails can then say what would have helped.
 func KeepHello(h *tls.ClientHelloInfo) (*tls.Config, error) {
 	if c, ok := h.Conn.(*helloConn); ok {
