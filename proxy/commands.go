@@ -2,11 +2,11 @@ package proxy
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
 	"postern/policy"
+	"postern/proxy/esmtp"
 	"postern/proxy/share"
 	"postern/proxy/smtp"
 	"postern/proxy/wire"
@@ -36,17 +36,17 @@ const (
 
 var commands = map[string]command{
 	"EHLO":     {run: (*session).ehlo, waits: true},
-	"HELO":     {run: (*session).helo},
+	"HELO":     {run: helo},
 	"STARTTLS": {run: (*session).startTLS},
 	"MAIL":     {run: (*session).mail, needs: needsHello},
 	"RCPT":     {run: rcpt, needs: needsMail, pipelined: true},
 	"DATA":     {run: (*session).data, needs: needsMail, waits: true},
 	"BDAT":     {run: (*session).bdat}, // checks for itself: its octets must be read first
-	"RSET":     {run: (*session).rset},
+	"RSET":     {run: rset},
 	"NOOP":     {run: noop},
 	"VRFY":     {run: vrfy},
 	"HELP":     {run: help},
-	"QUIT":     {run: (*session).quit},
+	"QUIT":     {run: quit},
 	// Known to SMTP and not served here: 502, not 500 (RFC 5321 §4.2.4).
 	"EXPN": {run: notImplemented},
 	"TURN": {run: notImplemented},
@@ -57,7 +57,7 @@ var commands = map[string]command{
 	"SAML": {run: notImplemented},
 	"AUTH": {run: notImplemented},
 	// From whom no header is expected: see unexpectedProxyHeader.
-	"PROXY": {run: (*session).unexpectedProxyHeader},
+	"PROXY": {run: unexpectedProxyHeader},
 	// NOT: passed on. Whoever may say XCLIENT to the backend may be anybody.
 	"XCLIENT":  {run: notImplemented},
 	"XFORWARD": {run: notImplemented},
@@ -173,58 +173,27 @@ func (s *session) ehlo(arg string) smtp.Reply {
 		return r
 	}
 	caps := s.set.Backends.Capabilities()
-	o := offer{eightBit: caps.EightBitMIME, utf8: caps.SMTPUTF8 && caps.EightBitMIME, dsn: caps.DSN, size: true, submitter: true}
-	// BODY is the parameter of 8BITMIME (RFC 6152 §2): without that there is
-	// nothing to say BINARYMIME with.
-	o.binary = caps.BinaryMIME && caps.Chunking && caps.EightBitMIME
-	// RFC 8689 §2: both legs must keep the promise, and ours to the client is
-	// only a promise once TLS is on.
-	o.requireTLS = s.peer.tls != nil && caps.RequireTLS && caps.TLS && caps.Verified
-	s.peer.offered = o
-	var b strings.Builder
-	b.WriteString(s.set.Hostname + " greets " + s.peer.helo.Name)
-	b.WriteString("\nPIPELINING")
-	fmt.Fprintf(&b, "\nSIZE %d", s.set.sizeLimit(caps))
-	if s.canStartTLS() {
-		b.WriteString("\nSTARTTLS")
-	}
-	b.WriteString("\nENHANCEDSTATUSCODES")
-	b.WriteString("\nSUBMITTER")
-	b.WriteString("\nCHUNKING")
-	if o.binary {
-		b.WriteString("\nBINARYMIME")
-	}
-	if o.eightBit {
-		b.WriteString("\n8BITMIME")
-	}
-	if o.utf8 {
-		b.WriteString("\nSMTPUTF8")
-	}
-	if o.dsn {
-		b.WriteString("\nDSN")
-	}
-	if o.requireTLS {
-		b.WriteString("\nREQUIRETLS")
-	}
-	b.WriteString("\n" + s.set.limitsKeyword(caps))
-	return smtp.Reply{Code: 250, Text: b.String()}
+	s.peer.offered = esmtp.OfferOf(caps, s.peer.tls != nil)
+	return smtp.Reply{Code: 250, Text: s.set.Hostname + " greets " + s.peer.helo.Name +
+		s.peer.offered.Keywords(s.set.sizeLimit(caps), s.peer.mayStartTLS(s.listener, s.set)) +
+		"\n" + esmtp.Limits(s.set.Limits.Recipients, s.set.Chain.OneDomain() && !s.set.Observe, caps.Limits)}
 }
 
-func (s *session) helo(arg string) smtp.Reply {
+func helo(s *session, arg string) smtp.Reply {
 	if r := s.hello(arg, false); !r.IsZero() {
 		return r
 	}
 	// RFC 5321 §4.1.1.1: no extensions after HELO. SIZE is taken all the same, as MTAs
 	// do: it tells us something and asks for nothing.
-	s.peer.offered = offer{size: true}
+	s.peer.offered = esmtp.Offer{Size: true}
 	return smtp.Reply{Code: 250, Text: s.set.Hostname}
 }
 
 // hello is what EHLO and HELO have in common. A refused one leaves the state
 // as it was (RFC 5321 §4.1.4).
-func (s *session) hello(arg string, esmtp bool) smtp.Reply {
+func (s *session) hello(arg string, extended bool) smtp.Reply {
 	name, _, _ := strings.Cut(arg, " ")
-	name, ok := heloName(name)
+	name, ok := esmtp.HeloName(name)
 	if !ok {
 		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "A domain or an address literal is needed"}
 	}
@@ -238,33 +207,8 @@ func (s *session) hello(arg string, esmtp bool) smtp.Reply {
 		return withID(v.Reply, id)
 	}
 	s.abandon() // RFC 5321 §4.1.4: as if by RSET
-	s.peer.helo, s.peer.greeted, s.peer.esmtp = helo, true, esmtp
+	s.peer.helo, s.peer.greeted, s.peer.esmtp = helo, true, extended
 	return smtp.Reply{}
-}
-
-// heloName takes any printable name: the grammar is not enforced, since half of the
-// world's clients break it, and the name is evidence, not an address (RFC 5321
-// §4.1.4). What would mean something in a header field becomes "?", as it does in
-// Postfix, and so the name goes on.
-func heloName(name string) (string, bool) {
-	if name == "" || len(name) > 255 {
-		return "", false
-	}
-	for i := range len(name) {
-		if c := name[i]; c <= ' ' || c >= 0x7f {
-			return "", false
-		}
-	}
-	return strings.Map(func(r rune) rune {
-		if strings.ContainsRune(`()<>",;\`, r) {
-			return '?'
-		}
-		return r
-	}, name), true
-}
-
-func (s *session) canStartTLS() bool {
-	return s.listener.TLS == "starttls" && s.peer.tls == nil && s.set.TLS != nil
 }
 
 func (s *session) startTLS(arg string) smtp.Reply {
@@ -273,7 +217,7 @@ func (s *session) startTLS(arg string) smtp.Reply {
 		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "STARTTLS takes no parameter"}
 	case s.peer.tls != nil:
 		return smtp.Reply{Code: 503, Enhanced: "5.1", Text: "TLS is already on"}
-	case !s.canStartTLS():
+	case !s.peer.mayStartTLS(s.listener, s.set):
 		return smtp.Reply{Code: 502, Enhanced: "5.1", Text: "STARTTLS is not offered here"}
 	case s.wire.Buffered() > 0:
 		// STARTTLS must end a pipelined group (RFC 3207 §4). Octets already
@@ -288,17 +232,17 @@ func (s *session) startTLS(arg string) smtp.Reply {
 		return s.refuse(503, "5.0", "Plaintext behind STARTTLS, closing connection")
 	}
 	s.wire.Say(smtp.Reply{Code: 220, Enhanced: "0.0", Text: "Ready to start TLS"})
-	if s.flush() != nil || !s.handshake() {
+	if s.wire.Flush() != nil || !s.handshake() {
 		s.closing = true
 		return smtp.Reply{}
 	}
 	// RFC 3207 §4.2: all that the client said before is forgotten.
 	s.abandon()
-	s.peer.helo, s.peer.greeted, s.peer.esmtp, s.peer.offered = policy.HeloName{}, false, false, offer{}
+	s.peer.helo, s.peer.greeted, s.peer.esmtp, s.peer.offered = policy.HeloName{}, false, false, esmtp.Offer{}
 	return smtp.Reply{}
 }
 
-func (s *session) rset(arg string) smtp.Reply {
+func rset(s *session, arg string) smtp.Reply {
 	if arg != "" {
 		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "RSET takes no parameter"}
 	}
@@ -322,7 +266,7 @@ func help(*session, string) smtp.Reply {
 	return smtp.Reply{Code: 214, Enhanced: "0.0", Text: "EHLO HELO STARTTLS MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT"}
 }
 
-func (s *session) quit(arg string) smtp.Reply {
+func quit(s *session, arg string) smtp.Reply {
 	if arg != "" {
 		return smtp.Reply{Code: 501, Enhanced: "5.4", Text: "QUIT takes no parameter"}
 	}

@@ -6,18 +6,9 @@ import (
 	"time"
 
 	"postern/policy/journal"
+	"postern/proxy/esmtp"
 	"postern/proxy/smtp"
 	"postern/proxy/wire"
-)
-
-const (
-	// dataCeiling bounds a whole DATA, as a multiple of timeouts.data_block: an
-	// hour where that is three minutes.
-	dataCeiling = 20
-	// minRate is what a client must bring on the average, in octets per second,
-	// once timeouts.data_block has passed; a message of 1 MB may take nearly
-	// the hour.
-	minRate = 256
 )
 
 // data receives a message by DATA (RFC 5321 §4.1.1.4).
@@ -35,7 +26,7 @@ func (s *session) data(arg string) smtp.Reply {
 		return r
 	}
 	s.wire.Say(smtp.Reply{Code: 354, Text: "End data with <CR><LF>.<CR><LF>"})
-	if s.flush() != nil {
+	if s.wire.Flush() != nil {
 		s.closing = true
 		return smtp.Reply{}
 	}
@@ -70,11 +61,11 @@ func (m *message) receive() error {
 		skipped int64
 		limit   = tx.set.sizeLimit(tx.loan.bc.Capabilities())
 		eight   = tx.loan.bc.Capabilities().EightBitMIME
-		pace    = newPace(tx.set.Timeouts.DataBlock)
+		pace    = wire.NewPace(tx.set.Timeouts.DataBlock)
 	)
 	sc.Detect8Bit = !eight
 	for {
-		pace.arm(tx.wire, sc.Octets()+skipped)
+		pace.Arm(tx.wire, sc.Octets()+skipped)
 		spare := !tx.awaitsBackend() && tx.loan.spare()
 		b, block, err := tx.wire.ReadBlock(tail)
 		if tx.loan.gaveUp(tx, spare, err) {
@@ -96,7 +87,7 @@ func (m *message) receive() error {
 				m.refuse(badOctets(err))
 				b, n = b[n:], 0
 			case tx.bytes > limit:
-				m.refuse(errTooLarge)
+				m.refuse(esmtp.ErrTooLarge)
 			case !eight && sc.Has8Bit():
 				m.refuse(errEightBit)
 			default:
@@ -127,7 +118,7 @@ func (s *session) bdat(arg string) smtp.Reply {
 	word = strings.TrimLeft(word, " ") // several blanks, as between the parameters of MAIL
 	n, err := strconv.ParseInt(size, 10, 64)
 	last := strings.EqualFold(word, "LAST")
-	if err != nil || !digits(size) || word != "" && !last {
+	if err != nil || !esmtp.Digits(size) || word != "" && !last {
 		// Where the chunk ends nobody knows now, so nothing can be read after it.
 		s.closing = true
 		s.result = endedBdatSyntax
@@ -143,7 +134,7 @@ func (s *session) bdat(arg string) smtp.Reply {
 		reply = s.noRecipients()
 	}
 	if !reply.IsZero() {
-		if err := s.receiveChunk(nil, n, last); err != nil {
+		if err := readChunk(&s.wire, nil, wire.NewPace(s.set.Timeouts.DataBlock), 0, n); err != nil {
 			s.readFailed(err)
 			s.closing = true
 			return smtp.Reply{}
@@ -161,7 +152,7 @@ func (s *session) bdat(arg string) smtp.Reply {
 		m.raw, m.binary, m.seven, m.limit = true, tx.binary, !caps.EightBitMIME, s.set.sizeLimit(caps)
 	}
 	start := time.Now()
-	err = s.receiveChunk(m, n, last)
+	err = m.receiveChunk(n, last)
 	tx.time("data", start)
 	if err != nil {
 		s.messageLost(m, err)
@@ -181,32 +172,33 @@ func (s *session) bdat(arg string) smtp.Reply {
 
 // receiveChunk reads the n octets of a BDAT and pushes them. It fails only when
 // the client is gone or too slow.
-func (s *session) receiveChunk(m *message, n int64, last bool) error {
-	if m != nil {
-		s.tx.bytes += n
-		if s.tx.bytes > m.limit || s.tx.bytes < 0 {
-			m.refuse(errTooLarge)
-		}
-		m.chunk(n, last)
+func (m *message) receiveChunk(n int64, last bool) error {
+	tx := m.tx
+	tx.bytes += n
+	if tx.bytes > m.limit || tx.bytes < 0 {
+		m.refuse(esmtp.ErrTooLarge)
 	}
-	p, before := newPace(s.set.Timeouts.DataBlock), int64(0)
-	if m != nil {
-		// One pace for all chunks, or a client could be slow without end.
-		if m.pace.block == 0 {
-			m.pace = p
-		}
-		p, before = m.pace, s.tx.bytes-n
+	m.chunk(n, last)
+	// One pace for all chunks, or a client could be slow without end.
+	if m.pace.IsZero() {
+		m.pace = wire.NewPace(tx.set.Timeouts.DataBlock)
 	}
+	return readChunk(tx.wire, m, m.pace, tx.bytes-n, n)
+}
+
+// readChunk reads n octets, before which the client has brought so many at that pace,
+// for m; nil: for nobody.
+func readChunk(c *wire.Conn, m *message, p wire.Pace, before, n int64) error {
 	for got := int64(0); got < n; {
-		if s.wire.Buffered() == 0 {
-			if err := s.flush(); err != nil {
+		if c.Buffered() == 0 {
+			if err := c.Flush(); err != nil {
 				return err
 			}
 		}
-		p.arm(&s.wire, before+got)
-		spare := m != nil && !s.tx.awaitsBackend() && s.loan.spare()
-		b, block, err := s.wire.ReadBlock(nil)
-		if s.loan.gaveUp(s.tx, spare, err) {
+		p.Arm(c, before+got)
+		spare := m != nil && !m.tx.awaitsBackend() && m.tx.loan.spare()
+		b, block, err := c.ReadBlock(nil)
+		if spare && m.tx.loan.gaveUp(m.tx, spare, err) {
 			wire.PutBlock(block)
 			continue
 		}
@@ -215,7 +207,7 @@ func (s *session) receiveChunk(m *message, n int64, last bool) error {
 			return err
 		}
 		if over := int64(len(b)) - (n - got); over > 0 {
-			s.wire.Unread(b[int64(len(b))-over:])
+			c.Unread(b[int64(len(b))-over:])
 			b = b[:int64(len(b))-over]
 		}
 		got += int64(len(b))
@@ -225,32 +217,6 @@ func (s *session) receiveChunk(m *message, n int64, last bool) error {
 		wire.PutBlock(block)
 	}
 	return nil
-}
-
-// pace holds a client to its pace in DATA and BDAT: it may pause for a while,
-// it may be slow for a while, and it may not take for ever.
-type pace struct {
-	block   time.Duration
-	began   time.Time
-	ceiling time.Time
-}
-
-func newPace(block time.Duration) pace {
-	now := time.Now()
-	return pace{block: block, began: now, ceiling: now.Add(dataCeiling * block)}
-}
-
-// arm sets the deadline for the next octets, octets having come so far.
-func (p *pace) arm(c *wire.Conn, octets int64) {
-	now := time.Now()
-	deadline := now.Add(p.block)
-	if deadline.After(p.ceiling) {
-		deadline = p.ceiling
-	}
-	if ran := now.Sub(p.began); ran > p.block && float64(octets) < minRate*(ran-p.block).Seconds() {
-		deadline = now
-	}
-	c.ReadBy(deadline)
 }
 
 // endMessage gives the client the backend's answer to a message that has come to its
@@ -265,7 +231,7 @@ func (s *session) endMessage(m *message) {
 	defer s.idle.hadMessage()
 	f := m.end()
 	s.wire.Say(f.reply)
-	if s.flush() != nil {
+	if s.wire.Flush() != nil {
 		s.closing = true
 	}
 	took := time.Since(began)

@@ -9,6 +9,7 @@ import (
 	"postern/policy"
 	"postern/proxy/backend"
 	"postern/proxy/smtp"
+	"postern/proxy/wire"
 )
 
 // The envelope of a transaction, as the backend hears it.
@@ -78,7 +79,7 @@ func (tx *transaction) asClient() backend.Client {
 	c.ReverseName = tx.facts.Iprev.Reverse
 	c.NameTemporary = tx.facts.Iprev.Result == policy.TempError
 	c.ReverseTemporary = c.NameTemporary && c.ReverseName == ""
-	c.Local = addrPort(tx.wire.Raw().LocalAddr())
+	c.Local = wire.AddrPort(tx.wire.Raw().LocalAddr())
 	if tx.peer.tls != nil {
 		c.TLSVersion, c.TLSCipher = "TLSv"+tx.peer.tls.Version, tx.peer.tls.Cipher
 		c.ServerName = tx.wire.ServerName()
@@ -251,9 +252,6 @@ func supplyEnhanced(r smtp.Reply, detail string) smtp.Reply {
 	return r
 }
 
-var (
-	// What EHLO announced was learned from another address, or before the
-	// backend changed. Later it will have been learned anew.
-	errChanged  = smtp.Reply{Code: 451, Enhanced: "3.0", Text: "The mail server behind us has changed, try again"}
-	errTooLarge = smtp.Reply{Code: 552, Enhanced: "3.4", Text: "Message too large"}
-)
+// What EHLO announced was learned from another address, or before the
+// backend changed. Later it will have been learned anew.
+var errChanged = smtp.Reply{Code: 451, Enhanced: "3.0", Text: "The mail server behind us has changed, try again"}

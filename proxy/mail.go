@@ -7,6 +7,7 @@ import (
 	"postern/checks"
 	"postern/policy"
 	"postern/policy/journal"
+	"postern/proxy/esmtp"
 	"postern/proxy/share"
 	"postern/proxy/smtp"
 )
@@ -20,13 +21,14 @@ func (s *session) mail(arg string) smtp.Reply {
 	if err != nil {
 		return syntaxReply(err)
 	}
-	params = slices.DeleteFunc(params, nobodyVouches)
+	params = slices.DeleteFunc(params, esmtp.NobodyVouches)
 	if set := s.srv.settings.Load(); set != s.set {
 		s.loan.release() // it belongs to the pools of the settings before
-		s.set = set
+		s.set, s.wire.FlushWithin = set, set.Timeouts.Command
 	}
 	tx := newTransaction(s, from, params)
-	r := tx.mailParams()
+	body, r := s.peer.offered.MailParams(&tx.facts, params, s.set.sizeLimit(s.set.Backends.Capabilities()), s.set.LenientXtext)
+	tx.eight, tx.binary = body == esmtp.Body8Bit, body == esmtp.BodyBinary
 	switch {
 	case r.IsZero():
 	case clientFault(r):

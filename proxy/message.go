@@ -52,10 +52,10 @@ type message struct {
 	seven  bool // the backend takes no 8-bit text; looked after here for BDAT, in receive for DATA
 	whole  bool // what is pushed next is the rest of the message
 	text   smtp.TextScanner
-	pace   pace  // of the client, over all its BDATs
-	limit  int64 // octets of the whole message, by BDAT
-	left   int64 // octets of the client's BDAT still to come
-	last   bool  // it is the last one
+	pace   wire.Pace // of the client, over all its BDATs
+	limit  int64     // octets of the whole message, by BDAT
+	left   int64     // octets of the client's BDAT still to come
+	last   bool      // it is the last one
 
 	// What is kept of it.
 	head    []byte      // the header section and what came with its end, while gathered

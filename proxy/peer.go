@@ -1,10 +1,15 @@
 package proxy
 
 import (
+	"errors"
 	"net/netip"
+	"os"
+	"time"
 
 	"postern/policy"
+	"postern/proxy/esmtp"
 	"postern/proxy/share"
+	"postern/proxy/wire"
 )
 
 // peer is what a session knows of its client. It is the goroutine's of the session.
@@ -22,13 +27,7 @@ type peer struct {
 	esmtp   bool // by EHLO
 	helo    policy.HeloName
 	tls     *policy.TLS // nil: in the clear
-	offered offer       // what the last EHLO reply announced
-}
-
-// offer is what an EHLO reply announced beyond what is always there; parameters
-// of what was not offered are unknown (RFC 5321 §4.1.1.11).
-type offer struct {
-	eightBit, utf8, dsn, size, submitter, binary, requireTLS bool
+	offered esmtp.Offer // what the last EHLO reply announced
 }
 
 // begin makes f, which is zero, the facts of a new transaction of this client that said
@@ -39,4 +38,29 @@ func (p *peer) begin(f *policy.Facts, listener string, helo policy.HeloName) {
 		f.TLS = *p.tls
 	}
 	f.Begin(newID())
+}
+
+// mayStartTLS says whether STARTTLS is offered.
+func (p *peer) mayStartTLS(l *Listener, set *Settings) bool {
+	return l.TLS == "starttls" && p.tls == nil && set.TLS != nil
+}
+
+// pregreet finds out whether the client talks before it is greeted. It must not
+// (RFC 5321 §3.1); spamware that writes its whole dialogue at once does. That is
+// a fact for rules, and the same session goes on. Where the listener does not wait
+// for it, what is there already tells. False: the client is gone.
+func (p *peer) pregreet(c *wire.Conn, wait time.Duration) bool {
+	if wait <= 0 {
+		p.client.Pregreet = c.Ahead()
+		return true
+	}
+	c.ReadBy(time.Now().Add(wait))
+	switch err := c.Wait(); {
+	case err == nil:
+		p.client.Pregreet = true
+	case errors.Is(err, os.ErrDeadlineExceeded):
+	default:
+		return false
+	}
+	return true
 }

@@ -6,41 +6,40 @@ import (
 	"net/netip"
 
 	"postern/proxy/smtp"
+	"postern/proxy/wire"
 )
 
 // readProxyHeader learns the true client's address where a load balancer tells
 // it (PROXY protocol v1 or v2). Only listed peers are asked for a header, they
 // must send one, and nothing is said before it is complete: guessing whether
 // one is there would let any client choose its address.
-func (s *session) readProxyHeader() bool {
-	if len(s.listener.ProxyProtocol) == 0 || !listed(s.listener.ProxyProtocol, s.peer.addr.Addr()) {
-		return true
+func (p *peer) readProxyHeader(c *wire.Conn, from []netip.Prefix) error {
+	if len(from) == 0 || !listed(from, p.addr.Addr()) {
+		return nil
 	}
-	h, err := s.wire.ReadProxyHeader()
+	h, err := c.ReadProxyHeader()
 	if err != nil {
-		s.result = endedProxyHeader
-		s.logProxyHeader(err)
-		return false
+		return err
 	}
 	if h.Command.IsLocal() || h.TransportProtocol.IsUnspec() {
 		// A health check of the balancer itself: the socket's own address, which
 		// may come as often as it likes.
-		s.peer.unrationed = true
-		return true
+		p.unrationed = true
+		return nil
 	}
 	a, ok := h.SourceAddr.(*net.TCPAddr)
 	if !ok {
-		s.result = endedProxyHeader
-		s.logProxyHeader(errors.New("not a TCP address"))
-		return false
+		return errors.New("not a TCP address")
 	}
-	s.peer.client.Proxy = s.peer.addr.Addr().String()
+	p.client.Proxy = p.addr.Addr().String()
 	ap := a.AddrPort()
-	s.peer.addr = netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
-	return true
+	p.addr = netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+	return nil
 }
 
-func (s *session) logProxyHeader(err error) {
+// badProxyHeader notes that the session ends for a PROXY header.
+func (s *session) badProxyHeader(err error) {
+	s.result = endedProxyHeader
 	s.srv.log.Info("no usable PROXY header", "session", s.id, "peer", s.wire.Raw().RemoteAddr().String(),
 		"listener", s.listener.Name, "error", err.Error())
 }
@@ -57,9 +56,8 @@ func listed(prefixes []netip.Prefix, a netip.Addr) bool {
 // unexpectedProxyHeader is a PROXY header from somebody who is not on the list: a
 // balancer that was forgotten there, or a client that tries to choose its address.
 // Its next words would be for the server that it believes to have reached.
-func (s *session) unexpectedProxyHeader(string) smtp.Reply {
+func unexpectedProxyHeader(s *session, _ string) smtp.Reply {
 	s.closing = true
-	s.result = endedProxyHeader
-	s.logProxyHeader(errors.New("unexpected: the peer is not in proxy_protocol"))
+	s.badProxyHeader(errors.New("unexpected: the peer is not in proxy_protocol"))
 	return s.refuse(554, "7.1", "PROXY header not expected from here, closing connection")
 }

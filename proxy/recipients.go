@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"postern/policy"
+	"postern/proxy/esmtp"
 	"postern/proxy/smtp"
 )
 
@@ -31,7 +32,7 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 		return syntaxReply(err)
 	}
 	for _, p := range params {
-		if r := tx.rcptParam(p); !r.IsZero() {
+		if r := tx.peer.offered.RcptParam(p); !r.IsZero() {
 			tx.settle()
 			return r
 		}
@@ -41,7 +42,7 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 		tx.settle()
 		return tx.refuse(452, "5.3", "Too many recipients in one transaction")
 	}
-	r := recipient{path: to, address: smtp.Address(to), domain: factDomain(to)}
+	r := recipient{path: to, address: smtp.Address(to), domain: esmtp.Domain(to)}
 	tx.facts.Rcpt = r.inQuestion()
 	r.reply = tx.judge(policy.Rcpt)
 	r.verdict = tx.share(tx.verdict)

@@ -94,9 +94,9 @@ func (tx *transaction) tagsOf(v policy.Verdict) []smtp.Field {
 
 // recordRefusal records a verdict that came before any transaction: on the
 // connection, or on HELO.
-func (s *session) recordRefusal(f *policy.Facts, v policy.Verdict) {
-	rec := &journal.Record{Time: s.srv.now(), ID: f.ID, Session: s.id, Outcome: journal.OutcomeRefused, Stage: v.Stage.String(), Reached: v.Stage.String()}
-	s.srv.publish(s.set, rec, f, v, true, withID(v.Reply, f.ID), v.Tags)
+func (srv *Server) recordRefusal(set *Settings, session string, f *policy.Facts, v policy.Verdict) {
+	rec := &journal.Record{Time: srv.now(), ID: f.ID, Session: session, Outcome: journal.OutcomeRefused, Stage: v.Stage.String(), Reached: v.Stage.String()}
+	srv.publish(set, rec, f, v, true, withID(v.Reply, f.ID), v.Tags)
 }
 
 // publish completes the record and hands it out: to the log, to the journal and to the

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"postern/policy"
 	"postern/policy/journal"
 	"postern/proxy/backend"
+	"postern/proxy/fields"
 	"postern/proxy/hold"
 	"postern/proxy/share"
 	"postern/proxy/smtp"
@@ -110,6 +112,24 @@ func New(o Options, s *Settings) *Server {
 	return srv
 }
 
+// sizeLimit is the largest message that we and the backend take.
+func (set *Settings) sizeLimit(caps backend.Capabilities) int64 {
+	limit := int64(set.Limits.MessageSize)
+	if caps.HasSize && caps.Size > 0 {
+		limit = min(limit, max(caps.Size-set.addedSize(), 1))
+	}
+	return limit
+}
+
+// addedSize is how many octets the fields on top of a message may come to: the
+// SIZE that is announced leaves them room below the backend's, and the one that
+// the backend is told of a message counts them. It is a bound, or the backend
+// would refuse for good what we have announced to take.
+func (set *Settings) addedSize() int64 {
+	tags := set.Chain.TagsSize()
+	return int64(fields.TraceSize + tags + recipientTags(tags))
+}
+
 // Configure replaces the settings. Running transactions end under those they
 // began with.
 func (srv *Server) Configure(s *Settings) { srv.settings.Store(s) }
@@ -172,7 +192,10 @@ func (srv *Server) begin(conn net.Conn, l *Listener, done func()) {
 	s := newSession(srv, conn, l)
 	s.idle.done = done
 	if !srv.enter(s) {
-		s.turnAway(endedShutdown, s.refuse(421, "3.2", "Service shutting down"))
+		// It gets no session, but has its log line all the same.
+		s.result = endedShutdown
+		s.wire.TurnAway(s.refuse(421, "3.2", "Service shutting down"))
+		s.end()
 		if done != nil {
 			done()
 		}
@@ -203,6 +226,12 @@ func (srv *Server) leave(s *session) {
 	if s.peer.counted {
 		srv.clients.Give(s.peer.who, 1)
 	}
+}
+
+// logPanic notes a panic; to be called where it was recovered.
+func (srv *Server) logPanic(session string, p any) {
+	defer func() { _ = recover() }() // it may be the log that panics, and then there is nobody to tell
+	srv.log.Error("panic in session", "session", session, "panic", p, "stack", string(debug.Stack()))
 }
 
 // Draining says whether Shutdown was called.

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -60,7 +59,8 @@ type session struct {
 func newSession(srv *Server, conn net.Conn, l *Listener) *session {
 	s := &session{srv: srv, set: srv.settings.Load(), listener: l, id: newID(), began: srv.now(), result: endedLost}
 	s.wire.Open(conn, wire.Options{Context: srv.ctx, Session: s.id, Log: srv.log, Metrics: srv.metrics})
-	s.peer.addr = addrPort(conn.RemoteAddr())
+	s.wire.FlushWithin = s.set.Timeouts.Command
+	s.peer.addr = wire.AddrPort(conn.RemoteAddr())
 	s.loan.wire = &s.wire
 	s.idle.wire, s.idle.srv, s.idle.lastMessage = &s.wire, srv, s.began
 	return s
@@ -114,7 +114,8 @@ func (s *session) run(resumed bool) {
 func (s *session) serve(resumed bool) (silent bool) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.panicked(p)
+			s.result = endedPanic
+			s.srv.logPanic(s.id, p)
 			s.survive(s.apologise)
 		}
 	}()
@@ -142,13 +143,13 @@ func (s *session) serve(resumed bool) (silent bool) {
 		}
 		if s.wire.Full() {
 			s.tx.settle()
-			if s.flush() != nil {
+			if s.wire.Flush() != nil {
 				return false
 			}
 		}
 	}
 	s.tx.settle()
-	_ = s.flush()
+	_ = s.wire.Flush()
 	return false
 }
 
@@ -158,18 +159,12 @@ func (s *session) serve(resumed bool) (silent bool) {
 func (s *session) survive(f func()) (ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.panicked(p)
+			s.result = endedPanic
+			s.srv.logPanic(s.id, p)
 		}
 	}()
 	f()
 	return true
-}
-
-// panicked notes a panic; to be called where it was recovered.
-func (s *session) panicked(p any) {
-	s.result = endedPanic
-	defer func() { _ = recover() }() // it may be the log that panics, and then there is nobody to tell
-	s.srv.log.Error("panic in session", "session", s.id, "panic", p, "stack", string(debug.Stack()))
 }
 
 // apologise ends the session after a panic: with what was said before, perhaps
@@ -177,7 +172,7 @@ func (s *session) panicked(p any) {
 func (s *session) apologise() {
 	r := s.refuse(421, "3.0", "Internal error, closing connection")
 	s.wire.Say(r)
-	_ = s.flush()
+	_ = s.wire.Flush()
 	tx := s.tx
 	sent := tx != nil && tx.mailSent && s.loan.bc != nil && s.loan.bc.EndSent()
 	s.loan.drop()
@@ -202,27 +197,28 @@ func (s *session) open() bool {
 	deadline := time.Now().Add(s.set.Timeouts.Greeting)
 	s.wire.SetDeadline(deadline)
 	s.wire.Begin()
-	if !s.readProxyHeader() {
+	if err := s.peer.readProxyHeader(&s.wire, s.listener.ProxyProtocol); err != nil {
+		s.badProxyHeader(err)
 		return false
 	}
 	s.peer.client.IP, s.peer.client.Port = s.peer.addr.Addr().String(), int(s.peer.addr.Port())
 	if why := s.srv.admit(s, s.set.Limits); why != "" {
 		s.result = why
 		s.wire.Say(s.refuse(421, "7.0", "Too many connections, try again later"))
-		_ = s.flush()
+		_ = s.wire.Flush()
 		return false
 	}
 	if s.peer.addr.Addr().Unmap().Is6() && !s.peer.unrationed && !s.set.Backends.TakesIPv6() {
 		// At RCPT it would come again by IPv6, for days. Here it takes our other address.
 		s.result = endedIPv6
 		s.wire.Say(s.refuse(421, "3.5", "No mail by IPv6 here at the moment, use our IPv4 address"))
-		_ = s.flush()
+		_ = s.wire.Flush()
 		return false
 	}
 	if s.listener.TLS == "implicit" && !s.handshake() {
 		return false
 	}
-	if !s.pregreet() {
+	if !s.peer.pregreet(&s.wire, s.listener.Pregreet) {
 		return false
 	}
 	if v, id := s.refused(policy.Connect, policy.HeloName{}); id != "" {
@@ -235,26 +231,6 @@ func (s *session) open() bool {
 		return true
 	}
 	s.wire.Say(smtp.Reply{Code: 220, Text: s.set.Hostname + " ESMTP"})
-	return true
-}
-
-// pregreet finds out whether the client talks before it is greeted. It must not
-// (RFC 5321 §3.1); spamware that writes its whole dialogue at once does. That is
-// a fact for rules, and the same session goes on. Where the listener does not wait for
-// it, what is there already tells.
-func (s *session) pregreet() bool {
-	if s.listener.Pregreet <= 0 {
-		s.peer.client.Pregreet = s.wire.Ahead()
-		return true
-	}
-	s.wire.ReadBy(time.Now().Add(s.listener.Pregreet))
-	switch err := s.wire.Wait(); {
-	case err == nil:
-		s.peer.client.Pregreet = true
-	case errors.Is(err, os.ErrDeadlineExceeded):
-	default:
-		return false
-	}
 	return true
 }
 
@@ -278,7 +254,7 @@ func (s *session) refused(st policy.Stage, helo policy.HeloName) (v policy.Verdi
 			}
 		}
 		id = f.ID
-		s.recordRefusal(f, v)
+		s.srv.recordRefusal(s.set, s.id, f, v)
 	}
 	*f = policy.Facts{}
 	earlyFacts.Put(f)
@@ -298,7 +274,7 @@ func (s *session) nextLine(resumed bool) ([]byte, error) {
 		// client waits for us; the deadline that is set is that of the message
 		// before, and has passed while the backend thought.
 		s.tx.settle()
-		if err := s.flush(); err != nil {
+		if err := s.wire.Flush(); err != nil {
 			return nil, err
 		}
 		limit := s.set.Timeouts.Command
@@ -344,7 +320,7 @@ func (s *session) readFailed(err error) {
 		s.wire.Say(s.refuse(500, "5.2", "Bare LF is no line ending, closing connection"))
 	case errors.Is(err, wire.ErrProxyHeader):
 		s.tx.settle()
-		s.wire.Say(s.unexpectedProxyHeader(""))
+		s.wire.Say(unexpectedProxyHeader(s, ""))
 	case errors.Is(err, wire.ErrHTTP), errors.Is(err, wire.ErrTLS):
 		s.misplaced(err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -368,18 +344,7 @@ func (s *session) readFailed(err error) {
 	default:
 		return
 	}
-	_ = s.flush()
-}
-
-// flush sends what was said.
-func (s *session) flush() error { return s.wire.Flush(s.set.Timeouts.Command) }
-
-// turnAway is for a connection that gets no session. It has its log line all the
-// same.
-func (s *session) turnAway(result ending, r smtp.Reply) {
-	s.result = result
-	s.wire.TurnAway(r)
-	s.end()
+	_ = s.wire.Flush()
 }
 
 // refuse makes a reply of ours that bears an id: the transaction's, or that of

@@ -10,6 +10,7 @@ import (
 	"postern/policy"
 	"postern/policy/journal"
 	"postern/proxy/backend"
+	"postern/proxy/esmtp"
 	"postern/proxy/share"
 	"postern/proxy/smtp"
 	"postern/proxy/wire"
@@ -98,7 +99,7 @@ func newTransaction(s *session, from smtp.Path, params []smtp.Param) *transactio
 		began: s.srv.now(), from: from, params: params,
 	}
 	s.peer.begin(&tx.facts, s.listener.Name, s.peer.helo)
-	tx.facts.Mail = policy.MailFrom{From: smtp.Address(from), Domain: factDomain(from)}
+	tx.facts.Mail = policy.MailFrom{From: smtp.Address(from), Domain: esmtp.Domain(from)}
 	return tx
 }
 

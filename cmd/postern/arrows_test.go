@@ -23,6 +23,7 @@ var floors = map[string]int{
 	"checks/dkim":             2,
 	"checks/spf":              2,
 	"policy/journal":          2,
+	"proxy/esmtp":             3,
 	"proxy/fields":            3,
 	"proxy/backend":           2,
 	"policy":                  1,

@@ -37,6 +37,10 @@ type Options struct {
 // Conn is one connection. It belongs to the goroutine of its session; only Interrupt and
 // Close may be called by others.
 type Conn struct {
+	// FlushWithin is how long the client may take to read what was said. Set it before
+	// Flush is called.
+	FlushWithin time.Duration
+
 	Options            // immutable
 	raw       net.Conn // as accepted; immutable
 	encrypted net.Conn // the TLS session on raw; nil: in the clear
@@ -124,12 +128,12 @@ func (c *Conn) Say(r smtp.Reply) {
 // Full says that so much was said that it should leave.
 func (c *Conn) Full() bool { return c.out != nil && len(*c.out) > outLimit }
 
-// Flush sends what was said, within so much time.
-func (c *Conn) Flush(within time.Duration) error {
+// Flush sends what was said, in no more time than FlushWithin.
+func (c *Conn) Flush() error {
 	if c.out == nil {
 		return nil
 	}
-	_ = c.raw.SetWriteDeadline(time.Now().Add(within))
+	_ = c.raw.SetWriteDeadline(time.Now().Add(c.FlushWithin))
 	w := c.raw
 	if c.encrypted != nil {
 		w = c.encrypted

@@ -1,13 +1,13 @@
-package proxy
+package wire
 
 import (
 	"net"
 	"net/netip"
 )
 
-// addrPort reads a socket's address; the zero AddrPort if it has none, as a
+// AddrPort reads a socket's address; the zero AddrPort if it has none, as a
 // pipe in memory.
-func addrPort(a net.Addr) netip.AddrPort {
+func AddrPort(a net.Addr) netip.AddrPort {
 	if a == nil {
 		return netip.AddrPort{}
 	}
