@@ -1,9 +1,13 @@
 package main_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -55,7 +59,7 @@ var rooms = map[string][]string{
 	"github.com/gaissmai/bart":            {"policy"},
 	"github.com/go-viper/mapstructure":    {"configs"},
 	"github.com/hashicorp/golang-lru":     {"checks/dnscache"},
-	"github.com/miekg/dns":                {"checks/dnscache", "checks/dnstest"},           // asks; answers in tests
+	"github.com/miekg/dns":                {"checks/dnscache", "checks/dnstest"},                // asks; answers in tests
 	"github.com/pires/go-proxyproto":      {"proxy/wire", "proxy/backend", "proxy/backend/mta"}, // reads the header; writes it; the MTA in small reads it
 	"github.com/prometheus/client_golang": {"metrics"},
 	"github.com/prometheus/common":        {"cmd/postern/doctor"}, // reads the page of the proxy that runs
@@ -82,6 +86,82 @@ func TestArrowsPointDown(t *testing.T) {
 	for _, fault := range arrowFaults(string(out)) {
 		t.Error(fault)
 	}
+}
+
+// No room and no file is larger than one can read in a sitting, tests apart; in lines.
+const (
+	roomLimit = 4000
+	fileLimit = 600
+)
+
+// larger are the rooms that are still to be taken apart, with what they may have until
+// then.
+var larger = map[string]int{"policy": 4700}
+
+func TestArrowsRoomsAreSmall(t *testing.T) {
+	lines := map[string]int{} // by file, from the root of the tree
+	root := os.DirFS("../..")
+	err := fs.WalkDir(root, ".", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "bin"):
+			return fs.SkipDir
+		case d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		b, err := fs.ReadFile(root, path)
+		lines[path] = bytes.Count(b, []byte("\n"))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines["proxy/session.go"] == 0 {
+		t.Fatal("the tree is not where it was")
+	}
+	for _, fault := range sizeFaults(lines, larger) {
+		t.Error(fault)
+	}
+}
+
+func TestArrowsSizesAreFound(t *testing.T) {
+	lines := map[string]int{"a/long.go": 601, "a/x.go": 600, "b/1.go": 600, "c/1.go": 300}
+	for _, i := range "234567" {
+		lines["b/"+string(i)+".go"] = 600
+	}
+	got := sizeFaults(lines, map[string]int{"c": 3000})
+	want := []string{
+		"a/long.go has 601 lines, of at most 600",
+		"b has 4200 lines, of at most 4000",
+		"c has 300 lines: it needs no exception any more",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// sizeFaults returns what is too long of the files, and of the rooms that they make up,
+// and which of the exceptions is none any more.
+func sizeFaults(lines, larger map[string]int) (faults []string) {
+	rooms := map[string]int{}
+	for file, n := range lines {
+		rooms[path.Dir(file)] += n
+		if n > fileLimit {
+			faults = append(faults, fmt.Sprintf("%s has %d lines, of at most %d", file, n, fileLimit))
+		}
+	}
+	for room, n := range rooms {
+		limit, excepted := larger[room]
+		switch {
+		case excepted && n <= roomLimit:
+			faults = append(faults, fmt.Sprintf("%s has %d lines: it needs no exception any more", room, n))
+		case n > max(limit, roomLimit):
+			faults = append(faults, fmt.Sprintf("%s has %d lines, of at most %d", room, n, max(limit, roomLimit)))
+		}
+	}
+	slices.Sort(faults)
+	return faults
 }
 
 func TestArrowsFaultsAreFound(t *testing.T) {
