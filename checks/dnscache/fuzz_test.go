@@ -123,7 +123,7 @@ func FuzzQuery(f *testing.F) {
 }
 
 func FuzzServer(f *testing.F) {
-	for _, s := range []string{"192.0.2.1", "[2001:db8::1]:53", "tls://192.0.2.1:853#dns.example", "fe80::1%eth0", "tls://[::1]#a"} {
+	for _, s := range []string{"192.0.2.1", "[2001:db8::1]:53", "tls://192.0.2.1:853#dns.example", "fe80::1%eth0", "tls://[::1]#a", "[0:100::1%0]00]", "fe80::1%a:b"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

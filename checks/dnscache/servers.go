@@ -77,8 +77,11 @@ func parseServer(text string, base *tls.Config) (*server, error) {
 		}
 		port = p
 	}
-	if ip.IsUnspecified() || ip.IsMulticast() {
+	switch {
+	case ip.IsUnspecified() || ip.IsMulticast():
 		return fail("not the address of a host")
+	case strings.ContainsAny(ip.Zone(), "[]:"): // it would end the address, or begin a port
+		return fail("no network interface is named " + ip.Zone())
 	}
 	s := &server{address: net.JoinHostPort(ip.String(), port), pool: pool{turnstile: &turnstile{limits: connections}}}
 	if secure {
