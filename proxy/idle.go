@@ -83,8 +83,9 @@ func (i *idle) waitBy(t time.Time) {
 }
 
 // wait waits for the first octet of a command, until i.deadline; for the whole of it
-// where the session has a connection to the backend that others may come to want. Of
-// what the client waits for, tx, nothing must be unsaid.
+// where the session has a connection to the backend, l, that others may come to want.
+// Then the rest of a line must come within rest. tx is the transaction that is open, or
+// nil.
 func (i *idle) wait(tx *transaction, l *loan, rest time.Duration) error {
 	parkable := canPark && i.done != nil && tx == nil && i.wire.Buffered() == 0
 	if i.wire.HasLine() || i.mustEnd() || l.bc == nil && !parkable {

@@ -8,10 +8,10 @@ package proxy
 //	what                                     at most     bounded by
 //	the session, its stack, its socket       40 KiB      -
 //	TLS                                      40 KiB      records of 16 KiB
-//	commands read ahead                       4 KiB      commandBuffer
-//	octets behind the end of a message       32 KiB      blockSize
-//	replies not yet sent                      4 KiB      outLimit, and one reply
-//	the block being read                     32 KiB      blockSize
+//	commands read ahead                       4 KiB      wire: commandBuffer
+//	octets behind the end of a message       32 KiB      wire.BlockSize
+//	replies not yet sent                      4 KiB      wire: outLimit, and one reply
+//	the block being read                     32 KiB      wire.BlockSize
 //	the connection to the backend            40 KiB      its bufferSize, and TLS as above
 //	recipients, also refused ones           192 KiB      limits.recipients, envelopeLimit, and one recipient
 //	tags of recipients                       20 KiB      recipientTags

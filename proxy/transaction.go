@@ -169,8 +169,8 @@ func (tx *transaction) firstTaken() policy.RcptTo {
 }
 
 // foremost is the first recipient that the backend took. Where each has a verdict
-// of its own it is the first that would have been refused: that is what who
-// observes wants to know.
+// of its own it is the first that would have been refused: a site that only
+// observes wants to know of that one.
 func (tx *transaction) foremost() (first *recipient) {
 	for i := range tx.rcpts {
 		r := &tx.rcpts[i]

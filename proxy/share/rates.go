@@ -25,6 +25,7 @@ type rateKey struct {
 // Ration is what there may be so many of in a minute.
 type Ration uint8
 
+// What is rationed: connections, messages, and faults of the client.
 const (
 	PerConnection Ration = iota
 	PerMessage

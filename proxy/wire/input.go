@@ -10,6 +10,7 @@ import (
 	"syscall"
 )
 
+// The buffers of an input.
 const (
 	commandBuffer = 4 << 10  // octets; the longest command line has 2048
 	BlockSize     = 32 << 10 // octets read at once in DATA and BDAT
