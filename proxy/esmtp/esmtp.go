@@ -85,11 +85,13 @@ func Limits(recipients int, oneDomain bool, theirs backend.Limits) string {
 // Body is what BODY says of a message (RFC 6152, RFC 3030).
 type Body int
 
-// The bodies: the default, and those of BODY=8BITMIME and BODY=BINARYMIME.
 const (
-	Body7Bit   Body = iota // the default, and BODY=7BIT
-	Body8Bit               // BODY=8BITMIME
-	BodyBinary             // BODY=BINARYMIME
+	// Body7Bit is the default, and BODY=7BIT.
+	Body7Bit Body = iota
+	// Body8Bit is BODY=8BITMIME.
+	Body8Bit
+	// BodyBinary is BODY=BINARYMIME.
+	BodyBinary
 )
 
 // ErrTooLarge answers a SIZE, or a message, beyond the limit.

@@ -25,10 +25,12 @@ type rateKey struct {
 // Ration is what there may be so many of in a minute.
 type Ration uint8
 
-// What is rationed: connections, messages, and faults of the client.
 const (
+	// PerConnection rations connections.
 	PerConnection Ration = iota
+	// PerMessage rations messages.
 	PerMessage
+	// PerError rations faults of the client.
 	PerError
 )
 

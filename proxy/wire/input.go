@@ -10,10 +10,11 @@ import (
 	"syscall"
 )
 
-// The buffers of an input.
 const (
-	commandBuffer = 4 << 10  // octets; the longest command line has 2048
-	BlockSize     = 32 << 10 // octets read at once in DATA and BDAT
+	// commandBuffer is the buffer for command lines, in octets: the longest has 2048.
+	commandBuffer = 4 << 10
+	// BlockSize is how many octets are read at once in DATA and BDAT.
+	BlockSize = 32 << 10
 )
 
 var (
