@@ -32,6 +32,7 @@ var floors = map[string]int{
 	"proxy/backend":           2,
 	"policy":                  1,
 	"checks/dnscache":         1,
+	"checks/memory":           1,
 	"metrics/admin":           1,
 	"proxy/hold":              1,
 	"proxy/wire":              2,
@@ -66,6 +67,8 @@ var rooms = map[string][]string{
 	"github.com/spf13/cobra":              {"cmd/postern"},
 	"github.com/spf13/pflag":              {"cmd/postern"},
 	"github.com/spf13/viper":              {"configs"},
+	"github.com/valkey-io/valkey-go":      {"checks/memory"},
+	"go.etcd.io/bbolt":                    {"checks/memory"},
 	"go.yaml.in/yaml":                     {"configs", "policy", "checks/dnstest"}, // files; the built-in rules; published suites
 }
 

@@ -1,0 +1,458 @@
+package memory
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/valkey-io/valkey-go"
+)
+
+// Fleet says where the store of a fleet is: a Valkey or Redis, or the first
+// addresses of a cluster of them.
+type Fleet struct {
+	Servers  []string // host:port
+	TLS      *tls.Config
+	User     string
+	Password func() (string, error) // asked for at each connection; nil: none
+	Prefix   string                 // of every key
+	Timeout  time.Duration          // of a connection and of each write to it
+	Keep     time.Duration
+	Now      func() time.Time
+}
+
+// NewFleet returns a store on servers that several Posterns share. It connects
+// when it is first asked, and again when it lost its connection.
+func NewFleet(f Fleet) Store { return &fleet{of: f} }
+
+type fleet struct {
+	of Fleet
+
+	mu     sync.Mutex
+	client valkey.Client
+	closed bool
+}
+
+var errClosed = errors.New("memory: the store is closed")
+
+// connect returns the connection to the servers. One that cannot be made costs
+// each who asks no more than Timeout.
+func (f *fleet) connect() (valkey.Client, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.closed:
+		return nil, errClosed
+	case f.client != nil:
+		return f.client, nil
+	}
+	credentials := func(valkey.AuthCredentialsContext) (c valkey.AuthCredentials, err error) {
+		c.Username = f.of.User
+		if f.of.Password != nil {
+			c.Password, err = f.of.Password()
+		}
+		return c, err
+	}
+	option := valkey.ClientOption{
+		InitAddress: f.of.Servers, TLSConfig: f.of.TLS,
+		Dialer: net.Dialer{Timeout: f.of.Timeout}, ConnWriteTimeout: f.of.Timeout,
+		DisableCache: true, // NOT: its cache, which needs CLIENT TRACKING, and answers are of use once
+		DisableRetry: true, // a retry would only use up the time that mail waits
+		ClientName:   "postern", ClientSetInfo: valkey.DisableClientSetInfo,
+	}
+	if f.of.User != "" || f.of.Password != nil {
+		option.AuthCredentialsFn = credentials
+	}
+	c, err := valkey.NewClient(option)
+	if err != nil {
+		return nil, err
+	}
+	f.client = c
+	return c, nil
+}
+
+// The keys of the store. What varies in them is a hash, a number, or the id of a
+// notice. Each ends by itself.
+func (f *fleet) pastKey(k Key) string { return f.of.Prefix + "p:" + idEncoding.EncodeToString(k[:]) }
+
+func (f *fleet) rateKey(k Key, hour int64) string {
+	return f.of.Prefix + "r:" + idEncoding.EncodeToString(k[:]) + ":" + strconv.FormatInt(hour, 10)
+}
+
+func (f *fleet) noticeKey(id string) string { return f.of.Prefix + "h:" + id }
+
+// indexKey is the sorted set that lists the notices whose ids begin as this one
+// does, by the time of their last try: 32 of them, so that a cluster shares them
+// out.
+func (f *fleet) indexKey(id string) string { return f.of.Prefix + "held:" + id[:1] }
+
+// Recall implements Store: at most five reads in one round trip.
+func (f *fleet) Recall(ctx context.Context, k Keys) (r Recalled, err error) {
+	c, err := f.connect()
+	if err != nil {
+		return r, err
+	}
+	now := f.of.Now()
+	h := now.Unix() / hour
+	var cmds []valkey.Completed
+	read := func(key string, fields ...string) int {
+		cmds = append(cmds, c.B().Hmget().Key(key).Field(fields...).Build())
+		return len(cmds) - 1
+	}
+	past, client, domain := -1, -1, -1
+	if !k.Who.IsZero() {
+		past = read(f.pastKey(k.Who), "f", "d", "r")
+	}
+	if !k.Client.IsZero() {
+		client = read(f.rateKey(k.Client, h), "m", "r", "u")
+		read(f.rateKey(k.Client, h-1), "m", "r", "u")
+	}
+	if !k.Domain.IsZero() {
+		domain = read(f.rateKey(k.Domain, h), "m")
+		read(f.rateKey(k.Domain, h-1), "m")
+	}
+	if len(cmds) == 0 {
+		return r, nil
+	}
+	answers := make([][]int64, len(cmds))
+	for i, a := range c.DoMulti(ctx, cmds...) {
+		if answers[i], err = numbers(a); err != nil {
+			return Recalled{}, err
+		}
+	}
+	if past >= 0 {
+		n := answers[past]
+		r.Past = Past{Delivered: n[1], Refused: n[2]}
+		if n[0] > 0 {
+			r.Past.First = time.Unix(n[0], 0)
+		}
+	}
+	rate := func(n []int64) Rate {
+		if len(n) == 1 {
+			return Rate{Messages: n[0]}
+		}
+		return Rate{n[0], n[1], n[2]}
+	}
+	within := func(i int) Rate {
+		return window{hour: h, now: rate(answers[i]), last: rate(answers[i+1])}.within(now)
+	}
+	if client >= 0 {
+		r.Client = within(client)
+	}
+	if domain >= 0 {
+		r.Domain = within(domain).Messages
+	}
+	return r, nil
+}
+
+// numbers reads a list of numbers, of which each may be missing.
+func numbers(a valkey.ValkeyResult) ([]int64, error) {
+	list, err := a.ToArray()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]int64, len(list))
+	for i := range list {
+		if list[i].IsNil() {
+			continue
+		}
+		if out[i], err = list[i].AsInt64(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// Add implements Store: what the events add up to, in one round trip.
+func (f *fleet) Add(ctx context.Context, events []Event) error {
+	c, err := f.connect()
+	if err != nil {
+		return err
+	}
+	now := f.of.Now()
+	h := now.Unix() / hour
+	past, client, domain := map[Key]Past{}, map[Key]Rate{}, map[Key]int64{}
+	for _, e := range events {
+		if !e.Who.IsZero() && (e.Delivered > 0 || e.Refused > 0) {
+			p := past[e.Who]
+			past[e.Who] = Past{Delivered: p.Delivered + e.Delivered, Refused: p.Refused + e.Refused}
+		}
+		if !e.Client.IsZero() && !e.Rate.isZero() {
+			client[e.Client] = client[e.Client].plus(e.Rate)
+		}
+		if !e.Domain.IsZero() && e.Messages > 0 {
+			domain[e.Domain] += e.Messages
+		}
+	}
+	var cmds []valkey.Completed
+	add := func(key, field string, n int64) {
+		if n != 0 {
+			cmds = append(cmds, c.B().Hincrby().Key(key).Field(field).Increment(n).Build())
+		}
+	}
+	expire := func(key string, after time.Duration) {
+		cmds = append(cmds, c.B().Expire().Key(key).Seconds(int64(after/time.Second)).Build())
+	}
+	for k, p := range past {
+		key := f.pastKey(k)
+		cmds = append(cmds, c.B().Hsetnx().Key(key).Field("f").Value(strconv.FormatInt(now.Unix(), 10)).Build())
+		add(key, "d", p.Delivered)
+		add(key, "r", p.Refused)
+		expire(key, f.of.Keep)
+	}
+	for k, r := range client {
+		key := f.rateKey(k, h)
+		add(key, "m", r.Messages)
+		add(key, "r", r.Refused)
+		add(key, "u", r.Unknown)
+		expire(key, rateLife)
+	}
+	for k, n := range domain {
+		key := f.rateKey(k, h)
+		add(key, "m", n)
+		expire(key, rateLife)
+	}
+	return f.all(ctx, c, cmds)
+}
+
+func (f *fleet) all(ctx context.Context, c valkey.Client, cmds []valkey.Completed) error {
+	var errs []error
+	for _, a := range c.DoMulti(ctx, cmds...) {
+		if err := a.Error(); err != nil && !valkey.IsValkeyNil(err) {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) > 0 {
+		return errs[0]
+	}
+	return nil
+}
+
+// holdScript counts one more try of a notice in one step, so that two Posterns
+// that are asked at once agree on which came first.
+var holdScript = valkey.NewLuaScript(`
+redis.call('HSETNX', KEYS[1], 'first', ARGV[1])
+local tries = redis.call('HINCRBY', KEYS[1], 'tries', 1)
+redis.call('HSET', KEYS[1], 'last', ARGV[1], 'who', ARGV[3], 'from', ARGV[4], 'rcpt', ARGV[5], 'rule', ARGV[6])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+local was = redis.call('HMGET', KEYS[1], 'first', 'released')
+return {was[1], tries, was[2] or '0'}`)
+
+// releaseScript releases a notice that is there and was not released.
+var releaseScript = valkey.NewLuaScript(`
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+return redis.call('HSETNX', KEYS[1], 'released', '1')`)
+
+// Notice implements Store.
+func (f *fleet) Notice(ctx context.Context, id string) (Notice, error) {
+	c, err := f.connect()
+	if err != nil {
+		return Notice{}, err
+	}
+	return readNotice(id, c.Do(ctx, c.B().Hgetall().Key(f.noticeKey(id)).Build()))
+}
+
+func readNotice(id string, a valkey.ValkeyResult) (Notice, error) {
+	m, err := a.AsStrMap()
+	if err != nil || len(m) == 0 {
+		return Notice{}, err
+	}
+	n := Notice{ID: id, Who: m["who"], From: m["from"], Rcpt: m["rcpt"], Rule: m["rule"], Released: m["released"] == "1"}
+	first, err1 := strconv.ParseInt(m["first"], 10, 64)
+	last, err2 := strconv.ParseInt(m["last"], 10, 64)
+	tries, err3 := strconv.Atoi(m["tries"])
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return Notice{}, errValue
+	}
+	n.First, n.Last, n.Tries = time.Unix(first, 0), time.Unix(last, 0), tries
+	return n, nil
+}
+
+// Hold implements Store. The notice is as safe as the servers keep it: see what
+// the doctor says of theirs.
+func (f *fleet) Hold(ctx context.Context, n Notice) (Notice, error) {
+	c, err := f.connect()
+	if err != nil {
+		return n, err
+	}
+	now := f.of.Now()
+	list := f.indexKey(n.ID)
+	if err := f.all(ctx, c, []valkey.Completed{
+		c.B().Zadd().Key(list).ScoreMember().ScoreMember(float64(now.Unix()), n.ID).Build(),
+		c.B().Zremrangebyscore().Key(list).Min("-inf").Max(strconv.FormatInt(now.Add(-noticeLife).Unix(), 10)).Build(),
+		c.B().Expire().Key(list).Seconds(int64(noticeLife / time.Second)).Build(),
+	}); err != nil {
+		return n, err
+	}
+	got, err := numbers(holdScript.Exec(ctx, c, []string{f.noticeKey(n.ID)}, []string{
+		strconv.FormatInt(now.Unix(), 10), strconv.FormatInt(int64(noticeLife/time.Second), 10), n.Who, n.From, n.Rcpt, n.Rule,
+	}))
+	if err != nil {
+		return n, err
+	}
+	if len(got) != 3 {
+		return n, errValue
+	}
+	n.First, n.Last, n.Tries, n.Released = time.Unix(got[0], 0), now, int(got[1]), got[2] == 1
+	return n, nil
+}
+
+// Held implements Store.
+func (f *fleet) Held(ctx context.Context, limit int, match func(Notice) bool) (list []Notice, err error) {
+	const some = 500 // notices in one round trip
+	c, err := f.connect()
+	if err != nil {
+		return nil, err
+	}
+	for _, first := range "0123456789abcdefghjkmnpqrstvwxyz" {
+		for from := int64(0); len(list) < limit; from += some {
+			ids, err := c.Do(ctx, c.B().Zrange().Key(f.indexKey(string(first))).Min(strconv.FormatInt(from, 10)).
+				Max(strconv.FormatInt(from+some-1, 10)).Build()).AsStrSlice()
+			if err != nil {
+				return list, err
+			}
+			cmds := make([]valkey.Completed, 0, len(ids))
+			for _, id := range ids {
+				cmds = append(cmds, c.B().Hgetall().Key(f.noticeKey(id)).Build())
+			}
+			for i, a := range c.DoMulti(ctx, cmds...) {
+				n, err := readNotice(ids[i], a)
+				if err != nil && !errors.Is(err, errValue) {
+					return list, err
+				}
+				if !n.First.IsZero() && len(list) < limit && (match == nil || match(n)) {
+					list = append(list, n)
+				}
+			}
+			if len(ids) < some {
+				break
+			}
+		}
+	}
+	return list, nil
+}
+
+// Release implements Store.
+func (f *fleet) Release(ctx context.Context, ids []string) (list []Notice, err error) {
+	c, err := f.connect()
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		released, err := releaseScript.Exec(ctx, c, []string{f.noticeKey(id)}, nil).AsInt64()
+		if err != nil {
+			return list, err
+		}
+		if released == 0 {
+			continue
+		}
+		n, err := f.Notice(ctx, id)
+		if err != nil {
+			return list, err
+		}
+		list = append(list, n)
+	}
+	return list, nil
+}
+
+// Sizes implements Store. Of keys that a server shares with others it counts the
+// notices alone, and says nothing of octets.
+func (f *fleet) Sizes(ctx context.Context) (Sizes, error) {
+	c, err := f.connect()
+	if err != nil {
+		return Sizes{}, err
+	}
+	s := Sizes{Entries: map[string]int64{}, Bytes: -1}
+	var cmds []valkey.Completed
+	for _, first := range "0123456789abcdefghjkmnpqrstvwxyz" {
+		cmds = append(cmds, c.B().Zcard().Key(f.indexKey(string(first))).Build())
+	}
+	for _, a := range c.DoMulti(ctx, cmds...) {
+		n, err := a.AsInt64()
+		if err != nil {
+			return s, err
+		}
+		s.Entries["hold"] += n
+	}
+	return s, nil
+}
+
+// Ping implements Store. It writes, since a server that is full, or a replica,
+// can be read.
+func (f *fleet) Ping(ctx context.Context) error {
+	c, err := f.connect()
+	if err != nil {
+		return err
+	}
+	return c.Do(ctx, c.B().Set().Key(f.of.Prefix+"ping").Value("1").ExSeconds(1).Build()).Error()
+}
+
+// Close implements Store.
+func (f *fleet) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	if f.client != nil {
+		f.client.Close()
+	}
+	return nil
+}
+
+// Server is what is worth knowing of one server.
+type Server struct {
+	Version     string
+	Eviction    string        // maxmemory-policy; "noeviction" loses no notice
+	Persistence string        // "aof", "rdb" or "none"
+	Latency     time.Duration // of one round trip
+	Skew        time.Duration // its clock ahead of ours
+}
+
+// Examine asks a server of the fleet's store about itself, for the doctor.
+func Examine(ctx context.Context, s Store) (out Server, err error) {
+	f, ok := s.(*fleet)
+	if !ok {
+		return out, errors.New("memory: the store is no server")
+	}
+	c, err := f.connect()
+	if err != nil {
+		return out, err
+	}
+	began := time.Now()
+	clock, err := c.Do(ctx, c.B().Time().Build()).AsStrSlice()
+	if err != nil {
+		return out, err
+	}
+	out.Latency = time.Since(began)
+	if len(clock) == 2 {
+		sec, _ := strconv.ParseInt(clock[0], 10, 64)
+		us, _ := strconv.ParseInt(clock[1], 10, 64)
+		out.Skew = time.Unix(sec, us*1000).Sub(began.Add(out.Latency / 2))
+	}
+	info, err := c.Do(ctx, c.B().Info().Build()).ToString()
+	if err != nil {
+		return out, err
+	}
+	value := func(name string) string {
+		for line := range strings.SplitSeq(info, "\n") {
+			if v, ok := strings.CutPrefix(strings.TrimRight(line, "\r"), name+":"); ok {
+				return v
+			}
+		}
+		return ""
+	}
+	out.Version, out.Eviction = value("redis_version"), value("maxmemory_policy")
+	switch {
+	case value("aof_enabled") == "1":
+		out.Persistence = "aof"
+	case value("rdb_last_save_time") != "" && value("rdb_saves") != "0":
+		out.Persistence = "rdb"
+	default:
+		out.Persistence = "none"
+	}
+	return out, nil
+}

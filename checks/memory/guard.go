@@ -1,0 +1,283 @@
+package memory
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options say how a store is used.
+type Options struct {
+	Timeout time.Duration // the longest that mail waits for the store; 0: 50 ms
+	Log     *slog.Logger  // may be nil
+	Now     func() time.Time
+	// Dropped is told of events that were lost because the store did not take them.
+	Dropped func(n int)
+}
+
+const (
+	defaultTimeout = 50 * time.Millisecond
+	// flushEvery is how often what happened is written: what a kill loses at most.
+	flushEvery = time.Second
+	// maxPending bounds the events that wait to be written.
+	maxPending = 100_000
+	// maxAsking bounds the questions that a store which answers nothing can hold up.
+	maxAsking = 256
+	// trips is how many failures in a row open the breaker.
+	trips = 3
+	// firstPause and lastPause are how long the breaker stays open.
+	firstPause = time.Second
+	lastPause  = 30 * time.Second
+	// writeTimeout bounds what nobody waits for.
+	writeTimeout = 10 * time.Second
+)
+
+// ErrUnhealthy is returned instead of an answer while the store is left alone.
+var ErrUnhealthy = errors.New("memory: the store is not healthy")
+
+// Memory is a store behind a bound on time. A store that is slow, gone, full or
+// corrupt costs mail at most Options.Timeout a question, and nothing once the
+// breaker is open: then answers are ErrUnhealthy at once, and the store is asked
+// for a sign of life beside the mail until it gives one. One line is logged each
+// way.
+type Memory struct {
+	store Store
+	opt   Options
+
+	asking  chan struct{}
+	healthy atomic.Bool
+
+	mu       sync.Mutex
+	failures int
+	pending  []Event
+	lost     int
+
+	stop context.CancelFunc
+	done sync.WaitGroup
+	wake chan struct{}
+}
+
+// New returns a memory on a store, and takes the store over: Close closes it.
+func New(s Store, o Options) *Memory {
+	if o.Timeout <= 0 {
+		o.Timeout = defaultTimeout
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	m := &Memory{store: s, opt: o, asking: make(chan struct{}, maxAsking), stop: stop, wake: make(chan struct{}, 1)}
+	m.healthy.Store(true)
+	m.done.Go(func() { m.write(ctx) })
+	m.done.Go(func() { m.heal(ctx) })
+	return m
+}
+
+// Healthy says whether the store is asked at all.
+func (m *Memory) Healthy() bool { return m.healthy.Load() }
+
+// Recall is Store.Recall within the time for it.
+func (m *Memory) Recall(ctx context.Context, k Keys) (Recalled, error) {
+	return ask(ctx, m, func(ctx context.Context) (Recalled, error) { return m.store.Recall(ctx, k) })
+}
+
+// Notice is Store.Notice within the time for it.
+func (m *Memory) Notice(ctx context.Context, id string) (Notice, error) {
+	return ask(ctx, m, func(ctx context.Context) (Notice, error) { return m.store.Notice(ctx, id) })
+}
+
+// Hold is Store.Hold within the time for it. An error says that nobody may be
+// told of the notice: it may not be there.
+func (m *Memory) Hold(ctx context.Context, n Notice) (Notice, error) {
+	return ask(ctx, m, func(ctx context.Context) (Notice, error) { return m.store.Hold(ctx, n.cut()) })
+}
+
+// Store is the store itself, for those who have time: the control socket and the
+// doctor.
+func (m *Memory) Store() Store { return m.store }
+
+// Count notes what happened; it is written within a second. It never waits.
+func (m *Memory) Count(e Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.pending) >= maxPending {
+		m.lost++
+		return
+	}
+	m.pending = append(m.pending, e)
+}
+
+// Flush writes what was counted so far.
+func (m *Memory) Flush(ctx context.Context) error {
+	m.mu.Lock()
+	events, lost := m.pending, m.lost
+	m.pending, m.lost = nil, 0
+	m.mu.Unlock()
+	if lost > 0 && m.opt.Dropped != nil {
+		m.opt.Dropped(lost)
+	}
+	if len(events) == 0 {
+		return nil
+	}
+	if !m.Healthy() {
+		m.keep(events)
+		return ErrUnhealthy
+	}
+	err := m.store.Add(ctx, events)
+	m.heard(err)
+	if err != nil {
+		m.keep(events)
+	}
+	return err
+}
+
+// keep puts events back that were not written, the newest as far as there is room.
+func (m *Memory) keep(events []Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if over := len(events) + len(m.pending) - maxPending; over > 0 {
+		over = min(over, len(events))
+		events, m.lost = events[over:], m.lost+over
+	}
+	m.pending = append(events, m.pending...)
+}
+
+// Close writes what was counted and closes the store.
+func (m *Memory) Close() error {
+	m.stop()
+	m.done.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
+	defer cancel()
+	return errors.Join(m.Flush(ctx), m.store.Close())
+}
+
+// write flushes now and then.
+func (m *Memory) write(ctx context.Context) {
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			within, cancel := context.WithTimeout(ctx, writeTimeout)
+			_ = m.Flush(within) // heard has said what there is to say
+			cancel()
+		}
+	}
+}
+
+// ask asks the store and waits no longer than mail may. A store that cannot be
+// interrupted, as one on a disk that hangs, keeps its goroutine, of which there
+// are at most maxAsking.
+func ask[T any](ctx context.Context, m *Memory, f func(context.Context) (T, error)) (T, error) {
+	var none T
+	if !m.Healthy() {
+		return none, ErrUnhealthy
+	}
+	select {
+	case m.asking <- struct{}{}:
+	default:
+		return none, ErrUnhealthy
+	}
+	within, cancel := context.WithTimeout(ctx, m.opt.Timeout)
+	type answer struct {
+		value T
+		err   error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		defer func() { <-m.asking }()
+		v, err := f(within)
+		got <- answer{v, err}
+	}()
+	defer cancel()
+	select {
+	case a := <-got:
+		if ctx.Err() == nil {
+			m.heard(a.err)
+		}
+		return a.value, a.err
+	case <-within.Done():
+		if ctx.Err() != nil {
+			return none, ctx.Err() // the session is over, which says nothing of the store
+		}
+		m.heard(within.Err())
+		return none, within.Err()
+	}
+}
+
+// heard notes how the store did.
+func (m *Memory) heard(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err == nil {
+		m.failures = 0
+		return
+	}
+	if m.failures++; m.failures < trips || !m.healthy.CompareAndSwap(true, false) {
+		return
+	}
+	m.opt.Log.Warn("the state store does not answer: its facts are unmeasured, and no mail is held until it does", "error", err)
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// heal asks a store that was left alone for a sign of life, ever more seldom.
+func (m *Memory) heal(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.wake:
+		}
+		began := m.opt.Now()
+		for pause := firstPause; !m.Healthy(); pause = min(2*pause, lastPause) {
+			timer := time.NewTimer(pause)
+			select {
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			case <-timer.C:
+			}
+			within, cancel := context.WithTimeout(ctx, m.opt.Timeout)
+			err := m.ping(within)
+			cancel()
+			if err == nil {
+				m.mu.Lock()
+				m.failures = 0
+				m.healthy.Store(true)
+				m.mu.Unlock()
+				m.opt.Log.Info("the state store answers again", "after", m.opt.Now().Sub(began).Round(time.Second))
+			}
+		}
+	}
+}
+
+// ping waits for the sign of life no longer than ctx lasts.
+func (m *Memory) ping(ctx context.Context) error {
+	got := make(chan error, 1)
+	select {
+	case m.asking <- struct{}{}:
+	default:
+		return ErrUnhealthy // those who asked before are held up still
+	}
+	go func() {
+		defer func() { <-m.asking }()
+		got <- m.store.Ping(ctx)
+	}()
+	select {
+	case err := <-got:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

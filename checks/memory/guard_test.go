@@ -1,0 +1,181 @@
+package memory
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// lines is a log that may be read while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// moody is a store that answers as it likes.
+type moody struct {
+	Store
+	mu    sync.Mutex
+	delay time.Duration
+	err   error
+	asked atomic.Int32
+	added atomic.Int32
+}
+
+func (m *moody) be(delay time.Duration, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.delay, m.err = delay, err
+}
+
+// answer waits as a disk does: nothing interrupts it.
+func (m *moody) answer() error {
+	m.asked.Add(1)
+	m.mu.Lock()
+	delay, err := m.delay, m.err
+	m.mu.Unlock()
+	time.Sleep(delay)
+	return err
+}
+
+func (m *moody) Recall(context.Context, Keys) (Recalled, error) {
+	return Recalled{Domain: 7}, m.answer()
+}
+func (m *moody) Ping(context.Context) error                       { return m.answer() }
+func (m *moody) Hold(_ context.Context, n Notice) (Notice, error) { return n, m.answer() }
+func (m *moody) Add(_ context.Context, e []Event) error {
+	err := m.answer()
+	if err == nil {
+		m.added.Add(int32(len(e))) //nolint:gosec // few
+	}
+	return err
+}
+func (m *moody) Close() error { return nil }
+
+// A store that hangs costs each question the time that is allowed, three of them,
+// and the others nothing; when it is back it is used again.
+func TestAStoreThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log lines
+		s := &moody{}
+		m := New(s, Options{Timeout: 50 * time.Millisecond, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		defer m.Close() //nolint:errcheck // at the end
+		if r, err := m.Recall(t.Context(), Keys{}); err != nil || r.Domain != 7 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		s.be(time.Minute, nil)
+		for i := range 10 {
+			began := time.Now()
+			_, err := m.Recall(t.Context(), Keys{})
+			took := time.Since(began)
+			if err == nil || i < trips && took != 50*time.Millisecond || i >= trips && took != 0 {
+				t.Errorf("question %d: %v after %v", i, err, took)
+			}
+		}
+		if m.Healthy() || strings.Count(log.String(), "does not answer") != 1 {
+			t.Errorf("healthy: %v; %s", m.Healthy(), log.String())
+		}
+		s.be(0, nil)
+		time.Sleep(3 * time.Minute)
+		if r, err := m.Recall(t.Context(), Keys{}); err != nil || r.Domain != 7 || strings.Count(log.String(), "answers again") != 1 {
+			t.Errorf("%+v, %v; %s", r, err, log.String())
+		}
+	})
+}
+
+// Questions that a store holds up are bounded in number.
+func TestHeldUpQuestionsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &moody{}
+		m := New(s, Options{Timeout: time.Hour})
+		s.be(2*time.Hour, nil)
+		var refused atomic.Int32
+		var all sync.WaitGroup
+		for range maxAsking + 10 {
+			all.Go(func() {
+				if _, err := m.Recall(t.Context(), Keys{}); errors.Is(err, ErrUnhealthy) {
+					refused.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		if refused.Load() != 10 || s.asked.Load() != maxAsking {
+			t.Errorf("%d refused, %d asked", refused.Load(), s.asked.Load())
+		}
+		all.Wait()
+		s.be(0, nil)
+		time.Sleep(3 * time.Hour)
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// What happened while the store was away is written when it is back, as far as
+// there is room for it; nobody waits.
+func TestCountsSurviveAStoreThatIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &moody{}
+		var dropped int
+		m := New(s, Options{Dropped: func(n int) { dropped += n }})
+		m.Count(Event{})
+		time.Sleep(flushEvery + time.Millisecond)
+		if s.added.Load() != 1 {
+			t.Fatalf("%d written", s.added.Load())
+		}
+		s.be(0, errors.New("no space left on device"))
+		for range maxPending + 5 {
+			m.Count(Event{})
+		}
+		time.Sleep(time.Minute)
+		s.be(0, nil)
+		time.Sleep(2 * time.Minute)
+		if s.added.Load() != 1+maxPending || dropped != 5 {
+			t.Errorf("%d written, %d dropped", s.added.Load(), dropped)
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A session that is over says nothing of the store.
+func TestASessionThatIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &moody{}
+		m := New(s, Options{})
+		s.be(time.Second, nil)
+		for range 2 * trips {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if _, err := m.Recall(ctx, Keys{}); !errors.Is(err, context.Canceled) {
+				t.Errorf("%v", err)
+			}
+		}
+		if !m.Healthy() {
+			t.Error("the store was blamed")
+		}
+		time.Sleep(time.Minute)
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}

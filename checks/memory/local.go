@@ -1,0 +1,306 @@
+package memory
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"sync"
+	"time"
+)
+
+// table is one kind of entries in a place that this process alone uses.
+type table uint8
+
+const (
+	tablePast table = iota
+	tableRate
+	tableHold
+	tables
+)
+
+func (t table) String() string { return Kinds[t] }
+
+// write is one entry to be written; a nil value takes it away.
+type write struct {
+	table table
+	key   string
+	value []byte
+}
+
+// medium is where local keeps entries. Values are not to be changed by anybody.
+type medium interface {
+	get(t table, key string) ([]byte, error)
+	// commit writes all or nothing. Where that is possible they have survived the
+	// end of the process when it comes back.
+	commit(ws []write) error
+	// each calls f for the entries of a table whose keys are behind after, in the
+	// order of their keys, until f says false.
+	each(t table, after string, f func(key string, value []byte) bool) error
+	sizes() (Sizes, error)
+	close() error
+}
+
+// local is a store on a medium of this process. Each value begins with the time
+// at which it is forgotten.
+type local struct {
+	on   medium
+	keep time.Duration // how long a sender is remembered after its last message
+	now  func() time.Time
+
+	mu sync.Mutex // of those that read and write back
+}
+
+var errValue = errors.New("memory: an entry cannot be read")
+
+// Recall implements Store.
+func (l *local) Recall(_ context.Context, k Keys) (r Recalled, err error) {
+	now := l.now()
+	if !k.Who.IsZero() {
+		p, err := l.past(k.Who)
+		if err != nil {
+			return r, err
+		}
+		r.Past = p
+	}
+	for _, of := range []struct {
+		key Key
+		to  func(Rate)
+	}{{k.Client, func(x Rate) { r.Client = x }}, {k.Domain, func(x Rate) { r.Domain = x.Messages }}} {
+		if of.key.IsZero() {
+			continue
+		}
+		w, err := l.window(of.key)
+		if err != nil {
+			return r, err
+		}
+		of.to(w.within(now))
+	}
+	return r, nil
+}
+
+// Add implements Store. Events of the same sender are added up before they are
+// written.
+func (l *local) Add(_ context.Context, events []Event) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	past := map[Key]*Past{}
+	rate := map[Key]*window{}
+	for _, e := range events {
+		if !e.Who.IsZero() && (e.Delivered > 0 || e.Refused > 0) {
+			p := past[e.Who]
+			if p == nil {
+				got, err := l.past(e.Who)
+				if err != nil {
+					return err
+				}
+				p = &got
+				past[e.Who] = p
+			}
+			if p.First.IsZero() {
+				p.First = now
+			}
+			p.Delivered, p.Refused = p.Delivered+e.Delivered, p.Refused+e.Refused
+		}
+		for _, of := range []struct {
+			key Key
+			add Rate
+		}{{e.Client, e.Rate}, {e.Domain, Rate{Messages: e.Messages}}} {
+			if of.key.IsZero() || of.add.isZero() {
+				continue
+			}
+			w := rate[of.key]
+			if w == nil {
+				got, err := l.window(of.key)
+				if err != nil {
+					return err
+				}
+				w = &got
+				rate[of.key] = w
+			}
+			w.add(now, of.add)
+		}
+	}
+	ws := make([]write, 0, len(past)+len(rate))
+	for k, p := range past {
+		ws = append(ws, write{tablePast, string(k[:]), encode(now.Add(l.keep), p.First.Unix(), p.Delivered, p.Refused)})
+	}
+	for k, w := range rate {
+		ws = append(ws, write{tableRate, string(k[:]), encode(now.Add(rateLife), w.hour,
+			w.now.Messages, w.now.Refused, w.now.Unknown, w.last.Messages, w.last.Refused, w.last.Unknown)})
+	}
+	return l.on.commit(ws)
+}
+
+func (l *local) past(k Key) (p Past, err error) {
+	n, ok, err := l.numbers(tablePast, k, 3)
+	if err != nil || !ok {
+		return p, err
+	}
+	return Past{First: time.Unix(n[0], 0), Delivered: n[1], Refused: n[2]}, nil
+}
+
+func (l *local) window(k Key) (w window, err error) {
+	n, ok, err := l.numbers(tableRate, k, 7)
+	if err != nil || !ok {
+		return w, err
+	}
+	return window{hour: n[0], now: Rate{n[1], n[2], n[3]}, last: Rate{n[4], n[5], n[6]}}, nil
+}
+
+// numbers reads an entry of so many numbers; not ok: it is not there, or over.
+func (l *local) numbers(t table, k Key, want int) ([]int64, bool, error) {
+	v, err := l.on.get(t, string(k[:]))
+	if err != nil || v == nil || over(v, l.now()) {
+		return nil, false, err
+	}
+	n := make([]int64, 0, want)
+	for v = v[8:]; len(v) > 0; {
+		x, size := binary.Varint(v)
+		if size <= 0 {
+			return nil, false, errValue
+		}
+		n, v = append(n, x), v[size:]
+	}
+	if len(n) != want {
+		return nil, false, errValue
+	}
+	return n, true, nil
+}
+
+// encode writes a value of numbers, and when it is over.
+func encode(until time.Time, numbers ...int64) []byte {
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, 8+3*len(numbers)), uint64(until.Unix())) //nolint:gosec // after 1970
+	for _, n := range numbers {
+		b = binary.AppendVarint(b, n)
+	}
+	return b
+}
+
+// over says whether an entry is forgotten. One that is too short is.
+func over(v []byte, now time.Time) bool {
+	return len(v) < 8 || int64(binary.BigEndian.Uint64(v)) <= now.Unix() //nolint:gosec // written by encode
+}
+
+// Notice implements Store.
+func (l *local) Notice(_ context.Context, id string) (n Notice, err error) {
+	v, err := l.on.get(tableHold, id)
+	if err != nil || v == nil || over(v, l.now()) {
+		return n, err
+	}
+	if err := json.Unmarshal(v[8:], &n); err != nil {
+		return Notice{}, errValue
+	}
+	return n, nil
+}
+
+// Hold implements Store.
+func (l *local) Hold(ctx context.Context, n Notice) (Notice, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was, err := l.Notice(ctx, n.ID)
+	if err != nil && !errors.Is(err, errValue) {
+		return n, err
+	}
+	n.First, n.Last = l.now(), l.now()
+	if !was.First.IsZero() {
+		n.First, n.Released = was.First, was.Released
+	}
+	n.Tries = was.Tries + 1
+	return n, l.on.commit([]write{l.noticeWrite(n)})
+}
+
+func (l *local) noticeWrite(n Notice) write {
+	text, _ := json.Marshal(n) // never fails: texts, numbers and times of our own clock
+	return write{tableHold, n.ID, append(encode(l.now().Add(noticeLife)), text...)}
+}
+
+// Held implements Store.
+func (l *local) Held(ctx context.Context, limit int, match func(Notice) bool) (list []Notice, err error) {
+	err = l.on.each(tableHold, "", func(_ string, v []byte) bool {
+		var n Notice
+		if over(v, l.now()) || json.Unmarshal(v[8:], &n) != nil || match != nil && !match(n) {
+			return ctx.Err() == nil
+		}
+		list = append(list, n)
+		return len(list) < limit && ctx.Err() == nil
+	})
+	return list, errors.Join(err, ctx.Err())
+}
+
+// Release implements Store.
+func (l *local) Release(ctx context.Context, ids []string) (list []Notice, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var ws []write
+	for _, id := range ids {
+		n, err := l.Notice(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if n.First.IsZero() || n.Released {
+			continue
+		}
+		n.Released = true
+		list, ws = append(list, n), append(ws, l.noticeWrite(n))
+	}
+	return list, l.on.commit(ws)
+}
+
+// Sizes implements Store.
+func (l *local) Sizes(context.Context) (Sizes, error) { return l.on.sizes() }
+
+// Ping implements Store. It writes, since a full disk can be read.
+func (l *local) Ping(context.Context) error {
+	return l.on.commit([]write{{tableRate, "ping", encode(l.now())}})
+}
+
+// Close implements Store.
+func (l *local) Close() error { return l.on.close() }
+
+// sweepSome is how many entries one step of a sweep looks at, so that it keeps
+// nobody who writes waiting.
+const sweepSome = 1000
+
+// sweep takes away what is forgotten.
+func (l *local) sweep(ctx context.Context) error {
+	for t := range tables {
+		for after, more := "", true; more && ctx.Err() == nil; {
+			var ws []write
+			looked := 0
+			err := l.on.each(t, after, func(k string, v []byte) bool {
+				after = k
+				if over(v, l.now()) {
+					ws = append(ws, write{table: t, key: k})
+				}
+				looked++
+				return looked < sweepSome
+			})
+			if err != nil {
+				return err
+			}
+			more = looked == sweepSome
+			if err := l.forget(ws); err != nil {
+				return err
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+// forget takes entries away that are over still.
+func (l *local) forget(ws []write) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	kept := ws[:0]
+	for _, w := range ws {
+		if v, err := l.on.get(w.table, w.key); err == nil && v != nil && over(v, l.now()) {
+			kept = append(kept, w)
+		}
+	}
+	if len(kept) == 0 {
+		return nil
+	}
+	return l.on.commit(kept)
+}
