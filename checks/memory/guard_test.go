@@ -64,7 +64,7 @@ func (m *moody) Hold(_ context.Context, n Notice) (Notice, error) { return n, m.
 func (m *moody) Add(_ context.Context, e []Event) error {
 	err := m.answer()
 	if err == nil {
-		m.added.Add(int32(len(e))) //nolint:gosec // few
+		m.added.Add(int32(len(e)))
 	}
 	return err
 }
@@ -77,7 +77,7 @@ func TestAStoreThatHangs(t *testing.T) {
 		var log lines
 		s := &moody{}
 		m := New(s, Options{Timeout: 50 * time.Millisecond, Log: slog.New(slog.NewTextHandler(&log, nil))})
-		defer m.Close() //nolint:errcheck // at the end
+		defer m.Close()
 		if r, err := m.Recall(t.Context(), Keys{}); err != nil || r.Domain != 7 {
 			t.Fatalf("%+v, %v", r, err)
 		}

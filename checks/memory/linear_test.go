@@ -25,7 +25,7 @@ func TestNoticesAreLinearizable(t *testing.T) {
 	var posterns [2]Store
 	for i := range posterns {
 		posterns[i] = NewFleet(Fleet{Servers: []string{m.Addr()}, Prefix: "p:", Timeout: 10 * time.Second, Keep: keep, Now: time.Now})
-		defer posterns[i].Close() //nolint:errcheck // at the end
+		defer posterns[i].Close()
 	}
 	id := NoticeID(Key{}, "a@d.example", "u@example.org")
 	began := time.Now()

@@ -171,7 +171,7 @@ func (l *local) numbers(t table, k Key, want int) ([]int64, bool, error) {
 
 // encode writes a value of numbers, and when it is over.
 func encode(until time.Time, numbers ...int64) []byte {
-	b := binary.BigEndian.AppendUint64(make([]byte, 0, 8+3*len(numbers)), uint64(until.Unix())) //nolint:gosec // after 1970
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, 8+3*len(numbers)), uint64(until.Unix()))
 	for _, n := range numbers {
 		b = binary.AppendVarint(b, n)
 	}
@@ -180,7 +180,7 @@ func encode(until time.Time, numbers ...int64) []byte {
 
 // over says whether an entry is forgotten. One that is too short is.
 func over(v []byte, now time.Time) bool {
-	return len(v) < 8 || int64(binary.BigEndian.Uint64(v)) <= now.Unix() //nolint:gosec // written by encode
+	return len(v) < 8 || int64(binary.BigEndian.Uint64(v)) <= now.Unix()
 }
 
 // Notice implements Store.

@@ -235,7 +235,7 @@ func TestANoticeSurvives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer again.Close() //nolint:errcheck // read only
+	defer again.Close()
 	if n, err := again.Notice(t.Context(), id); err != nil || n.Tries != 1 || n.From != "a@d.example" {
 		t.Errorf("%+v, %v", n, err)
 	}
@@ -286,7 +286,7 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 			if s, err = open(folder); err != nil {
 				t.Fatal(err)
 			}
-			defer s.Close() //nolint:errcheck // nothing in it
+			defer s.Close()
 			if _, err := s.Hold(t.Context(), Notice{ID: "0000000000000000"}); err != nil {
 				t.Error(err)
 			}
@@ -324,7 +324,7 @@ func TestWhatIsForgottenGoes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer s.Close() //nolint:errcheck // at the end
+			defer s.Close()
 			l = s.(*local)
 		}
 		events := make([]Event, 3*sweepSome)
@@ -397,7 +397,7 @@ func TestAServerThatGoesAndComes(t *testing.T) {
 	m := miniredis.RunT(t)
 	c := &clock{at: time.Date(2026, 11, 29, 10, 0, 0, 0, time.UTC)}
 	s := NewFleet(Fleet{Servers: []string{m.Addr()}, Prefix: "p:", Timeout: time.Second, Keep: keep, Now: c.now})
-	defer s.Close() //nolint:errcheck // at the end
+	defer s.Close()
 	ctx := context.Background()
 	if err := s.Ping(ctx); err != nil {
 		t.Fatal(err)
