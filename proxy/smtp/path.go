@@ -212,7 +212,7 @@ func (p *pathParser) mailbox(s string) (m Path, rest string, ok bool) {
 	} else {
 		if n = p.domain(s); n == 0 && p.lenient {
 			// The name from the root on, as DNS writes it.
-			if end := runOf(s, &isLDH); end > 0 && s[end-1] == '.' && p.domain(s[:end-1]) == end-1 {
+			if end := runOf(s, &isLDH); end > 1 && s[end-1] == '.' && p.domain(s[:end-1]) == end-1 {
 				m.Domain = s[:end-1]
 				return m, s[end:], true
 			}

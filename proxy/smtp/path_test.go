@@ -364,7 +364,7 @@ func TestPathRoundTrip(t *testing.T) {
 }
 
 func FuzzPath(f *testing.F) {
-	for _, s := range []string{"<a@b.example> SIZE=1", "<>", "<@x,@y:a@b>", `<"a\"b"@[IPv6:::1]>`, "<postmaster>", "<ü@bücher.example> SMTPUTF8", " <a@b>  X=Y Z"} {
+	for _, s := range []string{"<a@b.example> SIZE=1", "<>", "<@x,@y:a@b>", `<"a\"b"@[IPv6:::1]>`, "<postmaster>", "<ü@bücher.example> SMTPUTF8", " <a@b>  X=Y Z", "ü@.", "<a@.>"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
