@@ -20,9 +20,6 @@ import (
 // memory.go, at the moments when they do, and measures them. What counts against
 // limits.held is bounded there, for all together.
 func TestWorstSession(t *testing.T) {
-	if testing.Short() {
-		t.Skip("measures")
-	}
 	zone, err := dnstest.Parse(worstZone())
 	if err != nil {
 		t.Fatal(err)
