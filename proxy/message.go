@@ -426,9 +426,8 @@ func (m *message) chunk(n int64, last bool) {
 // still to be judged, passed on and answered, the client waits ten minutes for
 // it, and then sends the message again (RFC 5321 §4.5.3.2.6).
 func (m *message) ends() {
-	if m.state != discarding && !m.out.ending {
-		m.out.within(m.tx.set.Timeouts.EndOfData)
-		m.out.ending = true
+	if m.state != discarding && m.out.ending == nil {
+		m.out.ending = time.AfterFunc(m.tx.set.Timeouts.EndOfData, m.tx.loan.hangUp)
 	}
 }
 
@@ -458,8 +457,8 @@ func (m *message) end() fate {
 
 // close forgets the message. It may be called again.
 func (m *message) close() {
-	if m.out.timer != nil {
-		m.out.timer.Stop()
+	if m.out.ending != nil {
+		m.out.ending.Stop()
 	}
 	m.hold.Close()
 	m.room.Close()

@@ -26,8 +26,7 @@ type outgoing struct {
 	one  oneChunk // framing, if it is that
 	dots dots     // or that
 
-	timer  *time.Timer // ends the conversation with a backend that takes too long
-	ending bool        // timer is that of the end of the message
+	ending *time.Timer // ends the conversation with a backend that is too long about the end
 }
 
 // framing is how the octets of a message go to the backend. A fate that comes back is
@@ -145,17 +144,6 @@ func (d *dots) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// within gives the backend that long for what is now to be done with it. Its
-// writes have deadlines of their own, but those are renewed by progress, and a
-// backend that takes one octet now and then would keep all of those.
-func (o *outgoing) within(d time.Duration) {
-	if o.timer == nil {
-		o.timer = time.AfterFunc(d, o.tx.loan.hangUp)
-		return
-	}
-	o.timer.Reset(d)
-}
-
 // data makes the backend say 354.
 func (o *outgoing) data() fate {
 	tx := o.tx
@@ -184,13 +172,7 @@ func (o *outgoing) data() fate {
 // write hands octets to the backend connection.
 func (o *outgoing) write(b []byte) fate {
 	tx := o.tx
-	if !o.ending {
-		o.within(tx.set.Timeouts.DataBlock)
-	}
 	_, err := tx.loan.bc.Write(b)
-	if !o.ending {
-		o.timer.Stop() // the client may take its time again
-	}
 	if err == nil {
 		return fate{}
 	}

@@ -21,7 +21,8 @@ import (
 //	c.QueueData()
 //	r, err := c.Reply() // sends all three, reads the answer to MAIL
 //	...                 // RCPT, then 354
-//	c.Write(message)    // dot-stuffed, and the final dot
+//	c.Write(message)    // dot-stuffed
+//	c.Write(dot)        // the final dot, by itself: before it is the last look at what was said
 //	r, err = c.FinalReply()
 //	c.Release()
 //
@@ -336,10 +337,10 @@ func (c *Conn) settle() {
 }
 
 // Write sends octets of the message as they are: dot-stuffed, with the final
-// dot at the end, after DATA was answered by 354; exactly as many as announced
+// dot by a Write of its own, after DATA was answered by 354; exactly as many as announced
 // after QueueBdat. Small pieces are gathered and leave with what is queued, so
 // that a small message is one write; Flush sends what was gathered. Each write
-// may take timeouts.data_block without progress.
+// may take timeouts.data_block.
 func (c *Conn) Write(p []byte) (int, error) {
 	if c.werr != nil {
 		return 0, c.werr

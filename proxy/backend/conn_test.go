@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -472,7 +473,7 @@ func TestASlowReaderIsNotADeadOne(t *testing.T) {
 			sink := smtptest.NewSink(smtptest.SinkOptions{Script: func(st smtptest.Step) smtptest.Action {
 				switch {
 				case st.Verb == "TEXT" && slow:
-					return smtptest.Action{Wait: time.Minute}
+					return smtptest.Action{Wait: 20 * time.Second}
 				case st.Verb == "TEXT":
 					return smtptest.Action{Wait: time.Hour}
 				}
@@ -497,7 +498,7 @@ func TestASlowReaderIsNotADeadOne(t *testing.T) {
 				}
 			}
 			if slow {
-				if err != nil || time.Since(start) < 10*time.Minute {
+				if err != nil || time.Since(start) < 8*time.Minute {
 					t.Errorf("%v after %v", err, time.Since(start))
 				}
 				return
@@ -508,6 +509,77 @@ func TestASlowReaderIsNotADeadOne(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A backend that takes an octet now and then makes progress, and may take no longer for
+// it than one that takes none: commands and message octets alike.
+func TestADrippingReaderIsADeadOne(t *testing.T) {
+	for what, queue := range map[string]func(c *Conn) error{
+		"commands": func(c *Conn) error {
+			for range 100 {
+				c.QueueRcpt(recipient, nil)
+			}
+			return c.Flush()
+		},
+		"a small message": func(c *Conn) error {
+			c.QueueBdat(bufferSize/2, true)
+			_, _ = c.Write(make([]byte, bufferSize/2))
+			return c.Flush()
+		},
+		"a large one": func(c *Conn) error {
+			c.QueueBdat(4*bufferSize, false)
+			_, err := c.Write(make([]byte, 4*bufferSize))
+			return err
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			sink := smtptest.NewSink(smtptest.SinkOptions{})
+			defer sink.Close()
+			s := newSet(t, Options{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+				nc, err := sink.Dial(ctx, network, address)
+				return &dripping{Conn: nc}, err
+			}}, backendAt(identityNone, "mta:25"))
+			c := open(t, s, alice)
+			defer c.Abort()
+			c.QueueMail(sender, nil)
+			want(t, c, 250)
+			c.l.nc.(*dripping).now = true
+			start := time.Now()
+			var e *Error
+			if err := queue(c); !errors.As(err, &e) || e.Kind != KindTimeout {
+				t.Errorf("%s: %v", what, err)
+			}
+			if took := time.Since(start); took > c.pool.o.Timeouts.DataBlock {
+				t.Errorf("%s: %v", what, took)
+			}
+		})
+	}
+}
+
+// dripping is a connection whose far end, from now on, takes an octet every two seconds.
+type dripping struct {
+	net.Conn
+	now   bool
+	until time.Time
+}
+
+func (d *dripping) SetWriteDeadline(t time.Time) error {
+	d.until = t
+	return d.Conn.SetWriteDeadline(t)
+}
+
+func (d *dripping) Write(p []byte) (n int, err error) {
+	if !d.now {
+		return d.Conn.Write(p)
+	}
+	for n < len(p) && time.Now().Before(d.until) {
+		time.Sleep(min(2*time.Second, time.Until(d.until)))
+		n++
+	}
+	if n < len(p) {
+		err = os.ErrDeadlineExceeded
+	}
+	return n, err
 }
 
 // A backend that takes RSET from nobody serves each client on a connection of its

@@ -120,8 +120,10 @@ func send(t testing.TB, c *Conn, text string) {
 	want(t, c, 250)
 	want(t, c, 250)
 	want(t, c, 354)
-	if _, err := c.Write([]byte(text + ".\r\n")); err != nil {
-		t.Fatal(err)
+	for _, piece := range []string{text, ".\r\n"} {
+		if _, err := c.Write([]byte(piece)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	r, err := c.FinalReply()
 	if err != nil || r.Code != 250 {

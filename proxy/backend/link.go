@@ -54,43 +54,24 @@ func (l *link) refuse(kind Kind, r smtp.Reply, during string) *Error {
 	return &Error{Kind: kind, Backend: l.at.pool.name, Address: l.at.name, Reply: r, Err: errors.New(during), personal: l.introduced}
 }
 
-// write sends p within d of each progress.
+// write sends p within d. NOT: within d of each progress. A backend that takes one
+// octet now and then would have each write for hours.
 func (l *link) write(p []byte, d time.Duration) error {
-	for len(p) > 0 {
-		if err := l.nc.SetWriteDeadline(time.Now().Add(d)); err != nil {
-			return err
-		}
-		n, err := l.nc.Write(p)
-		p = p[n:]
-		// A slow reader is not a dead one: what counts is progress. A TLS
-		// connection cannot go on after a deadline and says so by n == 0.
-		if err != nil && (n == 0 || kindOf(err) != KindTimeout) {
-			return err
-		}
+	if err := l.nc.SetWriteDeadline(time.Now().Add(d)); err != nil {
+		return err
 	}
-	return nil
+	_, err := l.nc.Write(p)
+	return err
 }
 
 // writev is write for two pieces that leave in one system call.
 func (l *link) writev(p, q []byte, d time.Duration) error {
-	_, plain := l.nc.(*net.TCPConn)
-	if !plain {
-		if err := l.write(p, d); err != nil {
-			return err
-		}
-		return l.write(q, d)
+	if err := l.nc.SetWriteDeadline(time.Now().Add(d)); err != nil {
+		return err
 	}
 	bufs := net.Buffers{p, q}
-	for len(bufs) > 0 {
-		if err := l.nc.SetWriteDeadline(time.Now().Add(d)); err != nil {
-			return err
-		}
-		n, err := bufs.WriteTo(l.nc)
-		if err != nil && (n == 0 || kindOf(err) != KindTimeout) {
-			return err
-		}
-	}
-	return nil
+	_, err := bufs.WriteTo(l.nc) // one write after another where l.nc is no socket
+	return err
 }
 
 // reply reads one reply within d. 421 is an error (RFC 5321 §3.8): the backend
