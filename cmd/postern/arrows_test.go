@@ -34,6 +34,7 @@ var floors = map[string]int{
 	"checks/dnscache":         1,
 	"checks/memory":           1,
 	"metrics/admin":           1,
+	"proxy/etrn":              1,
 	"proxy/hold":              1,
 	"proxy/wire":              2,
 	"proxy/backend/mta":       1,
