@@ -51,6 +51,8 @@ type Check struct {
 	// needs names checks whose results this one reads, as its facts say. A Set that
 	// holds it holds them too, and runs it when they are through. All writes it.
 	needs []string
+
+	counts *metrics.Check // of its results; NewSet makes it
 }
 
 // Use is a set of those who want a check's result.

@@ -21,6 +21,12 @@ type Set struct {
 	byStage [policy.Message + 1][]Check
 }
 
+// resultWords are the results that checks count from the start: those of RFC 8601.
+var resultWords = []string{
+	string(policy.None), string(policy.Neutral), string(policy.Pass), string(policy.Fail), string(policy.SoftFail),
+	string(policy.TempError), string(policy.PermError), string(policy.Skipped),
+}
+
 // Ran is one check that ran.
 type Ran struct {
 	Name   string
@@ -51,6 +57,7 @@ func NewSet(d Deps, wanted func(name string) bool) *Set {
 	_, s.cache = d.Resolver.(interface{ TakesAttempts() })
 	for _, c := range all {
 		if want[c.Name] {
+			c.counts = d.Metrics.Check(c.Name, resultWords)
 			s.byStage[c.Stage] = append(s.byStage[c.Stage], c)
 		}
 	}
@@ -94,7 +101,7 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 	r.run(ctx, func(c *Check) bool { return len(c.needs) > 0 })
 	for i, c := range checks {
 		ran[i].Name, ran[i].Result = c.Name, *c.Result(f)
-		s.deps.Metrics.CheckDone(c.Name, string(ran[i].Result), ran[i].Took)
+		c.counts.Done(string(ran[i].Result), ran[i].Took)
 	}
 	return ran
 }

@@ -15,44 +15,45 @@ import (
 )
 
 // Metrics counts. Its methods accept a nil receiver, so that nobody needs a
-// registry to run a session. Labels come from closed sets, never an address or
-// a domain; should a set turn out to be open after all (a backend that makes up
-// status codes), what comes late is counted under "other".
+// registry to run a session. Labels come from closed sets or from the configuration,
+// never an address or a domain; the one set that is open, the codes of replies, is
+// bounded, and what comes late is counted under "other".
 type Metrics struct {
 	registry *prometheus.Registry
 
-	connections  *counters
+	connections  *prometheus.CounterVec
 	sessions     prometheus.Gauge
-	transactions *counters
-	outcomes     *counters
+	transactions *prometheus.CounterVec
+	outcomes     known
 
-	checkResults  *counters
-	checkDuration *observers
-	replies       *counters
+	checkResults  *prometheus.CounterVec
+	checkDuration *prometheus.HistogramVec
+	replies       replies
 
-	dnsQueries  *counters
-	dnsRefused  *counters
+	dnsVec      *prometheus.CounterVec
+	dnsQueries  map[string]known // of dnsVec, by type
+	dnsRefused  known
 	dnsDuration prometheus.Observer
 	dnsEntries  atomic.Pointer[func() float64]
 	dnsHealthy  atomic.Pointer[func() bool]
 
 	backendUp       *prometheus.GaugeVec
-	backendDuration *observers
-	backendErrors   *counters
+	backendDuration *prometheus.HistogramVec
+	backendErrors   *prometheus.CounterVec
 
 	messageBytes     prometheus.Observer
 	timeToFinalReply prometheus.Observer
 	outcomeUnknown   prometheus.Counter
 
-	tlsHandshakes       *counters
+	tlsHandshakes       *prometheus.CounterVec
 	certificateNotAfter *prometheus.GaugeVec
 
-	limitsReached *counters
+	limitsReached known
 	heldBytes     prometheus.Gauge
 
-	disagreements *counters
-	configReloads *counters
-	journal       *counters
+	disagreements *prometheus.CounterVec
+	configReloads known
+	journal       known
 	buildInfo     *prometheus.GaugeVec
 }
 
@@ -73,8 +74,8 @@ func New() *Metrics {
 	)
 	f := promauto.With(m.registry)
 
-	counter := func(name, help string, labels ...string) *counters {
-		return &counters{vec: f.NewCounterVec(prometheus.CounterOpts{Namespace: "postern", Name: name, Help: help}, labels)}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return f.NewCounterVec(prometheus.CounterOpts{Namespace: "postern", Name: name, Help: help}, labels)
 	}
 	gauge := func(name, help string) prometheus.GaugeOpts {
 		return prometheus.GaugeOpts{Namespace: "postern", Name: name, Help: help}
@@ -90,17 +91,20 @@ func New() *Metrics {
 	m.sessions = f.NewGauge(gauge("sessions_active", "Sessions open now."))
 	m.transactions = counter("transactions_total", "Mail transactions, by verdict and by the rule that decided.", "disposition", "rule")
 
-	m.outcomes = counter("outcomes_total", "Mail transactions, by how they ended.", "outcome")
+	m.outcomes = newKnown(counter("outcomes_total", "Mail transactions, by how they ended.", "outcome"),
+		"delivered", "refused", "backend_refused", "failed", "abandoned", "unknown")
 
 	m.checkResults = counter("check_results_total", "Results of checks, in the words of RFC 8601.", "check", "result")
-	m.checkDuration = &observers{vec: f.NewHistogramVec(histogram("check_duration_seconds", "Time that checks took.", waitBuckets), []string{"check"})}
-	m.replies = counter("replies_total", "Replies to clients, by code and enhanced status code.", "code", "enhanced")
+	m.checkDuration = f.NewHistogramVec(histogram("check_duration_seconds", "Time that checks took.", waitBuckets), []string{"check"})
+	m.replies.vec = counter("replies_total", "Replies to clients, by code and enhanced status code.", "code", "enhanced")
 
-	m.dnsQueries = counter("dns_queries_total", "DNS look-ups, by how they were answered.", "type", "outcome")
-	m.dnsRefused = counter("dns_refused_total", "DNS look-ups that were not made since too many were under way: of the client or its network, in all, or for a connection to be free in time.", "bound")
-	for _, bound := range []string{"client", "network", "all", "connections"} {
-		m.dnsRefused.get(bound, "") // 0 from the start, so that the first one is a rise
+	m.dnsVec = counter("dns_queries_total", "DNS look-ups, by how they were answered.", "type", "outcome")
+	m.dnsQueries = make(map[string]known)
+	for _, rrtype := range []string{"A", "AAAA", "MX", "PTR", "TXT"} {
+		m.dnsQueries[rrtype] = newKnown(m.dnsVec.MustCurryWith(prometheus.Labels{"type": rrtype}), "hit", "miss", "stale", "negative", "error")
 	}
+	m.dnsRefused = newKnown(counter("dns_refused_total", "DNS look-ups that were not made since too many were under way: of the client or its network, in all, or for a connection to be free in time.", "bound"),
+		"client", "network", "all", "connections")
 	m.dnsDuration = f.NewHistogram(histogram("dns_query_duration_seconds", "Time of one exchange with a DNS server.", waitBuckets))
 	f.NewGaugeFunc(gauge("dns_cache_entries", "DNS answers in the cache."), func() float64 {
 		if count := m.dnsEntries.Load(); count != nil {
@@ -117,7 +121,7 @@ func New() *Metrics {
 	})
 
 	m.backendUp = f.NewGaugeVec(gauge("backend_up", "Whether an address of a backend is taken for usable."), []string{"backend", "address"})
-	m.backendDuration = &observers{vec: f.NewHistogramVec(histogram("backend_duration_seconds", "Time of a phase of the conversation with a backend.", waitBuckets), []string{"backend", "phase"})}
+	m.backendDuration = f.NewHistogramVec(histogram("backend_duration_seconds", "Time of a phase of the conversation with a backend.", waitBuckets), []string{"backend", "phase"})
 	m.backendErrors = counter("backend_errors_total", "Failures of backends.", "backend", "kind")
 
 	m.messageBytes = f.NewHistogram(histogram("message_bytes", "Size of the messages read to their end.", bytesBuckets))
@@ -130,26 +134,15 @@ func New() *Metrics {
 	m.tlsHandshakes = counter("tls_handshakes_total", "TLS handshakes with clients.", "version", "result")
 	m.certificateNotAfter = f.NewGaugeVec(gauge("tls_certificate_not_after_seconds", "When a certificate ends, in seconds since 1970."), []string{"name"})
 
-	m.limitsReached = counter("limits_reached_total", "What clients were not given since a limit was reached, by the key of it in the configuration.", "limit")
+	m.limitsReached = newKnown(counter("limits_reached_total", "What clients were not given since a limit was reached, by the key of it in the configuration.", "limit"),
+		"held", "held_per_client", "held_memory", "header_fields", "header_size", "message_rate", "recipients")
 	m.heldBytes = f.NewGauge(gauge("held_bytes", "Room taken by messages that are held until the last rule can judge them, in memory and on disk."))
 
 	m.disagreements = counter("policy_disagreement_total", "Transactions on which the active and the candidate policy disagree.", "active", "candidate")
-	m.configReloads = counter("config_reloads_total", "Attempts to load the configuration anew.", "result")
-	m.journal = counter("journal_records_total", "Records of transactions for the journal, by what became of them.", "result")
+	m.configReloads = newKnown(counter("config_reloads_total", "Attempts to load the configuration anew.", "result"), "ok", "error")
+	m.journal = newKnown(counter("journal_records_total", "Records of transactions for the journal, by what became of them.", "result"),
+		"written", "dropped", "error")
 	m.buildInfo = f.NewGaugeVec(gauge("build_info", "Always 1; the labels say what is running."), []string{"version", "goversion"})
-
-	for _, limit := range []string{"held", "held_per_client", "held_memory", "header_fields", "header_size", "message_rate", "recipients"} {
-		m.limitsReached.get(limit, "")
-	}
-	// A counter that appears only with its first event hides that event from rate().
-	for _, outcome := range []string{"delivered", "refused", "backend_refused", "failed", "abandoned", "unknown"} {
-		m.outcomes.get(outcome, "")
-	}
-	m.configReloads.get("ok", "")
-	m.configReloads.get("error", "")
-	for _, result := range []string{"written", "dropped", "error"} {
-		m.journal.get(result, "")
-	}
 	return m
 }
 
@@ -168,7 +161,7 @@ func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
 // Connection counts a connection when it ends, or when it is turned away.
 func (m *Metrics) Connection(listener, result string) {
 	if m != nil {
-		m.connections.get(listener, result).Inc()
+		inc(m.connections, listener, result)
 	}
 }
 
@@ -189,7 +182,7 @@ func (m *Metrics) SessionEnded() {
 // Outcome counts a transaction by how it ended.
 func (m *Metrics) Outcome(outcome string) {
 	if m != nil {
-		m.outcomes.get(outcome, "").Inc()
+		m.outcomes.inc(outcome)
 	}
 }
 
@@ -202,48 +195,34 @@ func (m *Metrics) Transaction(disposition, rule string) {
 	if rule == "" {
 		rule = "none"
 	}
-	m.transactions.get(disposition, rule).Inc()
-}
-
-// CheckDone counts a check's result and the time it took.
-func (m *Metrics) CheckDone(check, result string, took time.Duration) {
-	if m != nil {
-		m.checkResults.get(check, result).Inc()
-		m.checkDuration.get(check, "").Observe(took.Seconds())
-	}
+	inc(m.transactions, disposition, rule)
 }
 
 // Reply counts a reply to a client. enhanced comes without its class, as in
 // smtp.Reply, and is published with it.
 func (m *Metrics) Reply(code int, enhanced string) {
-	if m == nil {
-		return
+	if m != nil {
+		m.replies.inc(replyCode{code, enhanced})
 	}
-	key := pair{codeText(code), enhanced}
-	child, ok := m.replies.find(key)
-	if !ok {
-		// The class is joined on the first time only: it would allocate for every reply.
-		status := enhanced
-		if status != "" {
-			status = key.a[:1] + "." + enhanced
-		}
-		child = m.replies.add(key, key.a, status, m.replies.vec.GetMetricWithLabelValues)
-	}
-	child.Inc()
 }
 
 // DNSQuery counts a look-up by how it was answered: hit, miss, stale, negative or error.
 func (m *Metrics) DNSQuery(rrtype, outcome string) {
-	if m != nil {
-		m.dnsQueries.get(rrtype, outcome).Inc()
+	if m == nil {
+		return
 	}
+	if by, ok := m.dnsQueries[rrtype]; ok {
+		by.inc(outcome)
+		return
+	}
+	inc(m.dnsVec, rrtype, outcome)
 }
 
 // DNSRefused counts a DNS look-up that was not made, by the bound that was
 // reached: client, network, all or connections.
 func (m *Metrics) DNSRefused(bound string) {
 	if m != nil {
-		m.dnsRefused.get(bound, "").Inc()
+		m.dnsRefused.inc(bound)
 	}
 }
 
@@ -290,22 +269,6 @@ func (m *Metrics) ForgetBackends() {
 	}
 }
 
-// BackendTook measures a phase of the conversation with a backend: connect,
-// tls, identity, envelope, data or end_of_data.
-func (m *Metrics) BackendTook(backend, phase string, took time.Duration) {
-	if m != nil {
-		m.backendDuration.get(backend, phase).Observe(took.Seconds())
-	}
-}
-
-// BackendError counts a failure of a backend: dial, timeout, tls, protocol,
-// identity, refused or lost.
-func (m *Metrics) BackendError(backend, kind string) {
-	if m != nil {
-		m.backendErrors.get(backend, kind).Inc()
-	}
-}
-
 // MessageBytes observes the size of a message that was read to its end.
 func (m *Metrics) MessageBytes(n int64) {
 	if m != nil {
@@ -323,7 +286,7 @@ func (m *Metrics) TimeToFinalReply(took time.Duration) {
 // TLSHandshake counts handshakes with clients.
 func (m *Metrics) TLSHandshake(version, result string) {
 	if m != nil {
-		m.tlsHandshakes.get(version, result).Inc()
+		inc(m.tlsHandshakes, version, result)
 	}
 }
 
@@ -354,7 +317,7 @@ func (m *Metrics) OutcomeUnknown() {
 // is that of the memory for large header sections, which has no key.
 func (m *Metrics) LimitReached(limit string) {
 	if m != nil {
-		m.limitsReached.get(limit, "").Inc()
+		m.limitsReached.inc(limit)
 	}
 }
 
@@ -369,14 +332,14 @@ func (m *Metrics) HeldBytes(n int64) {
 // policy disagree.
 func (m *Metrics) Disagreement(active, candidate string) {
 	if m != nil {
-		m.disagreements.get(active, candidate).Inc()
+		inc(m.disagreements, active, candidate)
 	}
 }
 
 // ConfigReload counts reloads: "ok" or "error".
 func (m *Metrics) ConfigReload(result string) {
 	if m != nil {
-		m.configReloads.get(result, "").Inc()
+		m.configReloads.inc(result)
 	}
 }
 
@@ -384,7 +347,7 @@ func (m *Metrics) ConfigReload(result string) {
 // (the disk did not keep up) or error (it could not be written).
 func (m *Metrics) JournalRecord(result string) {
 	if m != nil {
-		m.journal.get(result, "").Inc()
+		m.journal.inc(result)
 	}
 }
 

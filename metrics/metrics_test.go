@@ -19,6 +19,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite testdata/names.txt")
 
+var checkResults = []string{"pass", "fail"}
+
 // used returns metrics of which each has counted something.
 func used() *Metrics {
 	m := New()
@@ -26,7 +28,7 @@ func used() *Metrics {
 	m.SessionStarted()
 	m.Transaction("reject", "spf-fail")
 	m.Transaction("pass", "")
-	m.CheckDone("spf", "fail", 30*time.Millisecond)
+	m.Check("spf", checkResults).Done("fail", 30*time.Millisecond)
 	m.Reply(550, "7.1")
 	m.Reply(354, "")
 	m.DNSQuery("TXT", "miss")
@@ -35,8 +37,8 @@ func used() *Metrics {
 	m.DNSCacheEntries(func() float64 { return 7 })
 	m.DNSHealthy(func() bool { return false })
 	m.BackendUp("mta", "127.0.0.1:10025", true)
-	m.BackendTook("mta", "connect", time.Millisecond)
-	m.BackendError("mta", "dial")
+	m.Backend("mta").Took(PhaseConnect, time.Millisecond)
+	m.Backend("mta").Error("dial")
 	m.MessageBytes(5000)
 	m.TimeToFinalReply(time.Second)
 	m.TLSHandshake("1.3", "ok")
@@ -165,12 +167,12 @@ func TestBadTextsAndOpenSetsDoNoHarm(t *testing.T) {
 	bad := "\xff\xfe"
 	m.Connection(bad, bad)
 	m.Transaction(bad, bad)
-	m.CheckDone(bad, bad, 0)
+	m.Check(bad, nil).Done(bad, 0)
 	m.DNSQuery(bad, bad)
 	m.DNSRefused(bad)
 	m.BackendUp(bad, bad, true)
-	m.BackendTook(bad, bad, 0)
-	m.BackendError(bad, bad)
+	m.Backend(bad).Took(PhaseData, 0)
+	m.Backend(bad).Error(bad)
 	m.TLSHandshake(bad, bad)
 	m.CertificateNotAfter(bad, time.Time{})
 	m.Disagreement(bad, bad)
@@ -178,14 +180,14 @@ func TestBadTextsAndOpenSetsDoNoHarm(t *testing.T) {
 	m.BuildInfo(bad)
 	m.Reply(-1, bad)
 	m.Reply(100000, "x")
-	for i := range 5 * maxChildren {
+	for i := range 5 * maxReplies {
 		m.Reply(550, fmt.Sprintf("7.%d", i))
 	}
 	n, err := testutil.GatherAndCount(m.Gatherer(), "postern_replies_total")
-	if err != nil || n > maxChildren+1 {
-		t.Errorf("%d children, %v", n, err)
+	if err != nil || n > maxReplies+1 {
+		t.Errorf("%d reply codes, %v", n, err)
 	}
-	if got := testutil.ToFloat64(m.replies.vec.WithLabelValues(other, other)); got < 4*maxChildren {
+	if got := testutil.ToFloat64(m.replies.vec.WithLabelValues(other, other)); got < 4*maxReplies {
 		t.Errorf("%v replies under %q", got, other)
 	}
 }
@@ -218,13 +220,14 @@ func TestHandler(t *testing.T) {
 // Counting happens several times a command: it may not allocate.
 func TestCountingAllocatesNothing(t *testing.T) {
 	m := used()
+	spf, mta := m.Check("spf", checkResults), m.Backend("mta")
 	if n := testing.AllocsPerRun(100, func() {
 		m.Connection("mx", "quit")
 		m.Transaction("reject", "spf-fail")
-		m.CheckDone("spf", "fail", time.Millisecond)
+		spf.Done("fail", time.Millisecond)
 		m.Reply(550, "7.1")
 		m.DNSQuery("TXT", "miss")
-		m.BackendTook("mta", "connect", time.Millisecond)
+		mta.Took(PhaseConnect, time.Millisecond)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
@@ -238,4 +241,36 @@ func BenchmarkReply(b *testing.B) {
 			m.Reply(250, "2.0")
 		}
 	})
+}
+
+func BenchmarkCheckDone(b *testing.B) {
+	spf := New().Check("spf", checkResults)
+	b.ReportAllocs()
+	for b.Loop() {
+		spf.Done("fail", time.Millisecond)
+	}
+}
+
+func BenchmarkDNSQuery(b *testing.B) {
+	m := New()
+	b.ReportAllocs()
+	for b.Loop() {
+		m.DNSQuery("TXT", "miss")
+	}
+}
+
+func BenchmarkTransaction(b *testing.B) {
+	m := New()
+	b.ReportAllocs()
+	for b.Loop() {
+		m.Transaction("reject", "spf-fail")
+	}
+}
+
+func BenchmarkBackendTook(b *testing.B) {
+	mta := New().Backend("mta")
+	b.ReportAllocs()
+	for b.Loop() {
+		mta.Took(PhaseConnect, time.Millisecond)
+	}
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"postern/metrics"
 )
 
 // dial opens a connection to one address and brings it to the point where a
@@ -18,7 +20,7 @@ func (a *address) dial(ctx context.Context, c *Client) (*link, error) {
 		// A handshake that failed leaves nothing to talk on; opportunistic
 		// means that the mail is worth more than the encryption, so once more
 		// and in the clear. NOT: for verify, which promises the opposite.
-		a.pool.o.Metrics.BackendError(a.pool.name, string(KindTLS))
+		a.pool.metrics.Error(string(KindTLS))
 		a.pool.o.Log.Warn("backend TLS failed, going on without", "backend", a.pool.name, "address", a.name, "error", err)
 		l, err = a.converse(ctx, c, false)
 	}
@@ -70,7 +72,7 @@ func (a *address) converse(ctx context.Context, c *Client, startTLS bool) (_ *li
 	if r.Code != 220 {
 		return nil, l.refuse(KindRefused, r, "greeting")
 	}
-	p.o.Metrics.BackendTook(p.name, "connect", time.Since(start))
+	p.metrics.Took(metrics.PhaseConnect, time.Since(start))
 
 	name := p.o.Hostname
 	if p.identity == identityProxyV2 && c != nil {
@@ -101,7 +103,7 @@ func (a *address) converse(ctx context.Context, c *Client, startTLS bool) (_ *li
 		if err := l.xclient(*c, t.BackendCommand); err != nil {
 			return nil, err
 		}
-		p.o.Metrics.BackendTook(p.name, "identity", time.Since(start))
+		p.metrics.Took(metrics.PhaseIdentity, time.Since(start))
 	}
 	return l, nil
 }
@@ -147,7 +149,7 @@ func (l *link) startTLS(ctx context.Context, name string) error {
 	l.nc = tc
 	l.br.Reset(tc)
 	l.caps = Capabilities{TLS: true, Verified: must}
-	p.o.Metrics.BackendTook(p.name, "tls", time.Since(start))
+	p.metrics.Took(metrics.PhaseTLS, time.Since(start))
 	return l.ehlo(name, p.o.Timeouts.BackendCommand)
 }
 

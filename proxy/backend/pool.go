@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"postern/metrics"
 	"postern/proxy/share"
 )
 
@@ -25,6 +26,7 @@ type Pool struct {
 	identity string
 	tlsMode  string
 	o        Options
+	metrics  *metrics.Backend
 
 	mu     sync.Mutex
 	addrs  []*address // in the order of the configuration
@@ -135,7 +137,7 @@ func (p *Pool) failed(ctx context.Context, a *address, err error) {
 	if !errors.As(err, &e) || ctx.Err() != nil {
 		return
 	}
-	p.o.Metrics.BackendError(p.name, string(e.Kind))
+	p.metrics.Error(string(e.Kind))
 	// 550 to XCLIENT means that nobody's identity is taken from us.
 	if e.personal && (e.Kind != KindIdentity || e.Reply.Code != 550) {
 		return
@@ -238,7 +240,7 @@ func (p *Pool) surplus() *link {
 }
 
 func (p *Pool) busy(why error) error {
-	p.o.Metrics.BackendError(p.name, string(KindBusy))
+	p.metrics.Error(string(KindBusy))
 	return &Error{Kind: KindBusy, Backend: p.name, Err: why}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"postern/metrics"
 	"postern/proxy/smtp"
 )
 
@@ -57,7 +58,7 @@ func (c *Conn) FinalReply() (smtp.Reply, error) {
 	case c.tooEarly(r) != nil:
 		return smtp.Reply{}, c.count(c.werr)
 	}
-	c.took("end_of_data", time.Since(start))
+	c.pool.metrics.Took(metrics.PhaseEndOfData, time.Since(start))
 	c.data = false
 	c.concluded(r)
 	return r, nil
@@ -78,13 +79,9 @@ func (c *Conn) count(err error) error {
 	c.mu.Unlock()
 	if !ended {
 		c.faulty = true
-		c.pool.o.Metrics.BackendError(c.pool.name, string(e.Kind))
+		c.pool.metrics.Error(string(e.Kind))
 	}
 	return err
-}
-
-func (c *Conn) took(phase string, d time.Duration) {
-	c.pool.o.Metrics.BackendTook(c.pool.name, phase, d)
 }
 
 // textBegins ends the phase of the envelope, for which counts what we waited
@@ -92,14 +89,14 @@ func (c *Conn) took(phase string, d time.Duration) {
 func (c *Conn) textBegins() {
 	if c.textAt.IsZero() {
 		c.textAt = time.Now()
-		c.took("envelope", c.waited)
+		c.pool.metrics.Took(metrics.PhaseEnvelope, c.waited)
 	}
 }
 
 // textEnds ends the phase of the message, and says when.
 func (c *Conn) textEnds() time.Time {
 	now := time.Now()
-	c.took("data", now.Sub(c.textAt))
+	c.pool.metrics.Took(metrics.PhaseData, now.Sub(c.textAt))
 	return now
 }
 
@@ -212,7 +209,7 @@ func (c *Conn) read() (smtp.Reply, error) {
 	d := time.Since(start)
 	c.waited += d
 	if err == nil && c.queue[c.head].kind == kindBdatLast {
-		c.took("end_of_data", d)
+		c.pool.metrics.Took(metrics.PhaseEndOfData, d)
 	}
 	switch {
 	case c.werr != nil && err != nil && r.IsZero():
