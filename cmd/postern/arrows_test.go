@@ -21,6 +21,7 @@ var floors = map[string]int{
 	"cmd/postern/trial":       6,
 	"cmd/postern/service":     5,
 	"cmd/postern/view":        5,
+	"cmd/postern/control":     4,
 	"proxy":                   4,
 	"checks":                  3,
 	"policy/audit":            3,

@@ -1,0 +1,158 @@
+// Package control is the socket by which commands talk to the proxy that runs: they
+// ask for one thing with one line of JSON, and are answered by lines of it.
+//
+// Who may write to the socket may do all that it offers: the mode of the file, 0660
+// and the group postern, is what says who that is.
+package control
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"postern/checks/memory"
+)
+
+// Bounds of a conversation.
+const (
+	maxRequest   = 64 << 10 // octets of a request
+	maxAnswer    = 64 << 10 // octets of one line of an answer
+	maxAtOnce    = 16       // conversations
+	requestTime  = 5 * time.Second
+	lineTime     = 10 * time.Second // that the other side may take to read a line
+	commandTime  = 2 * time.Minute  // that a command may take
+	maxIDs       = 1000             // that one request may name
+	DefaultLimit = 10_000           // notices in one answer
+)
+
+// The things that can be asked for.
+const (
+	doHeld     = "held"
+	doRelease  = "release"
+	doRetrieve = "retrieve"
+)
+
+// request is what a command asks for.
+type request struct {
+	Do     string   `json:"do"`
+	Filter *Filter  `json:"filter,omitempty"`
+	IDs    []string `json:"ids,omitempty"`
+	Domain string   `json:"domain,omitempty"`
+}
+
+// answer is one line of an answer: one of the things that were found, or the end.
+type answer struct {
+	Notice    *memory.Notice `json:"notice,omitempty"`
+	Retrieval *Retrieval     `json:"retrieval,omitempty"`
+	Error     string         `json:"error,omitempty"`
+	End       bool           `json:"end,omitempty"`
+}
+
+// Filter says which notices are meant. What is not said matches all.
+type Filter struct {
+	From  string    `json:"from,omitempty"` // a sender's mailbox or domain
+	Rcpt  string    `json:"rcpt,omitempty"` // a recipient's
+	Since time.Time `json:"since,omitzero"` // tried at that time or later
+	Limit int       `json:"limit,omitempty"`
+}
+
+// Match says whether a notice is meant.
+func (f Filter) Match(n memory.Notice) bool {
+	return of(f.From, n.From) && of(f.Rcpt, n.Rcpt) && !n.Last.Before(f.Since)
+}
+
+// OfDomain says whether a notice is on mail of a domain: that which the client has
+// proven, or that of the MAIL command.
+func OfDomain(n memory.Notice, domain string) bool {
+	return strings.EqualFold(n.Who, domain) || of("@"+strings.TrimPrefix(domain, "@"), n.From)
+}
+
+// of says whether an address is the mailbox, or in the domain, that is looked for.
+func of(wanted, address string) bool {
+	domain, whole := strings.CutPrefix(wanted, "@")
+	switch {
+	case wanted == "":
+		return true
+	case !whole && strings.Contains(wanted, "@"):
+		return strings.EqualFold(wanted, address)
+	}
+	i := strings.LastIndexByte(address, '@')
+	return i >= 0 && strings.EqualFold(address[i+1:], domain)
+}
+
+// Retrieval is what came of asking a host for its mail.
+type Retrieval struct {
+	Domain string `json:"domain"`
+	Host   string `json:"host"`
+	Reply  string `json:"reply,omitempty"` // to ETRN
+	Error  string `json:"error,omitempty"` // why there is none
+	Begun  bool   `json:"begun"`           // the host sends, or has nothing to send
+}
+
+// Desk does what is asked for. Its methods may be called by several at once.
+type Desk interface {
+	// Held returns the notices that a filter means, at most f.Limit.
+	Held(ctx context.Context, f Filter) ([]memory.Notice, error)
+	// Release releases notices, by their ids or all of a domain, and returns those
+	// that were not released yet, with what came of asking for their mail.
+	Release(ctx context.Context, ids []string, domain string) ([]memory.Notice, []Retrieval, error)
+	// Retrieve asks the hosts that are configured for a domain.
+	Retrieve(ctx context.Context, domain string) ([]Retrieval, error)
+}
+
+// serve answers one request by the desk; say writes a line.
+func serve(ctx context.Context, d Desk, r request, say func(answer) error) error {
+	var notices []memory.Notice
+	var retrievals []Retrieval
+	var err error
+	switch r.Do {
+	case doHeld:
+		f := Filter{}
+		if r.Filter != nil {
+			f = *r.Filter
+		}
+		if f.Limit <= 0 || f.Limit > DefaultLimit {
+			f.Limit = DefaultLimit
+		}
+		notices, err = d.Held(ctx, f)
+	case doRelease:
+		if err = checkRelease(r); err == nil {
+			notices, retrievals, err = d.Release(ctx, r.IDs, r.Domain)
+		}
+	case doRetrieve:
+		retrievals, err = d.Retrieve(ctx, r.Domain)
+	default:
+		err = errors.New("the proxy does not know what is asked for: it is of another version")
+	}
+	for i := range notices {
+		if err := say(answer{Notice: &notices[i]}); err != nil {
+			return err
+		}
+	}
+	for i := range retrievals {
+		if err := say(answer{Retrieval: &retrievals[i]}); err != nil {
+			return err
+		}
+	}
+	end := answer{End: true}
+	if err != nil {
+		end.Error = err.Error()
+	}
+	return say(end)
+}
+
+func checkRelease(r request) error {
+	switch {
+	case len(r.IDs) > 0 == (r.Domain != ""):
+		return errors.New("either ids or a domain can be released")
+	case len(r.IDs) > maxIDs:
+		return errors.New("too many ids at once: at most 1000")
+	}
+	for _, id := range r.IDs {
+		if !memory.IsNoticeID(id) {
+			return errors.New("an id has 16 letters and digits, as postern held prints it")
+		}
+	}
+	return nil
+}
