@@ -45,3 +45,28 @@ func slips(a, b string) int {
 	}
 	return one[len(b)]
 }
+
+// DidYouMean returns " (did you mean X?)" for the candidate nearest to word, or
+// nothing where none is near enough to be a slip of the keyboard.
+func DidYouMean(word string, candidates []string) string {
+	best := Nearest(word, slices.Values(candidates))
+	if best == "" {
+		return ""
+	}
+	return " (did you mean " + best + "?)"
+}
+
+// Alternatives renders a list for people: "a, b or c". The empty text, which a
+// closed set may hold, is shown as "".
+func Alternatives(words []string) string {
+	shown := slices.Clone(words)
+	for i, w := range shown {
+		if w == "" {
+			shown[i] = `""`
+		}
+	}
+	if len(shown) < 2 {
+		return strings.Join(shown, "")
+	}
+	return strings.Join(shown[:len(shown)-1], ", ") + " or " + shown[len(shown)-1]
+}

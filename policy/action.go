@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"postern/configs"
+	"postern/policy/expr"
 	"postern/proxy/smtp"
 )
 
@@ -39,17 +40,17 @@ func isReserved(name string) bool {
 type replyTemplate struct {
 	code     int
 	enhanced string
-	text     template
+	text     expr.Template
 }
 
-func (r replyTemplate) expand(s scope) smtp.Reply {
-	return smtp.Reply{Code: r.code, Enhanced: r.enhanced, Text: r.text.expand(s, maxReplyText)}
+func (r replyTemplate) expand(s expr.Scope) smtp.Reply {
+	return smtp.Reply{Code: r.code, Enhanced: r.enhanced, Text: r.text.Expand(s, maxReplyText)}
 }
 
 // headerTemplate is the field that a tag rule adds.
 type headerTemplate struct {
 	name  string
-	value template
+	value expr.Template
 }
 
 // most is how many octets the field can have, its CRLF counted; 0: it is none.
@@ -57,23 +58,19 @@ func (h headerTemplate) most() int {
 	if h.name == "" {
 		return 0
 	}
-	value := maxHeaderValue
-	if p := h.value.pieces; len(p) == 1 && p[0].fact == nil {
-		value = len(p[0].text)
-	}
-	return len(h.name) + len(": \r\n") + value
+	return len(h.name) + len(": \r\n") + h.value.Longest(maxHeaderValue)
 }
 
 // expand returns the field; its value starts with a space, as it stands on the wire.
-func (h headerTemplate) expand(s scope) smtp.Field {
-	return smtp.Field{Name: h.name, Value: " " + h.value.expand(s, maxHeaderValue)}
+func (h headerTemplate) expand(s expr.Scope) smtp.Field {
+	return smtp.Field{Name: h.name, Value: " " + h.value.Expand(s, maxHeaderValue)}
 }
 
 // defaultReply is the reply of a rule that gives none, by the facts that it reads
 // and the result words that it compares with, as the tags of Facts have it.
-func defaultReply(do Disposition, reads func(name string) bool, results map[Result]bool) smtp.Reply {
+func defaultReply(do Disposition, reads func(name string) bool, results map[string]bool) smtp.Reply {
 	if do == DispositionDefer {
-		if results[TempError] || reads("dns") {
+		if results[string(TempError)] || reads("dns") {
 			return smtp.Reply{Code: 451, Enhanced: "4.3", Text: "Temporary failure of the DNS, please try again later."}
 		}
 		return smtp.Reply{Code: 451, Enhanced: "7.1", Text: "Not accepted now, please try again later."}
@@ -201,29 +198,26 @@ func (r *rule) compileHeader(c *compilation, text string, at configs.Position) {
 }
 
 // compileTemplate checks a reply's text or a field's value.
-func (r *rule) compileTemplate(c *compilation, text string, at configs.Position, where string, limit int) template {
-	t, faults := parseTemplate(text)
+func (r *rule) compileTemplate(c *compilation, text string, at configs.Position, where string, limit int) expr.Template {
+	t, faults := words.Template(text)
 	for _, f := range faults {
-		c.faultAt(shift(at, f.offset), "%s", f.text)
+		c.faultAt(shift(at, f.Offset), "%s", f.Text)
 	}
 	if i := strings.IndexFunc(text, func(c rune) bool { return c < ' ' || c == 0x7f }); i >= 0 {
 		c.faultAt(shift(at, i), "the %s has a control character (%q): it must be one line", where, text[i])
 	} else if i := strings.IndexFunc(text, func(c rune) bool { return c > '~' }); i >= 0 {
 		c.faultAt(shift(at, i), "the %s has a character that is not ASCII: clients may not be able to show it", where)
 	}
-	if len(t.written()) > limit {
+	if len(t.Written()) > limit {
 		c.faultAt(at, "the %s is longer than %d octets", where, limit)
 	}
-	for _, p := range t.pieces {
-		if p.fact == nil {
-			continue
-		}
-		if where == "header" && p.fact.name == "rcpt.address" {
+	for _, f := range t.Facts() {
+		if where == "header" && f.Name == "rcpt.address" {
 			// RFC 5321 §7.2: the recipients of one message must not learn of each other.
 			c.faultAt(at, "rcpt.address in a header would show one recipient to the others")
 			continue
 		}
-		r.written[p.fact] = at
+		r.written[f.Name] = at
 	}
 	return t
 }

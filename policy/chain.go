@@ -3,11 +3,11 @@ package policy
 import (
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 
 	"postern/configs"
+	"postern/policy/expr"
 	"postern/proxy/smtp"
 )
 
@@ -32,16 +32,14 @@ type Chain struct {
 type rule struct {
 	configs.Rule
 	do   Disposition
-	when *value
+	when *expr.Expression
 	// own is the stage at which the facts of the condition are known, stage the
 	// one at which the rule is decided.
 	own, stage Stage
 	after      *rule // the deciding rule above that makes stage later than own; nil where none does
 	reply      replyTemplate
 	header     headerTemplate
-	facts      map[*fact]configs.Position // that the condition reads, and where
-	written    map[*fact]configs.Position // that the reply or header shows
-	parts      []*part
+	written    map[string]configs.Position // the facts that the reply or header shows
 }
 
 // decides says that the rule ends the chain where it matches.
@@ -50,9 +48,9 @@ func (r *rule) decides() bool { return r.do != DispositionTag }
 // reads says whether the condition or what the rule writes uses a fact: one by
 // its name, or any of a check's.
 func (r *rule) reads(name string) bool {
-	for _, facts := range []map[*fact]configs.Position{r.facts, r.written} {
-		for f := range facts {
-			if f.name == name || strings.HasPrefix(f.name, name+".") {
+	for _, facts := range []map[string]configs.Position{r.when.Facts, r.written} {
+		for fact := range facts {
+			if fact == name || strings.HasPrefix(fact, name+".") {
 				return true
 			}
 		}
@@ -111,42 +109,31 @@ func (c *Chain) sum() {
 
 // lets compiles the named expressions. Each sees those above it, so that no two
 // can need each other.
-func (c *compilation) lets(lets []configs.Let, lists *Lists) map[string]*named {
-	all := map[string]*named{}
+func (c *compilation) lets(lets []configs.Let, lists *Lists) map[string]*expr.Expression {
+	all := map[string]*expr.Expression{}
 	for _, let := range lets {
 		switch {
-		case !isIdentifier(let.Name):
+		case !expr.IsName(let.Name):
 			c.faultAt(let.Position, "%q is no name for a let: letters, digits and _, not starting with a digit", let.Name)
-		case vocabulary[let.Name] != nil || groups[let.Name]:
+		case words.Has(let.Name):
 			c.faultAt(let.Position, "let %s: this is the name of a fact", let.Name)
-		case functions[let.Name] != "" || keywords[let.Name]:
+		case expr.IsWord(let.Name):
 			c.faultAt(let.Position, "let %s: this is a word of the language", let.Name)
 		case all[let.Name] != nil:
 			c.faultAt(let.Position, "there is already a let %s", let.Name)
 		}
-		x := &expression{text: let.Is, position: textPosition(let.IsPosition, let.Position, "let "+let.Name), lets: all, lists: lists}
-		v := x.compileText()
-		c.add(x)
+		language := expr.Language{Facts: words, Lists: lists, Lets: all}
+		x, faults := language.Let(expr.Source{Text: let.Is, Position: textPosition(let.IsPosition, let.Position, "let "+let.Name)})
+		c.add(faults)
 		if all[let.Name] == nil {
-			all[let.Name] = &named{value: v, facts: x.facts, parts: x.parts, loops: x.loops, size: x.size, results: x.results}
+			all[let.Name] = x
 		}
 	}
 	return all
 }
 
-var keywords = map[string]bool{
-	"true": true, "false": true, "nil": true, "and": true, "or": true, "not": true, "in": true, "if": true, "else": true,
-	"let": true, "contains": true, "matches": true, "startsWith": true, "endsWith": true,
-}
-
-func isIdentifier(s string) bool {
-	for i, r := range s {
-		if r != '_' && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (i == 0 || r < '0' || r > '9') {
-			return false
-		}
-	}
-	return s != ""
-}
+// whole is the condition of a rule with what excuses from it.
+func whole(r configs.Rule) string { return expr.Guarded(r.When, r.Unless) }
 
 // textPosition returns the best position known for an expression's text.
 func textPosition(text, around configs.Position, what string) configs.Position {
@@ -160,8 +147,8 @@ func textPosition(text, around configs.Position, what string) configs.Position {
 	}
 }
 
-func (c *compilation) add(x *expression) {
-	for _, f := range x.faults {
+func (c *compilation) add(faults []*configs.Fault) {
+	for _, f := range faults {
 		c.faults = append(c.faults, f)
 	}
 }
@@ -170,8 +157,8 @@ func (c *compilation) add(x *expression) {
 const maxName = 64
 
 // rule compiles one rule, all but its stage.
-func (c *compilation) rule(cr configs.Rule, i int, lets map[string]*named, lists *Lists) *rule {
-	r := &rule{Rule: cr, written: map[*fact]configs.Position{}}
+func (c *compilation) rule(cr configs.Rule, i int, lets map[string]*expr.Expression, lists *Lists) *rule {
+	r := &rule{Rule: cr, written: map[string]configs.Position{}}
 	what := fmt.Sprintf("rule %q", cr.Name)
 	if cr.Name == "" {
 		what = fmt.Sprintf("rule %d", i+1)
@@ -183,10 +170,10 @@ func (c *compilation) rule(cr configs.Rule, i int, lets map[string]*named, lists
 	case len(r.Name) > maxName || strings.ContainsFunc(r.Name, func(c rune) bool { return c < ' ' || c > '~' || c == '"' }):
 		c.faultAt(r.Position, "%s: a name is at most %d characters of ASCII, without quotes", what, maxName)
 	}
-	x := &expression{text: r.When, unless: r.Unless, position: textPosition(r.WhenPosition, r.Position, what), lets: lets, lists: lists}
-	r.when = x.compileCondition()
-	c.add(x)
-	r.facts, r.parts = x.facts, x.parts
+	language := expr.Language{Facts: words, Lists: lists, Lets: lets}
+	var faults []*configs.Fault
+	r.when, faults = language.Condition(expr.Source{Text: r.When, Position: textPosition(r.WhenPosition, r.Position, what), Unless: r.Unless})
+	c.add(faults)
 	r.When = whole(cr)
 
 	do, ok := ParseDisposition(r.Do)
@@ -196,16 +183,16 @@ func (c *compilation) rule(cr configs.Rule, i int, lets map[string]*named, lists
 		if r.Do == "" {
 			missing = "the rule has no do"
 		} else {
-			missing = fmt.Sprintf("do: %s is unknown%s", r.Do, didYouMean(r.Do, words))
+			missing = fmt.Sprintf("do: %s is unknown%s", r.Do, configs.DidYouMean(r.Do, words))
 		}
-		c.faultAt(r.Position, "%s: it is %s", missing, alternatives(words))
+		c.faultAt(r.Position, "%s: it is %s", missing, configs.Alternatives(words))
 		return r
 	}
 	r.do = do
 	refuses := do == DispositionReject || do == DispositionDefer
 	switch {
 	case refuses:
-		fallback := defaultReply(do, r.reads, x.results)
+		fallback := defaultReply(do, r.reads, r.when.Results)
 		r.compileReply(c, r.Reply, textPosition(r.ReplyPosition, r.Position, what), fallback)
 	case r.Reply != "":
 		c.faultAt(textPosition(r.ReplyPosition, r.Position, what), "do: %s gives no reply: only reject and defer do", r.Do)
@@ -236,8 +223,8 @@ func (c *compilation) stages(chain *Chain) {
 	floor := Connect // no rule from here on is decided earlier
 	var deciding *rule
 	for _, r := range chain.rules {
-		for f := range r.facts {
-			r.own = max(r.own, f.stage)
+		for name := range r.when.Facts {
+			r.own = max(r.own, vocabulary[name].stage)
 		}
 		r.stage = r.own
 		if floor > r.own {
@@ -260,7 +247,7 @@ func (c *compilation) moved(r *rule) {
 	at, ok := ParseStage(r.At)
 	switch {
 	case !ok:
-		c.faultAt(r.Position, "at: %s is no stage%s: it is %s", r.At, didYouMean(r.At, stageNames[:]), alternatives(stageNames[:]))
+		c.faultAt(r.Position, "at: %s is no stage%s: it is %s", r.At, configs.DidYouMean(r.At, stageNames[:]), configs.Alternatives(stageNames[:]))
 	case at < r.stage:
 		c.faultAt(r.Position, "at: %s is too early: the rule is decided at %s, %s; at may move it later, never earlier", at, r.stage, r.whyNotEarlier())
 	case at > r.stage:
@@ -283,9 +270,9 @@ func (r *rule) whyNotEarlier() string {
 // latest returns the facts that are known last, which make the rule's own stage.
 func (r *rule) latest() []string {
 	var names []string
-	for _, name := range factNames {
+	for _, name := range words.Names() {
 		f := vocabulary[name]
-		if _, reads := r.facts[f]; reads && f.stage == r.own && f.stage > Connect {
+		if _, reads := r.when.Facts[name]; reads && f.stage == r.own && f.stage > Connect {
 			names = append(names, name)
 		}
 	}
@@ -294,9 +281,8 @@ func (r *rule) latest() []string {
 
 // knownInTime checks what a rule reads and writes against its stage.
 func (c *compilation) knownInTime(r *rule) {
-	address := vocabulary["rcpt.address"]
-	for _, facts := range []map[*fact]configs.Position{r.facts, r.written} {
-		if at, reads := facts[address]; reads && r.stage > Rcpt {
+	for _, facts := range []map[string]configs.Position{r.when.Facts, r.written} {
+		if at, reads := facts["rcpt.address"]; reads && r.stage > Rcpt {
 			cure := "read rcpt.domain instead, or leave the other fact to a rule of its own"
 			if r.after != nil {
 				cure = fmt.Sprintf("move it above rule %q, or read rcpt.domain instead", r.after.Name)
@@ -311,9 +297,9 @@ func (c *compilation) knownInTime(r *rule) {
 				r.stage, r.whyNotEarlier(), cure)
 		}
 	}
-	for _, name := range factNames {
+	for _, name := range words.Names() {
 		f := vocabulary[name]
-		if at, shows := r.written[f]; shows && f.stage > r.stage {
+		if at, shows := r.written[name]; shows && f.stage > r.stage {
 			c.faultAt(at, "${%s} is known at %s, but the rule is decided at %s: leave it out, or add at: %s", name, f.stage, r.stage, f.stage)
 		}
 	}
@@ -335,10 +321,10 @@ func (c *compilation) knownInTime(r *rule) {
 // Pure: the same facts (and content of lists) give the same verdict. Nothing is
 // allocated unless a rule matches. A fault of ours is a defer (451 4.3.0).
 func (c *Chain) Decide(st Stage, f *Facts) Verdict {
-	return c.decide(st, scope{facts: reflect.ValueOf(f).Elem()})
+	return c.decide(st, expr.On(f))
 }
 
-func (c *Chain) decide(st Stage, s scope) (v Verdict) {
+func (c *Chain) decide(st Stage, s expr.Scope) (v Verdict) {
 	var current *rule
 	defer func() {
 		// A mistake in this package must not cost the sender a message.
@@ -357,7 +343,7 @@ func (c *Chain) decide(st Stage, s scope) (v Verdict) {
 			continue
 		}
 		current = r
-		if !r.when.truth(s) {
+		if !r.when.Holds(s) {
 			continue
 		}
 		v.Rule, v.Stage = r.Name, r.stage

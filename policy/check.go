@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"postern/policy/expr"
 	"postern/proxy/smtp"
 )
 
@@ -16,7 +17,7 @@ type check struct {
 	name    string
 	field   string   // of Facts
 	result  *fact    // its result word
-	facts   FactSet  // all that it finds: without it, they say nothing
+	facts   expr.Set // all that it finds: without it, they say nothing
 	needs   []string // the checks that it builds on
 	reasons []reason
 
@@ -66,23 +67,23 @@ func describeChecks() []*check {
 func describeCheck(field reflect.StructField) *check {
 	c := &check{name: field.Tag.Get("expr"), field: field.Name, identity: field.Tag.Get("identity"), needs: strings.Fields(field.Tag.Get("needs")), speaks: last}
 	var own, result []factsReply // those of other facts than the result speak first: they say more
-	for _, name := range factNames {
+	for _, name := range words.Names() {
 		f := vocabulary[name]
 		if f.by == c.name {
-			c.facts.add(f)
+			c.facts.Add(f.Fact)
 		}
-		if f.top == c.name && f.result {
+		if f.Group == c.name && f.Result {
 			c.result = f
 		}
 		if t := f.troubled(); t != "" && f.of(c.name) {
-			if f.top == c.name {
+			if f.Group == c.name {
 				c.trouble = t
 			} else {
-				c.also = append(c.also, alsoFact{by: f.top, condition: t})
+				c.also = append(c.also, alsoFact{by: f.Group, condition: t})
 			}
 		}
-		if r := repliesOf(f.tag, name); f.top == c.name && r != nil {
-			if f.result {
+		if r := repliesOf(f.Tag(), name); f.Group == c.name && r != nil {
+			if f.Result {
 				result = append(result, *r)
 			} else {
 				own = append(own, *r)
@@ -150,33 +151,33 @@ func excusable() []string {
 
 // of says whether what is wrong with the fact is trouble of that check.
 func (t *fact) of(check string) bool {
-	if of := t.tag.Get("of"); of != "" {
+	if of := t.Tag().Get("of"); of != "" {
 		return of == check
 	}
-	return t.top == check
+	return t.Group == check
 }
 
 // troubled returns the condition that something is wrong with the fact, empty
 // where nothing ever is.
 func (t *fact) troubled() string {
-	words := strings.Fields(t.tag.Get("trouble"))
+	words := strings.Fields(t.Tag().Get("trouble"))
 	if len(words) == 0 {
 		return ""
 	}
 	var condition string
 	switch {
-	case t.kind == kindBool && words[0] == "true":
-		condition = t.name
-	case t.kind == kindBool:
-		condition = "not " + t.name
+	case t.Kind == expr.Bool && words[0] == "true":
+		condition = t.Name
+	case t.Kind == expr.Bool:
+		condition = "not " + t.Name
 	default:
 		quoted := make([]string, len(words))
 		for i, w := range words {
 			quoted[i] = strconv.Quote(w)
 		}
-		condition = t.name + " in [" + strings.Join(quoted, ", ") + "]"
+		condition = t.Name + " in [" + strings.Join(quoted, ", ") + "]"
 	}
-	if given := t.tag.Get("given"); given != "" {
+	if given := t.Tag().Get("given"); given != "" {
 		condition = fmt.Sprintf(`%s != "" and %s`, given, condition)
 	}
 	return condition
@@ -201,11 +202,11 @@ func repliesOf(tag reflect.StructTag, name string) *factsReply {
 
 // of returns the reply for the result words that a rule compares with; no code:
 // there is none for these.
-func (r *factsReply) of(results map[Result]bool) smtp.Reply {
+func (r *factsReply) of(results map[string]bool) smtp.Reply {
 	switch {
-	case results[Fail] && r.failed.Code != 0:
+	case results[string(Fail)] && r.failed.Code != 0:
 		return r.failed
-	case results[PermError] && !results[Fail] && r.broken.Code != 0:
+	case results[string(PermError)] && !results[string(Fail)] && r.broken.Code != 0:
 		return r.broken
 	}
 	return r.reply

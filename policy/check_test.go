@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"postern/policy/expr"
 )
 
 // What overrides call the trouble of each check, and of which domain.
@@ -40,18 +42,18 @@ func TestTroubleOfChecks(t *testing.T) {
 func TestTagsOfFactsAreKnown(t *testing.T) {
 	for _, f := range vocabulary {
 		for _, key := range []string{"given"} {
-			if name := f.tag.Get(key); name != "" && vocabulary[name] == nil {
-				t.Errorf("%s: %s:%q is no fact", f.name, key, name)
+			if name := f.Tag().Get(key); name != "" && vocabulary[name] == nil {
+				t.Errorf("%s: %s:%q is no fact", f.Name, key, name)
 			}
 		}
 		for _, key := range []string{"by", "of"} {
-			if name := f.tag.Get(key); name != "" && checkOf[name] == nil && name != "client" {
-				t.Errorf("%s: %s:%q is no check", f.name, key, name)
+			if name := f.Tag().Get(key); name != "" && checkOf[name] == nil && name != "client" {
+				t.Errorf("%s: %s:%q is no check", f.Name, key, name)
 			}
 		}
 		if text := f.troubled(); text != "" {
-			if _, err := parse(text); err != nil {
-				t.Errorf("%s: %v", f.name, err)
+			if _, faults := (expr.Language{Facts: words}).Condition(expr.Source{Text: text}); faults != nil {
+				t.Errorf("%s: %v", f.Name, faults)
 			}
 		}
 	}

@@ -2,10 +2,12 @@ package policy
 
 import (
 	"fmt"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+
+	"postern/configs"
+	"postern/policy/expr"
 )
 
 // Explanation says how the chain came to its verdict.
@@ -106,7 +108,7 @@ func (c *Chain) Explain(f *Facts) Explanation {
 
 // explain is Explain without changes.
 func (c *Chain) explain(f *Facts) Explanation {
-	s := scope{facts: reflect.ValueOf(f).Elem()}
+	s := expr.On(f)
 	v := c.decide(Message, s)
 	e := Explanation{Disposition: v.Disposition, Rule: v.Rule, Stage: v.Stage, Reply: v.Reply.String()}
 	decided := false
@@ -115,7 +117,7 @@ func (c *Chain) explain(f *Facts) Explanation {
 		switch {
 		case decided:
 			x.Outcome = "not reached"
-		case !r.when.truth(s):
+		case !r.when.Holds(s):
 			x.Outcome = "no match"
 		case r.decides():
 			x.Outcome, decided = "decided", true
@@ -123,8 +125,8 @@ func (c *Chain) explain(f *Facts) Explanation {
 			x.Outcome = "matched"
 		}
 		if x.Outcome != "not reached" {
-			for _, p := range r.parts {
-				x.Parts = append(x.Parts, p.explain(s, c.lists))
+			for _, p := range r.when.Parts {
+				x.Parts = append(x.Parts, explainPart(p, s, c.lists))
 			}
 		}
 		if r.Name == v.Rule {
@@ -135,15 +137,13 @@ func (c *Chain) explain(f *Facts) Explanation {
 	return e
 }
 
-func (p *part) explain(s scope, lists *Lists) PartExplanation {
-	x := PartExplanation{Text: p.text, Position: p.position.String(), Value: p.value.truth(s)}
-	for _, operand := range p.operands {
-		if !operand.constant {
-			x.Operands = append(x.Operands, Operand{Text: operand.node.String(), Value: operand.show(s)})
-		}
+func explainPart(p *expr.Part, s expr.Scope, lists *Lists) PartExplanation {
+	x := PartExplanation{Text: p.Text, Position: p.Position.String(), Value: p.Holds(s)}
+	for _, operand := range p.Operands() {
+		x.Operands = append(x.Operands, Operand{Text: operand.Text, Value: operand.Show(s)})
 	}
-	if p.list != "" {
-		if e, ok := lists.Find(p.list, p.operands[0].text(s)); ok {
+	if p.List != "" {
+		if e, ok := lists.Find(p.List, p.Sought(s)); ok {
 			x.Note = strings.TrimSuffix(fmt.Sprintf("%s: %s  # %s", e.Position, e.Value, e.Comment), "  # ")
 		}
 	}
@@ -152,19 +152,19 @@ func (p *part) explain(s scope, lists *Lists) PartExplanation {
 
 // step is one variable with one of its values.
 type step struct {
-	variable *variable
+	variable *expr.Variable
 	from     string
 	value    int
 }
 
 // changes searches for what would have turned the verdict v, where the facts in known were
 // measured.
-func (c *Chain) changes(f *Facts, v Verdict, known FactSet) []Change {
+func (c *Chain) changes(f *Facts, v Verdict, known expr.Set) []Change {
 	steps := c.steps(f)
 	outcome := func(tried ...step) (becomes Change, turned bool) {
 		s := imagine(*f)
 		for _, t := range tried {
-			t.variable.set(s, t.value)
+			t.variable.Set(s, t.value)
 		}
 		j := c.judge(s, known)
 		if !j.Determined() {
@@ -180,32 +180,32 @@ func (c *Chain) changes(f *Facts, v Verdict, known FactSet) []Change {
 		if !turned {
 			continue
 		}
-		to := one.variable.show(one.value)
+		to := one.variable.Show(one.value)
 		i := slices.IndexFunc(found, func(c Change) bool {
-			return c.Becomes == becomes.Becomes && slices.Equal(c.Undetermined, becomes.Undetermined) && c.Facts[0].Fact == one.variable.name
+			return c.Becomes == becomes.Becomes && slices.Equal(c.Undetermined, becomes.Undetermined) && c.Facts[0].Fact == one.variable.Name
 		})
 		if i >= 0 {
 			found[i].Facts[0].To = append(found[i].Facts[0].To, to)
 		} else if len(found) < maxChanges {
-			becomes.Facts = []FactChange{{one.variable.name, one.from, []string{to}}}
+			becomes.Facts = []FactChange{{one.variable.Name, one.from, []string{to}}}
 			found = append(found, becomes)
 		}
 	}
 	if found != nil {
 		return found
 	}
-	shown := map[[2]*variable]bool{}
+	shown := map[[2]*expr.Variable]bool{}
 	for i, one := range steps {
 		for _, two := range steps[i+1:] {
-			pair := [2]*variable{one.variable, two.variable}
+			pair := [2]*expr.Variable{one.variable, two.variable}
 			if one.variable == two.variable || shown[pair] {
 				continue
 			}
 			if becomes, turned := outcome(one, two); turned {
 				shown[pair] = true
 				becomes.Facts = []FactChange{
-					{one.variable.name, one.from, []string{one.variable.show(one.value)}},
-					{two.variable.name, two.from, []string{two.variable.show(two.value)}},
+					{one.variable.Name, one.from, []string{one.variable.Show(one.value)}},
+					{two.variable.Name, two.from, []string{two.variable.Show(two.value)}},
 				}
 				found = append(found, becomes)
 				if len(found) == maxChanges {
@@ -220,30 +220,30 @@ func (c *Chain) changes(f *Facts, v Verdict, known FactSet) []Change {
 // steps returns the changes of single variables that make sense: away from
 // what it is, and never to skipped, which no sender can bring about.
 func (c *Chain) steps(f *Facts) []step {
-	s := scope{facts: reflect.ValueOf(f).Elem()}
+	s := expr.On(f)
 	now := map[string]string{}
 	for _, r := range c.rules {
-		for _, p := range r.parts {
-			if p.free {
-				now[p.text] = p.value.show(s)
+		for _, p := range r.when.Parts {
+			if p.Free {
+				now[p.Text] = strconv.FormatBool(p.Holds(s))
 			}
 		}
 	}
 	var steps []step
-	for _, v := range variables(c.rules) {
-		from := now[v.name]
-		if v.fact != nil {
-			from = v.fact.value().show(s)
-			if v.fact.result {
-				v.texts = v.fact.words
+	for _, v := range variables(c.rules...) {
+		from := now[v.Name]
+		if v.Fact != nil {
+			from = v.Fact.Show(s)
+			if v.Fact.Result {
+				v.Texts = v.Fact.Words
 			}
 		}
-		compared := v.fact == nil || v.fact.kind != kindText || slices.Contains(v.texts, v.fact.plain(s))
-		for i := range v.count() {
-			to := v.show(i)
+		compared := v.Fact == nil || v.Fact.Kind != expr.Text || slices.Contains(v.Texts, v.Fact.Plain(s))
+		for i := range v.Count() {
+			to := v.Show(i)
 			switch {
-			case to == from, v.fact != nil && v.fact.result && v.texts[i] == string(Skipped):
-			case v.fact != nil && v.fact.kind == kindText && v.texts[i] == other && !compared:
+			case to == from, v.Fact != nil && v.Fact.Result && v.Texts[i] == string(Skipped):
+			case v.Fact != nil && v.Fact.Kind == expr.Text && v.Texts[i] == expr.Other && !compared:
 				// It is something else already.
 			default:
 				steps = append(steps, step{v, from, i})
@@ -304,7 +304,7 @@ func (e Explanation) String() string {
 			if j > 0 {
 				b.WriteString(" and")
 			}
-			fmt.Fprintf(&b, " %s had been %s, not %s", f.Fact, alternatives(f.To), f.From)
+			fmt.Fprintf(&b, " %s had been %s, not %s", f.Fact, configs.Alternatives(f.To), f.From)
 		}
 		b.WriteString(c.Wanting())
 		b.WriteString("\n")

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"postern/configs"
+	"postern/policy/expr"
 )
 
 // at is where the rules of these tests stand: their condition starts at 3:11.
@@ -121,7 +122,7 @@ func TestWrongConditions(t *testing.T) {
 		{`any(tls.peer.names, any(dkim.domains, # == "x"))`, `                    ^`, "any goes through a list for each element of another one: take it out of the inner condition"},
 		{`any(tls.peer.names, #index == 1)`, `                    ^`, "#index is unknown: # is the element in question"},
 		{`mail.from matches "("`, `                  ^`, "the pattern is wrong: missing closing ): `(`"},
-		{`mail.from matches "` + strings.Repeat("x", maxPattern+1) + `"`, `                  ^`, "the pattern is longer than 1024 octets"},
+		{`mail.from matches "` + strings.Repeat("x", 1<<10+1) + `"`, `                  ^`, "the pattern is longer than 1024 octets"},
 		{`len(sfp.result) > 1`, `    ^`, "unknown name sfp.result (did you mean spf.result?)"},
 		{`in_list("forwarders", sfp.result)`, `                      ^`, "unknown name sfp.result (did you mean spf.result?)"},
 		{`mail.from matches helo.name`, `                  ^`, "matches wants a written pattern on its right, so that it can be checked now"},
@@ -145,9 +146,9 @@ func TestWrongConditions(t *testing.T) {
 		{`spf.result == "fail`, `                   ^`, "a text is not closed: its last quote is missing"},
 		{` `, `^`, "the expression is empty; write true for a rule that always applies"},
 		{"spf.result == \"\xff\"", `^`, "the expression is not valid UTF-8"},
-		{`"` + strings.Repeat("x", maxExpression) + `" == mail.from`, `^`, "the expression is longer than 8192 octets: move addresses and domains into a list and read it with in_list"},
-		{strings.Repeat("not ", maxDepth) + "dnsbl.listed", strings.Repeat(" ", 4*maxDepth) + "^", "the expression is nested more than 50 deep: give parts of it names with let"},
-		{`mail.from in [` + strings.Repeat(`"x",`, maxNodes) + `"y"]`, strings.Repeat(" ", 4005) + "^", "the expression has more than 1000 parts: move addresses and domains into a list and read it with in_list"},
+		{`"` + strings.Repeat("x", expr.MaxLength) + `" == mail.from`, `^`, "the expression is longer than 8192 octets: move addresses and domains into a list and read it with in_list"},
+		{strings.Repeat("not ", 50) + "dnsbl.listed", strings.Repeat(" ", 4*50) + "^", "the expression is nested more than 50 deep: give parts of it names with let"},
+		{`mail.from in [` + strings.Repeat(`"x",`, 1000) + `"y"]`, strings.Repeat(" ", 4005) + "^", "the expression has more than 1000 parts: move addresses and domains into a list and read it with in_list"},
 	} {
 		_, err := Compile(configs.Policy{Rules: []configs.Rule{{Name: "r", When: c.when, Do: "pass", WhenPosition: at}}}, testLists(t))
 		got := faults(t, err)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"postern/configs"
+	"postern/policy/expr"
 )
 
 // A network with more addresses than these prefixes leave is hardly one of somebody
@@ -37,7 +38,7 @@ func (ls *Lists) wideForwarders() []configs.Fault {
 	}
 	var warnings []configs.Fault
 	for _, e := range l.entries {
-		p, err := parseNetwork(e.Value)
+		p, err := expr.ParseNetwork(e.Value)
 		if err != nil || !WideForwarder(p) || !ls.counts(e) {
 			continue
 		}

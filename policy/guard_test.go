@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"postern/configs"
+	"postern/policy/expr"
 )
 
 // FuzzGuard: a rule that compiles still does when an override guards it, says the
@@ -27,7 +28,7 @@ func FuzzGuard(f *testing.F) {
 			},
 		}
 		plain, err := Compile(p, nil)
-		if err != nil || len(when) > maxExpression/2 {
+		if err != nil || len(when) > expr.MaxLength/2 {
 			return
 		}
 		p.Overrides = []configs.Override{{
@@ -40,8 +41,8 @@ func FuzzGuard(f *testing.F) {
 			t.Fatalf("%q: %v", when, err)
 		}
 		for _, step := range guarded.Plan() { // what is shown can be written
-			if _, err := parse(step.When); err != nil {
-				t.Errorf("%q is shown as %q: %v", when, step.When, err)
+			if expr.NamesIn(when) != nil && expr.NamesIn(step.When) == nil {
+				t.Errorf("%q is shown as %q, which does not parse", when, step.When)
 			}
 		}
 		for _, result := range []Result{None, Pass, Fail, TempError} {

@@ -12,6 +12,7 @@ import (
 	"github.com/gaissmai/bart"
 
 	"postern/configs"
+	"postern/policy/expr"
 )
 
 // Lists are the named lists that rules read with in_list. A Chain keeps the
@@ -150,7 +151,7 @@ func (l *list) insert(e *Entry) error {
 	text := strings.ToLower(e.Value)
 	switch {
 	case strings.Contains(text, "/"):
-		network, err := parseNetwork(text)
+		network, err := expr.ParseNetwork(text)
 		if err != nil {
 			return fmt.Errorf("%q is no network: write it as 192.0.2.0/24 or 2001:db8::/32", e.Value)
 		}
@@ -191,16 +192,6 @@ func (l *list) insert(e *Entry) error {
 		}
 	}
 	return nil
-}
-
-// parseNetwork reads a network; one of IPv4-mapped addresses becomes the one of
-// IPv4 addresses that facts have.
-func parseNetwork(text string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(text)
-	if err == nil && p.Masked().Addr().Is4In6() {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	return p, err
 }
 
 // isDomain says whether s is letters, digits, hyphens and underscores between dots.

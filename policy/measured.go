@@ -5,38 +5,31 @@ import (
 	"encoding/hex"
 	"fmt"
 	"reflect"
-	"slices"
 
 	"postern/configs"
+	"postern/policy/expr"
 )
 
 // FactSet is a set of facts. The zero FactSet is empty.
-type FactSet [2]uint64
-
-func (s *FactSet) add(f *fact) { s[f.bit/64] |= 1 << (f.bit % 64) }
-
-func (s FactSet) has(f *fact) bool { return s[f.bit/64]&(1<<(f.bit%64)) != 0 }
-
-func (s FactSet) with(t FactSet) FactSet { return FactSet{s[0] | t[0], s[1] | t[1]} }
-
-func (s FactSet) within(t FactSet) bool { return s[0]&^t[0] == 0 && s[1]&^t[1] == 0 }
+type FactSet expr.Set
 
 // Without returns the set without the facts of those names; names of no fact
 // are ignored.
 func (s FactSet) Without(names ...string) FactSet {
+	var without expr.Set
 	for _, name := range names {
-		if f := vocabulary[name]; f != nil {
-			s[f.bit/64] &^= 1 << (f.bit % 64)
+		if f := words.Fact(name); f != nil {
+			without.Add(f)
 		}
 	}
-	return s
+	return FactSet(expr.Set(s).Minus(without))
 }
 
 // Names returns the facts of the set by name, sorted.
 func (s FactSet) Names() []string {
 	var names []string
-	for _, name := range factNames {
-		if s.has(vocabulary[name]) {
+	for _, name := range words.Names() {
+		if expr.Set(s).Has(words.Fact(name)) {
 			names = append(names, name)
 		}
 	}
@@ -47,14 +40,11 @@ func (s FactSet) Names() []string {
 // far.
 var knownBy = factsByStage()
 
-func factsByStage() (sets [Message + 1]FactSet) {
-	if len(vocabulary) > 64*len(FactSet{}) {
-		panic("policy: FactSet is too small for the facts there are")
-	}
+func factsByStage() (sets [Message + 1]expr.Set) {
 	for st := range sets {
 		for _, f := range vocabulary {
 			if f.stage <= Stage(st) {
-				sets[st].add(f)
+				sets[st].Add(f.Fact)
 			}
 		}
 	}
@@ -69,12 +59,11 @@ func Measured(f *Facts, reached Stage) FactSet {
 	known := knownBy[min(max(reached, Connect), Message)]
 	v := reflect.ValueOf(f).Elem()
 	for _, c := range checksKnown {
-		if word := c.result.read(v).String(); word == string(Skipped) || word == "" {
-			known[0] &^= c.facts[0]
-			known[1] &^= c.facts[1]
+		if word := c.result.In(v).String(); word == string(Skipped) || word == "" {
+			known = known.Minus(c.facts)
 		}
 	}
-	return known
+	return FactSet(known)
 }
 
 // Judgement is a verdict on facts of which some were perhaps never measured.
@@ -99,33 +88,34 @@ func (j Judgement) Determined() bool { return j.Missing == FactSet{} }
 // there is no verdict, and Missing says on which. For known facts, and with
 // nothing unknown, it is Decide at the message stage.
 func (c *Chain) Judge(f *Facts, known FactSet) Judgement {
-	return c.judge(scope{facts: reflect.ValueOf(f).Elem()}, known)
+	return c.judge(expr.On(f), expr.Set(known))
 }
 
-func (c *Chain) judge(s scope, known FactSet) (j Judgement) {
+func (c *Chain) judge(s expr.Scope, known expr.Set) (j Judgement) {
 	defer func() {
 		if recover() != nil { // as in decide, which says what becomes of it
 			j = Judgement{Verdict: c.decide(Message, s)}
 		}
 	}()
-	var open FactSet // on which rules hang that might have passed the message
+	var open expr.Set // on which rules hang that might have passed the message
+	var tags expr.Set // on which rules hang that might have tagged it
 	for _, r := range c.rules {
-		t := r.when.ternary(s, known)
+		t := r.when.Judge(s, known)
 		switch {
-		case t == no:
+		case t == expr.No:
 			continue
-		case t == unknown && r.do == DispositionTag:
-			j.MissingTags = j.MissingTags.with(r.when.reads.minus(known))
+		case t == expr.Unknown && r.do == DispositionTag:
+			tags = tags.With(r.when.Reads().Minus(known))
 			continue
-		case t == unknown && r.do == DispositionPass:
-			open = open.with(r.when.reads.minus(known))
+		case t == expr.Unknown && r.do == DispositionPass:
+			open = open.With(r.when.Reads().Minus(known))
 			continue
-		case t == unknown, r.do >= DispositionDefer && open != FactSet{}:
+		case t == expr.Unknown, r.do >= DispositionDefer && open != expr.Set{}:
 			// Refused or accepted: nobody knows.
-			if t == unknown {
-				open = open.with(r.when.reads.minus(known))
+			if t == expr.Unknown {
+				open = open.With(r.when.Reads().Minus(known))
 			}
-			return Judgement{Missing: open}
+			return Judgement{Missing: FactSet(open)}
 		}
 		j.Rule, j.Stage, j.Disposition = r.Name, r.stage, r.do
 		switch r.do {
@@ -136,76 +126,25 @@ func (c *Chain) judge(s scope, known FactSet) (j Judgement) {
 			j.Reply = r.reply.expand(s)
 		}
 		j.Decided = true
-		j.MissingTags = j.MissingTags.with(open)
+		j.MissingTags = FactSet(tags.With(open))
 		return j
 	}
 	j.Decided = true
-	j.MissingTags = j.MissingTags.with(open)
+	j.MissingTags = FactSet(tags.With(open))
 	if j.Rule == "" {
 		j.Stage = c.last
 	}
 	return j
 }
 
-func (s FactSet) minus(t FactSet) FactSet { return FactSet{s[0] &^ t[0], s[1] &^ t[1]} }
-
-// ternary is a truth that may not be known (Kleene's logic).
-type ternary int8
-
-const (
-	no ternary = iota
-	yes
-	unknown
-)
-
-func ternaryOf(b bool) ternary {
-	if b {
-		return yes
-	}
-	return no
-}
-
-// ternary evaluates a condition where only the facts in known are.
-func (v *value) ternary(s scope, known FactSet) ternary {
-	if v.reads.within(known) {
-		return ternaryOf(v.truth(s))
-	}
-	switch v.connective {
-	case "not":
-		switch v.left.ternary(s, known) {
-		case no:
-			return yes
-		case yes:
-			return no
-		}
-	case "and":
-		a := v.left.ternary(s, known)
-		if a == no {
-			return no
-		}
-		if b := v.right.ternary(s, known); a == yes || b == no {
-			return b
-		}
-	case "or":
-		a := v.left.ternary(s, known)
-		if a == yes {
-			return yes
-		}
-		if b := v.right.ternary(s, known); a == no || b == yes {
-			return b
-		}
-	}
-	return unknown
-}
-
-// ExplainMeasured is Explain where only the facts in known were measured. A
+// ExplainMeasured is Explain where only some facts were measured. A
 // rule or a part whose value hangs on others says so; where they stand in the
 // way of the verdict there is none, Undetermined names them, and no changes
 // are proposed. Where they stand in the way of what a change would make of it,
 // the change says so in the same manner.
-func (c *Chain) ExplainMeasured(f *Facts, known FactSet) Explanation {
+func (c *Chain) ExplainMeasured(f *Facts, measured FactSet) Explanation {
 	e := c.explain(f)
-	s := scope{facts: reflect.ValueOf(f).Elem()}
+	s, known := expr.On(f), expr.Set(measured)
 	j := c.judge(s, known)
 	e.Disposition, e.Rule, e.Stage, e.Reply, e.Position = j.Disposition, j.Rule, j.Stage, j.Reply.String(), ""
 	if j.Determined() {
@@ -224,25 +163,24 @@ func (c *Chain) ExplainMeasured(f *Facts, known FactSet) Explanation {
 			x.Outcome = "not reached"
 			continue
 		}
-		for _, p := range r.parts {
-			px := p.explain(s, c.lists)
-			if p.value.ternary(s, known) == unknown {
+		for _, p := range r.when.Parts {
+			px := explainPart(p, s, c.lists)
+			if p.Judge(s, known) == expr.Unknown {
 				px.Unknown, px.Value, px.Note = true, false, ""
 			}
-			for k := range px.Operands {
-				// Operands are listed in the order of those that are not constant.
-				if !nonConstant(p.operands)[k].reads.within(known) {
+			for k, operand := range p.Operands() {
+				if !operand.Reads().Within(known) {
 					px.Operands[k].Value = "not measured"
 				}
 			}
 			x.Parts = append(x.Parts, px)
 		}
-		switch r.when.ternary(s, known) {
-		case no:
+		switch r.when.Judge(s, known) {
+		case expr.No:
 			x.Outcome = "no match"
-		case unknown:
+		case expr.Unknown:
 			x.Outcome = "unknown"
-		case yes:
+		case expr.Yes:
 			x.Outcome = "matched"
 			if r.decides() {
 				x.Outcome = "decided"
@@ -254,10 +192,6 @@ func (c *Chain) ExplainMeasured(f *Facts, known FactSet) Explanation {
 		}
 	}
 	return e
-}
-
-func nonConstant(operands []*value) []*value {
-	return slices.DeleteFunc(slices.Clone(operands), func(v *value) bool { return v.constant })
 }
 
 // Fingerprint tells policies apart: records bear it, so that it can be said

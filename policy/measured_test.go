@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"postern/configs"
+	"postern/policy/expr"
 )
 
 func TestMeasured(t *testing.T) {
@@ -23,10 +24,10 @@ func TestMeasured(t *testing.T) {
 		t.Errorf("at rcpt, with SPF and iprev: %q", got)
 	}
 	f.DKIM.Result, f.DMARC.Result, f.PRA.Result, f.Submitter.Result, f.DNSBL.Result, f.SPFHelo.Result, f.MX.Result = Pass, Pass, Pass, None, None, None, Pass
-	if got := names(Message); !slices.Equal(got, factNames) {
+	if got := names(Message); !slices.Equal(got, words.Names()) {
 		t.Errorf("everything was measured, and only %q is known", got)
 	}
-	if got := Measured(&f, Message).Without("mail.from", "no.such").Names(); slices.Contains(got, "mail.from") || len(got) != len(factNames)-1 {
+	if got := Measured(&f, Message).Without("mail.from", "no.such").Names(); slices.Contains(got, "mail.from") || len(got) != len(words.Names())-1 {
 		t.Errorf("without mail.from: %q", got)
 	}
 }
@@ -40,11 +41,8 @@ func TestJudgeNeverGuesses(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		chain, p := genPolicy(t, lists)
 		f := genFacts(t)
-		all := Measured(f, Message)
-		for _, fact := range vocabulary {
-			all.add(fact)
-		}
-		if j := chain.Judge(f, all); !j.Determined() || !reflect.DeepEqual(j.Verdict, chain.Decide(Message, f)) {
+		all := knownBy[Message]
+		if j := chain.Judge(f, FactSet(all)); !j.Determined() || !reflect.DeepEqual(j.Verdict, chain.Decide(Message, f)) {
 			t.Fatalf("all is known: judged %+v, decided %+v", j, chain.Decide(Message, f))
 		}
 		known := Measured(f, Stage(rapid.IntRange(int(Connect), int(Message)).Draw(t, "reached")))
@@ -62,8 +60,8 @@ func TestJudgeNeverGuesses(t *testing.T) {
 			other := *genFacts(t)
 			from, to := reflect.ValueOf(f).Elem(), reflect.ValueOf(&other).Elem()
 			for _, fact := range vocabulary {
-				if known.has(fact) {
-					fact.read(to).Set(fact.read(from))
+				if expr.Set(known).Has(fact.Fact) {
+					fact.In(to).Set(fact.In(from))
 				}
 			}
 			v := chain.Decide(Message, &other)

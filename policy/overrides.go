@@ -8,10 +8,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/expr-lang/expr/ast"
 	"golang.org/x/net/publicsuffix"
 
 	"postern/configs"
+	"postern/policy/expr"
 )
 
 // overrides makes the overrides a part of the rules and lets, and returns lists
@@ -50,7 +50,7 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 			x := checkOf[check]
 			if x == nil || x.trouble == "" {
 				all := excusable()
-				c.faultAt(o.ExcusePosition, "override %s: excuse: %q is none of %s%s", o.Name, check, strings.Join(all, ", "), didYouMean(check, all))
+				c.faultAt(o.ExcusePosition, "override %s: excuse: %q is none of %s%s", o.Name, check, strings.Join(all, ", "), configs.DidYouMean(check, all))
 				continue
 			}
 			read := refusing.rules[check]
@@ -246,7 +246,7 @@ func (c *compilation) overrideLists(overrides []configs.Override, rest *Lists) *
 // were ever given to one, or all names below a domain in which names are sold.
 func anybody(entry string) bool {
 	if isAddress(entry) {
-		p, err := parseNetwork(entry)
+		p, err := expr.ParseNetwork(entry)
 		return err == nil && (p.Addr().Is4() && p.Bits() < 8 || p.Addr().Is6() && p.Bits() < 16)
 	}
 	domain, sub := strings.CutPrefix(strings.ToLower(entry), "*.")
@@ -299,36 +299,21 @@ func letFacts(lets []configs.Let) map[string]map[string]bool {
 // readsCheck says whether one of the facts is what a check has found, or looked at.
 func readsCheck(facts map[string]bool, check string) bool {
 	for name := range facts {
-		if f := vocabulary[name]; f.top == check || f.by == check {
+		if f := vocabulary[name]; f.Group == check || f.by == check {
 			return true
 		}
 	}
 	return false
 }
 
-// factsIn returns the facts that a condition reads, however it spells them. What
-// does not parse reads none: it is a fault, and no rule.
+// factsIn returns the facts that a condition reads, itself or by a let.
 func factsIn(condition string, lets map[string]map[string]bool) map[string]bool {
 	found := map[string]bool{}
-	if len(condition) > maxExpression {
-		return found
-	}
-	tree, err := parse(condition)
-	if err != nil {
-		return found
-	}
-	ast.Walk(&tree, visitor(func(n ast.Node) {
-		name, _ := dotted(n)
+	for _, name := range expr.NamesIn(condition) {
 		if vocabulary[name] != nil {
 			found[name] = true
 		}
 		maps.Copy(found, lets[name])
-	}))
+	}
 	return found
 }
-
-// visitor is a function that ast.Walk calls with each node.
-type visitor func(ast.Node)
-
-// Visit implements ast.Visitor.
-func (v visitor) Visit(n *ast.Node) { v(*n) }

@@ -67,13 +67,14 @@ func (c *Chain) Needs(name string) bool {
 func (r *rule) needs(name string) bool {
 	check := name
 	if f := vocabulary[name]; f != nil {
-		check = f.top
+		check = f.Group
 	}
-	for _, facts := range []map[*fact]configs.Position{r.facts, r.written} {
-		for f := range facts {
+	for _, facts := range []map[string]configs.Position{r.when.Facts, r.written} {
+		for fact := range facts {
+			f := vocabulary[fact]
 			switch {
-			case checkOf[name] == nil && (f.name == name || strings.HasPrefix(f.name, name+".")),
-				f.by == check && (name == check || f.top != check),
+			case checkOf[name] == nil && (fact == name || strings.HasPrefix(fact, name+".")),
+				f.by == check && (name == check || f.Group != check),
 				f.by != "" && slices.Contains(checkOf[f.by].needs, check):
 				return true
 			}
@@ -92,7 +93,7 @@ func (c *Chain) SiteReads(check string) bool {
 // an override before others, since those read it for the override's sake.
 func (c *Chain) Reader(fact string) (name string, at configs.Position, ok bool) {
 	for _, r := range c.rules {
-		if _, reads := r.facts[vocabulary[fact]]; !reads {
+		if _, reads := r.when.Facts[fact]; !reads {
 			continue
 		}
 		override := strings.HasPrefix(r.Name, configs.OverrideMark)

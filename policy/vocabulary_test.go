@@ -58,12 +58,12 @@ func TestFactsTags(t *testing.T) {
 	}
 	walk(reflect.TypeFor[Facts]())
 	for _, f := range vocabulary {
-		for _, word := range f.words {
+		for _, word := range f.Words {
 			switch Result(word) {
 			case None, Neutral, Pass, Fail, SoftFail, TempError, PermError, Skipped:
 			default:
-				if f.result {
-					t.Errorf("%s: %q is no result word", f.name, word)
+				if f.Result {
+					t.Errorf("%s: %q is no result word", f.Name, word)
 				}
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"postern/configs"
+	"postern/policy/expr"
 )
 
 // maxCases bounds how many combinations of values are tried for one rule. A
@@ -39,10 +40,10 @@ func (c *Chain) warning(r *rule, above []*rule) string {
 	if cases([]*rule{r}) > maxCases {
 		return ""
 	}
-	if !possible([]*rule{r}, r.when.truth) {
+	if !possible([]*rule{r}, r.when.Holds) {
 		return "can never match: its condition is false whatever the facts are"
 	}
-	if !r.when.constant && !possible([]*rule{r}, func(s scope) bool { return !r.when.truth(s) }) {
+	if !r.when.Constant() && !possible([]*rule{r}, func(s expr.Scope) bool { return !r.when.Holds(s) }) {
 		return "always matches: its condition is true whatever the facts are; if that is meant, write true"
 	}
 	// One rule above that takes all is the better explanation, so look for it first.
@@ -51,19 +52,19 @@ func (c *Chain) warning(r *rule, above []*rule) string {
 		if !a.decides() {
 			continue
 		}
-		if pair := []*rule{r, a}; cases(pair) <= maxCases && !possible(pair, func(s scope) bool { return r.when.truth(s) && !a.when.truth(s) }) {
+		if pair := []*rule{r, a}; cases(pair) <= maxCases && !possible(pair, func(s expr.Scope) bool { return r.when.Holds(s) && !a.when.Holds(s) }) {
 			return fmt.Sprintf("never gets its turn: rule %q above (%s) matches whatever it would match", a.Name, a.Position)
 		}
 		if with := append(together[:len(together):len(together)], a); cases(with) <= maxCases {
 			together = with
 		}
 	}
-	if len(together) > 2 && !possible(together, func(s scope) bool {
-		if !r.when.truth(s) {
+	if len(together) > 2 && !possible(together, func(s expr.Scope) bool {
+		if !r.when.Holds(s) {
 			return false
 		}
 		for _, a := range together[1:] {
-			if a.when.truth(s) {
+			if a.when.Holds(s) {
 				return false
 			}
 		}
@@ -92,45 +93,39 @@ func (c *Chain) Gaps() []configs.Fault {
 
 // catchesSPF says whether the rule reads spf.result and may match where that is fail.
 func (r *rule) catchesSPF() bool {
-	result := vocabulary["spf.result"]
-	if _, reads := r.facts[result]; !reads {
+	result := words.Fact("spf.result")
+	if _, reads := r.when.Facts[result.Name]; !reads {
 		return false
 	}
 	if cases([]*rule{r}) > maxCases {
 		return true
 	}
-	others := slices.DeleteFunc(variables([]*rule{r}), func(v *variable) bool { return v.fact == result })
-	return try(imagine(Facts{SPF: SPF{Result: Fail}}), others, r.when.truth)
+	others := slices.DeleteFunc(variables(r), func(v *expr.Variable) bool { return v.Fact == result })
+	return expr.Possible(imagine(Facts{SPF: SPF{Result: Fail}}), others, r.when.Holds)
 }
+
+// variables returns what some rules turn on.
+func variables(rules ...*rule) []*expr.Variable {
+	return expr.Variables(func(yield func(*expr.Part) bool) {
+		for _, r := range rules {
+			for _, p := range r.when.Parts {
+				if !yield(p) {
+					return
+				}
+			}
+		}
+	})
+}
+
+// imagine returns a scope over a copy of f, in which variables can be set.
+func imagine(f Facts) expr.Scope { return expr.Suppose(&f) }
 
 // cases counts the combinations of values of the rules' variables, up to a
 // little above maxCases.
-func cases(rules []*rule) int {
-	n := 1
-	for _, v := range variables(rules) {
-		if n *= v.count(); n > maxCases {
-			break
-		}
-	}
-	return n
-}
+func cases(rules []*rule) int { return expr.Combinations(variables(rules...), maxCases) }
 
 // possible says whether some combination of values of the rules' variables
 // makes the condition true.
-func possible(rules []*rule, condition func(scope) bool) bool {
-	return try(imagine(Facts{}), variables(rules), condition)
-}
-
-// try says whether some combination of values of variables makes the condition true.
-func try(s scope, all []*variable, condition func(scope) bool) bool {
-	if len(all) == 0 {
-		return condition(s)
-	}
-	for value := range all[0].count() {
-		all[0].set(s, value)
-		if try(s, all[1:], condition) {
-			return true
-		}
-	}
-	return false
+func possible(rules []*rule, condition func(expr.Scope) bool) bool {
+	return expr.Possible(imagine(Facts{}), variables(rules...), condition)
 }

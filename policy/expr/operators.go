@@ -1,24 +1,24 @@
-package policy
+package expr
 
 import (
 	"github.com/expr-lang/expr/ast"
 )
 
-func (x *expression) unary(n *ast.UnaryNode) *value {
+func (x *compiler) unary(n *ast.UnaryNode) *value {
 	v := x.compile(n.Node)
 	if v == nil {
 		return nil
 	}
 	switch n.Operator {
 	case "not", "!":
-		if v.kind == kindBool {
+		if v.kind == Bool {
 			truth := v.truth
-			return &value{kind: kindBool, constant: v.constant, connective: "not", left: v, truth: func(s scope) bool { return !truth(s) }}
+			return &value{kind: Bool, constant: v.constant, connective: "not", left: v, truth: func(s Scope) bool { return !truth(s) }}
 		}
 		x.fault(n.Location().From, "%s wants a condition, %s is %s; not binds tighter than ==, so write not (a == b) or a != b", n.Operator, v.source(), v.kind)
 	case "-", "+":
-		if v.kind == kindNumber && v.constant {
-			number := v.number(scope{})
+		if v.kind == Number && v.constant {
+			number := v.number(Scope{})
 			if n.Operator == "-" {
 				number = -number
 			}
@@ -29,7 +29,7 @@ func (x *expression) unary(n *ast.UnaryNode) *value {
 	return nil
 }
 
-func (x *expression) binary(n *ast.BinaryNode) *value {
+func (x *compiler) binary(n *ast.BinaryNode) *value {
 	switch n.Operator {
 	case "and", "or", "&&", "||", "==", "!=", "<", "<=", ">", ">=", "in", "contains", "startsWith", "endsWith", "matches":
 	case "..":
@@ -44,7 +44,7 @@ func (x *expression) binary(n *ast.BinaryNode) *value {
 		return nil
 	}
 	var v *value
-	about := &part{operands: []*value{left, right}}
+	about := &Part{operands: []*value{left, right}}
 	switch n.Operator {
 	case "and", "&&", "or", "||":
 		return x.connective(n, left, right)
@@ -62,21 +62,21 @@ func (x *expression) binary(n *ast.BinaryNode) *value {
 	if v == nil {
 		return nil
 	}
-	v.kind, v.constant = kindBool, left.constant && right.constant
+	v.kind, v.constant = Bool, left.constant && right.constant
 	return x.part(n, v, about)
 }
 
 // part makes v, the value of n, one that Explain shows and that can be assumed.
-func (x *expression) part(n ast.Node, v *value, about *part) *value {
+func (x *compiler) part(n ast.Node, v *value, about *Part) *value {
 	if x.inner > 0 || v.constant {
 		return v // it has another value for each element; or always the same
 	}
 	v.node, v.offset = n, start(n)
-	about.value, about.text, about.position = v, n.String(), x.at(v.offset)
-	about.free = about.fact == nil
-	if about.free {
-		truth, key := v.truth, about.text
-		v.truth = func(s scope) bool {
+	about.value, about.Text, about.Position = v, n.String(), x.at(v.offset)
+	about.Free = about.fact == nil
+	if about.Free {
+		truth, key := v.truth, about.Text
+		v.truth = func(s Scope) bool {
 			if s.assume != nil {
 				if assumed, ok := s.assume[key]; ok {
 					return assumed
@@ -85,7 +85,7 @@ func (x *expression) part(n ast.Node, v *value, about *part) *value {
 			return truth(s)
 		}
 	}
-	x.parts = append(x.parts, about)
+	x.out.Parts = append(x.out.Parts, about)
 	return v
 }
 
@@ -93,11 +93,11 @@ func isConnective(operator string) bool {
 	return operator == "and" || operator == "or" || operator == "&&" || operator == "||"
 }
 
-func (x *expression) connective(n *ast.BinaryNode, left, right *value) *value {
+func (x *compiler) connective(n *ast.BinaryNode, left, right *value) *value {
 	for _, side := range []*value{left, right} {
-		if side.kind != kindBool {
+		if side.kind != Bool {
 			hint := ""
-			if side.constant && left.kind == kindBool {
+			if side.constant && left.kind == Bool {
 				hint = ": each side of it is a whole comparison, as in a == \"x\" or a == \"y\"; or write a in [\"x\", \"y\"]"
 			}
 			x.fault(side.offset, "%s joins conditions, %s is %s%s", n.Operator, side.source(), side.kind, hint)
@@ -105,12 +105,12 @@ func (x *expression) connective(n *ast.BinaryNode, left, right *value) *value {
 		}
 	}
 	a, b := left.truth, right.truth
-	v := &value{kind: kindBool, constant: left.constant && right.constant, connective: "or", left: left, right: right}
+	v := &value{kind: Bool, constant: left.constant && right.constant, connective: "or", left: left, right: right}
 	if n.Operator == "and" || n.Operator == "&&" {
 		v.connective = "and"
-		v.truth = func(s scope) bool { return a(s) && b(s) }
+		v.truth = func(s Scope) bool { return a(s) && b(s) }
 	} else {
-		v.truth = func(s scope) bool { return a(s) || b(s) }
+		v.truth = func(s Scope) bool { return a(s) || b(s) }
 	}
 	return v
 }

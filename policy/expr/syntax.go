@@ -1,4 +1,4 @@
-package policy
+package expr
 
 import (
 	"errors"
@@ -10,15 +10,13 @@ import (
 	"github.com/expr-lang/expr/conf"
 	"github.com/expr-lang/expr/file"
 	"github.com/expr-lang/expr/parser"
-
-	"postern/configs"
 )
 
-// whole is the condition with what excuses from it, as one would write it. A condition
-// that does not parse is a fault, and is shown as it is.
-func whole(r configs.Rule) string {
-	text := strings.TrimRight(r.When, " \t\r\n")
-	if len(r.Unless) == 0 {
+// Guarded is a condition with the lets none of which may hold besides, as one would
+// write it. A condition that does not parse is a fault, and is shown as it is.
+func Guarded(condition string, unless []string) string {
+	text := strings.TrimRight(condition, " \t\r\n")
+	if len(unless) == 0 {
 		return text
 	}
 	tree, err := parse(text)
@@ -30,7 +28,52 @@ func whole(r configs.Rule) string {
 			text = "(" + text + ")"
 		}
 	}
-	return text + " and not " + strings.Join(r.Unless, " and not ")
+	return text + " and not " + strings.Join(unless, " and not ")
+}
+
+// NamesIn returns the names that a text mentions, however it spells them, of facts
+// and of lets, known or not. What does not parse names nothing: it is a fault, which
+// is told by who compiles it.
+func NamesIn(text string) []string {
+	if len(text) > MaxLength {
+		return nil
+	}
+	tree, err := parse(text)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	ast.Walk(&tree, visitor(func(n ast.Node) {
+		if name, ok := dotted(n); ok {
+			names = append(names, name)
+		}
+	}))
+	return names
+}
+
+// visitor is a function that ast.Walk calls with each node.
+type visitor func(ast.Node)
+
+// Visit implements ast.Visitor.
+func (v visitor) Visit(n *ast.Node) { v(*n) }
+
+// IsName says whether a let may be called s: letters, digits and _, not starting with
+// a digit.
+func IsName(s string) bool {
+	for i, r := range s {
+		if r != '_' && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (i == 0 || r < '0' || r > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// IsWord says whether s is a word of the language itself.
+func IsWord(s string) bool { return functions[s] != "" || keywords[s] }
+
+var keywords = map[string]bool{
+	"true": true, "false": true, "nil": true, "and": true, "or": true, "not": true, "in": true, "if": true, "else": true,
+	"let": true, "contains": true, "matches": true, "startsWith": true, "endsWith": true,
 }
 
 // parse makes a tree of bounded size of a text.
@@ -44,7 +87,7 @@ func parse(text string) (ast.Node, error) {
 	return tree.Node, nil
 }
 
-func (x *expression) syntaxFault(err error) {
+func (x *compiler) syntaxFault(err error) {
 	var at *file.Error
 	if !errors.As(err, &at) {
 		x.fault(0, "%v", err)

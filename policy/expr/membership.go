@@ -1,4 +1,4 @@
-package policy
+package expr
 
 import (
 	"net/netip"
@@ -9,7 +9,7 @@ import (
 	"github.com/expr-lang/expr/ast"
 )
 
-func (x *expression) array(n *ast.ArrayNode) *value {
+func (x *compiler) array(n *ast.ArrayNode) *value {
 	if len(n.Nodes) == 0 {
 		x.fault(n.Location().From, "the list is empty, so nothing is in it")
 		return nil
@@ -20,7 +20,7 @@ func (x *expression) array(n *ast.ArrayNode) *value {
 		if v == nil {
 			continue
 		}
-		if !v.constant || v.kind != kindText && v.kind != kindNumber {
+		if !v.constant || v.kind != Text && v.kind != Number {
 			x.fault(v.offset, "%s cannot stand in a list: a list holds written texts or written numbers", v.source())
 			continue
 		}
@@ -33,42 +33,42 @@ func (x *expression) array(n *ast.ArrayNode) *value {
 	if len(elements) < len(n.Nodes) {
 		return nil
 	}
-	if elements[0].kind == kindNumber {
-		list := &value{kind: kindNumbers, constant: true}
+	if elements[0].kind == Number {
+		list := &value{kind: Numbers, constant: true}
 		for _, e := range elements {
-			list.numbers = append(list.numbers, e.number(scope{}))
+			list.numbers = append(list.numbers, e.number(Scope{}))
 		}
 		return list
 	}
 	texts := make([]string, len(elements))
 	for i, e := range elements {
-		texts[i] = e.text(scope{})
+		texts[i] = e.text(Scope{})
 	}
-	return &value{kind: kindTexts, constant: true, texts: func(scope) []string { return texts }}
+	return &value{kind: Texts, constant: true, texts: func(Scope) []string { return texts }}
 }
 
-func (x *expression) in(n *ast.BinaryNode, left, right *value, about *part) *value {
+func (x *compiler) in(n *ast.BinaryNode, left, right *value, about *Part) *value {
 	switch {
-	case right.kind == kindNumbers && left.kind == kindNumber:
+	case right.kind == Numbers && left.kind == Number:
 		if left.fact != nil {
 			about.fact, about.numbers = left.fact, right.numbers
 		}
 		read, numbers := left.number, right.numbers
-		return &value{truth: func(s scope) bool { return slices.Contains(numbers, read(s)) }}
-	case right.kind == kindTexts && left.kind == kindText && !right.constant:
-		if left.constant && right.fact != nil && right.fact.form != "" {
-			element := value{kind: kindText, fact: right.fact}
-			if _, ok := x.literal(&element, left, left.text(scope{}), false); !ok {
+		return &value{truth: func(s Scope) bool { return slices.Contains(numbers, read(s)) }}
+	case right.kind == Texts && left.kind == Text && !right.constant:
+		if left.constant && right.fact != nil && right.fact.Form != "" {
+			element := value{kind: Text, fact: right.fact}
+			if _, ok := x.literal(&element, left, left.text(Scope{}), false); !ok {
 				return nil
 			}
 		}
 		read, list := left.text, right.texts
-		return &value{truth: func(s scope) bool { return slices.Contains(list(s), read(s)) }}
-	case right.kind == kindTexts && left.kind == kindText:
+		return &value{truth: func(s Scope) bool { return slices.Contains(list(s), read(s)) }}
+	case right.kind == Texts && left.kind == Text:
 		return x.inTexts(n, left, right, about)
-	case right.kind == kindText:
+	case right.kind == Text:
 		x.fault(n.Location().From, "in wants a list on its right, %s is a text: write in [%s], or contains for a part of a text", right.source(), right.source())
-	case right.kind == kindTexts || right.kind == kindNumbers:
+	case right.kind == Texts || right.kind == Numbers:
 		x.fault(n.Location().From, "%s is %s and %s is %s: it is never in it", left.source(), left.kind, right.source(), right.kind)
 	default:
 		x.fault(n.Location().From, "in wants a list on its right, %s is %s", right.source(), right.kind)
@@ -80,16 +80,16 @@ func (x *expression) in(n *ast.BinaryNode, left, right *value, about *part) *val
 const linear = 8
 
 // inTexts is "fact in [...]": texts, or addresses and networks for an address.
-func (x *expression) inTexts(n *ast.BinaryNode, left, right *value, about *part) *value {
+func (x *compiler) inTexts(n *ast.BinaryNode, left, right *value, about *Part) *value {
 	elements := n.Right.(*ast.ArrayNode).Nodes
 	var texts []string
 	var networks []netip.Prefix
 	good := true
-	for i, text := range right.texts(scope{}) {
+	for i, text := range right.texts(Scope{}) {
 		text, ok := x.literal(left, &value{offset: start(elements[i])}, text, true)
 		good = good && ok
-		if ok && left.fact != nil && left.fact.form == "ip" && strings.Contains(text, "/") {
-			network, _ := parseNetwork(text) // literal has found it good
+		if ok && left.fact != nil && left.fact.Form == "ip" && strings.Contains(text, "/") {
+			network, _ := ParseNetwork(text) // literal has found it good
 			networks = append(networks, network.Masked())
 			continue
 		}
@@ -100,7 +100,7 @@ func (x *expression) inTexts(n *ast.BinaryNode, left, right *value, about *part)
 	}
 	read := left.text
 	if networks != nil {
-		return &value{truth: func(s scope) bool {
+		return &value{truth: func(s Scope) bool {
 			text := read(s)
 			if slices.Contains(texts, text) {
 				return true
@@ -113,25 +113,25 @@ func (x *expression) inTexts(n *ast.BinaryNode, left, right *value, about *part)
 		about.fact, about.texts = left.fact, texts
 	}
 	if len(texts) <= linear {
-		return &value{truth: func(s scope) bool { return slices.Contains(texts, read(s)) }}
+		return &value{truth: func(s Scope) bool { return slices.Contains(texts, read(s)) }}
 	}
 	set := make(map[string]struct{}, len(texts))
 	for _, t := range texts {
 		set[t] = struct{}{}
 	}
-	return &value{truth: func(s scope) bool { _, ok := set[read(s)]; return ok }}
+	return &value{truth: func(s Scope) bool { _, ok := set[read(s)]; return ok }}
 }
 
-func (x *expression) matches(n *ast.BinaryNode, left, right *value) *value {
-	if left.kind != kindText {
+func (x *compiler) matches(n *ast.BinaryNode, left, right *value) *value {
+	if left.kind != Text {
 		x.fault(n.Location().From, "matches wants a text on its left, %s is %s", left.source(), left.kind)
 		return nil
 	}
-	if right.kind != kindText || !right.constant {
+	if right.kind != Text || !right.constant {
 		x.fault(right.offset, "matches wants a written pattern on its right, so that it can be checked now")
 		return nil
 	}
-	pattern := right.text(scope{})
+	pattern := right.text(Scope{})
 	if len(pattern) > maxPattern {
 		x.fault(right.offset, "the pattern is longer than %d octets", maxPattern)
 		return nil
@@ -143,16 +143,16 @@ func (x *expression) matches(n *ast.BinaryNode, left, right *value) *value {
 		return nil
 	}
 	read := left.text
-	return &value{truth: func(s scope) bool { return re.MatchString(read(s)) }}
+	return &value{truth: func(s Scope) bool { return re.MatchString(read(s)) }}
 }
 
-func (x *expression) substring(n *ast.BinaryNode, left, right *value) *value {
-	if left.kind == kindTexts {
+func (x *compiler) substring(n *ast.BinaryNode, left, right *value) *value {
+	if left.kind == Texts {
 		x.fault(n.Location().From, "%s is a list: write %s in %s, or any(%s, # %s %s)", left.source(), right.source(), left.source(), left.source(), n.Operator, right.source())
 		return nil
 	}
 	for _, side := range []*value{left, right} {
-		if side.kind != kindText {
+		if side.kind != Text {
 			x.fault(n.Location().From, "%s wants texts, %s is %s", n.Operator, side.source(), side.kind)
 			return nil
 		}
@@ -160,10 +160,20 @@ func (x *expression) substring(n *ast.BinaryNode, left, right *value) *value {
 	a, b := left.text, right.text
 	switch n.Operator {
 	case "contains":
-		return &value{truth: func(s scope) bool { return strings.Contains(a(s), b(s)) }}
+		return &value{truth: func(s Scope) bool { return strings.Contains(a(s), b(s)) }}
 	case "startsWith":
-		return &value{truth: func(s scope) bool { return strings.HasPrefix(a(s), b(s)) }}
+		return &value{truth: func(s Scope) bool { return strings.HasPrefix(a(s), b(s)) }}
 	default:
-		return &value{truth: func(s scope) bool { return strings.HasSuffix(a(s), b(s)) }}
+		return &value{truth: func(s Scope) bool { return strings.HasSuffix(a(s), b(s)) }}
 	}
+}
+
+// ParseNetwork reads a network; one of IPv4-mapped addresses becomes the one of
+// IPv4 addresses that facts have.
+func ParseNetwork(text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	if err == nil && p.Masked().Addr().Is4In6() {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p, err
 }

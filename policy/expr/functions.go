@@ -1,4 +1,4 @@
-package policy
+package expr
 
 import (
 	"fmt"
@@ -7,6 +7,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/expr-lang/expr/ast"
+
+	"postern/configs"
 )
 
 // functions are those that rules may call, with what they take.
@@ -29,10 +31,10 @@ func functionNames() []string {
 	return names
 }
 
-func (x *expression) call(n ast.Node, name string, args []ast.Node) *value {
+func (x *compiler) call(n ast.Node, name string, args []ast.Node) *value {
 	usage, known := functions[name]
 	if !known {
-		x.fault(n.Location().From, "unknown function %s%s; there is %s", name, didYouMean(name, functionNames()), alternatives(functionNames()))
+		x.fault(n.Location().From, "unknown function %s%s; there is %s", name, configs.DidYouMean(name, functionNames()), configs.Alternatives(functionNames()))
 		return nil
 	}
 	want := strings.Count(usage, ",") + 1
@@ -50,61 +52,61 @@ func (x *expression) call(n ast.Node, name string, args []ast.Node) *value {
 	if v == nil {
 		return nil
 	}
-	if name == "len" && v.kind == kindTexts {
+	if name == "len" && v.kind == Texts {
 		list := v.texts
-		return &value{kind: kindNumber, number: func(s scope) int64 { return int64(len(list(s))) }}
+		return &value{kind: Number, number: func(s Scope) int64 { return int64(len(list(s))) }}
 	}
-	if v.kind != kindText {
+	if v.kind != Text {
 		x.fault(v.offset, "%s is %s: %s", v.source(), v.kind, usage)
 		return nil
 	}
 	text := v.text
 	switch name {
 	case "len":
-		return &value{kind: kindNumber, constant: v.constant, number: func(s scope) int64 { return int64(utf8.RuneCountInString(text(s))) }}
+		return &value{kind: Number, constant: v.constant, number: func(s Scope) int64 { return int64(utf8.RuneCountInString(text(s))) }}
 	case "lower":
-		return &value{kind: kindText, constant: v.constant, text: func(s scope) string { return strings.ToLower(text(s)) }}
+		return &value{kind: Text, constant: v.constant, text: func(s Scope) string { return strings.ToLower(text(s)) }}
 	default:
-		return &value{kind: kindText, constant: v.constant, text: func(s scope) string { return strings.ToUpper(text(s)) }}
+		return &value{kind: Text, constant: v.constant, text: func(s Scope) string { return strings.ToUpper(text(s)) }}
 	}
 }
 
-func (x *expression) inList(n ast.Node, args []ast.Node) *value {
+func (x *compiler) inList(n ast.Node, args []ast.Node) *value {
 	v := x.compile(args[1])
 	name, ok := args[0].(*ast.StringNode)
 	switch {
 	case !ok:
 		x.fault(start(args[0]), `in_list wants the list's written name first: %s`, functions["in_list"])
 		return nil
-	case !x.lists.Has(name.Value):
-		names := x.lists.Names()
+	case !x.Lists.Has(name.Value):
+		names := x.Lists.Names()
 		there := "; no lists are defined"
 		if len(names) > 0 {
-			there = "; there is " + alternatives(names)
+			there = "; there is " + configs.Alternatives(names)
 		}
-		x.fault(name.Location().From, "unknown list %q%s%s", name.Value, didYouMean(name.Value, names), there)
+		x.fault(name.Location().From, "unknown list %q%s%s", name.Value, configs.DidYouMean(name.Value, names), there)
 		return nil
 	case v == nil:
 		return nil
-	case v.kind != kindText:
+	case v.kind != Text:
 		hint := ""
-		if v.kind == kindTexts {
+		if v.kind == Texts {
 			hint = fmt.Sprintf(": write any(%s, in_list(%q, #))", v.source(), name.Value)
 		}
 		x.fault(v.offset, "in_list looks up a text, %s is %s%s", v.source(), v.kind, hint)
 		return nil
 	}
-	lists, list, text := x.lists, name.Value, v.text
-	result := &value{kind: kindBool, truth: func(s scope) bool { return lists.Contains(list, text(s)) }}
-	return x.part(n, result, &part{operands: []*value{v}, list: list})
+	lists, list, text := x.Lists, name.Value, v.text
+	result := &value{kind: Bool, truth: func(s Scope) bool { return lists.Contains(list, text(s)) }}
+	return x.part(n, result, &Part{operands: []*value{v}, List: list})
 }
 
-func (x *expression) quantifier(n ast.Node, name string, args []ast.Node) *value {
+func (x *compiler) quantifier(n ast.Node, name string, args []ast.Node) *value {
 	if x.inner > 0 {
 		x.fault(n.Location().From, "%s goes through a list for each element of another one: take it out of the inner condition", name)
 		return nil
 	}
-	x.loops = true
+	x.out.loops = true
 	list := x.compile(args[0])
 	x.inner++
 	if list != nil {
@@ -116,18 +118,18 @@ func (x *expression) quantifier(n ast.Node, name string, args []ast.Node) *value
 	if list == nil || condition == nil {
 		return nil
 	}
-	if list.kind != kindTexts {
+	if list.kind != Texts {
 		x.fault(list.offset, "%s goes through a list of texts, %s is %s", name, list.source(), list.kind)
 		return nil
 	}
-	if condition.kind != kindBool {
+	if condition.kind != Bool {
 		x.fault(condition.offset, "%s is %s, not a condition", condition.source(), condition.kind)
 		return nil
 	}
 	texts, truth := list.texts, condition.truth
 	// any stops at the first that holds; all and none at the first that does not fit.
 	stop, found := name != "all", name == "any"
-	v := &value{kind: kindBool, truth: func(s scope) bool {
+	v := &value{kind: Bool, truth: func(s Scope) bool {
 		for _, s.item = range texts(s) {
 			if truth(s) == stop {
 				return found
@@ -135,5 +137,5 @@ func (x *expression) quantifier(n ast.Node, name string, args []ast.Node) *value
 		}
 		return !found
 	}}
-	return x.part(n, v, &part{operands: []*value{list}})
+	return x.part(n, v, &Part{operands: []*value{list}})
 }
