@@ -15,24 +15,24 @@ type round struct {
 	ran    []Ran // by the place in checks
 	facts  *policy.Facts
 	msg    Message
+	cached *dnscache.Attempt // asks the cache alone; nil where there is none
 }
 
-// run runs those checks that are in the round and waits for them: in two passes.
-// In the first they take turns, with what the resolver has in its cache. Most of
-// the time that is all they want, and a goroutine and a timer for each would cost
-// more than the checks. Those that would have waited for an answer, and those that
-// wait for something else, run in the second, side by side and against the clock.
-func (r *round) run(ctx context.Context, in func(*Check) bool) {
+// run runs the checks that read results of others, or those that read none, and waits
+// for them: in two passes. In the first they take turns, with what the resolver has in
+// its cache. Most of the time that is all they want, and a goroutine and a timer for
+// each would cost more than the checks. Those that would have waited for an answer, and
+// those that wait for something else, run in the second, side by side and against the
+// clock.
+func (r *round) run(ctx context.Context, readers bool) {
 	var later []int
-	attempt := new(dnscache.Attempt)
-	cached := dnscache.WithAttempt(ctx, attempt)
 	for i := range r.checks {
 		c := &r.checks[i]
-		if !in(c) || r.set.settled(c, r.facts, r.msg) {
+		if len(c.needs) > 0 != readers || r.set.settled(c, r.facts, r.msg) {
 			continue
 		}
-		if r.set.cache && !c.waits {
-			if took := r.set.run(cached, c, r.facts, r.msg); attempt.End() {
+		if r.cached != nil && !c.waits {
+			if took := r.set.run(r.cached, c, r.facts, r.msg); r.cached.End() {
 				r.ran[i].Took = took
 				continue
 			}
@@ -42,9 +42,13 @@ func (r *round) run(ctx context.Context, in func(*Check) bool) {
 		}
 		later = append(later, i)
 	}
-	if len(later) == 0 {
-		return
+	if len(later) > 0 {
+		r.wait(ctx, later)
 	}
+}
+
+// wait runs checks side by side, and waits for them.
+func (r *round) wait(ctx context.Context, later []int) {
 	ctx, cancel := context.WithTimeout(ctx, r.set.deps.Timeout)
 	defer cancel()
 	turn := func(i int) { r.ran[i].Took = r.set.run(ctx, &r.checks[i], r.facts, r.msg) }

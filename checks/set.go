@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"postern/checks/dnscache"
 	"postern/policy"
 )
 
@@ -95,15 +96,18 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 		return nil
 	}
 
-	ran := make([]Ran, len(checks))
-	r := round{set: s, checks: checks, ran: ran, facts: f, msg: msg}
-	r.run(ctx, func(c *Check) bool { return len(c.needs) == 0 })
-	r.run(ctx, func(c *Check) bool { return len(c.needs) > 0 })
-	for i, c := range checks {
-		ran[i].Name, ran[i].Result = c.Name, *c.Result(f)
-		c.counts.Done(string(ran[i].Result), ran[i].Took)
+	r := round{set: s, checks: checks, ran: make([]Ran, len(checks)), facts: f, msg: msg}
+	if s.cache {
+		r.cached = dnscache.NewAttempt(ctx)
 	}
-	return ran
+	r.run(ctx, false)
+	r.run(ctx, true)
+	for i := range checks {
+		c, ran := &checks[i], &r.ran[i]
+		ran.Name, ran.Result = c.Name, *c.Result(f)
+		c.counts.Done(string(ran.Result), ran.Took)
+	}
+	return r.ran
 }
 
 // settled begins c and says whether that was all.

@@ -6,9 +6,12 @@ import (
 	"time"
 )
 
-// Attempt is look-ups that take what is in the cache and wait for nothing. The zero
-// Attempt is ready.
+// Attempt is look-ups that take what is in the cache and wait for nothing: those with
+// an Attempt as their context. Whatever is not in the cache fails at once, for a reason
+// that is nobody's fault, and no query is sent for it.
 type Attempt struct {
+	context.Context //nolint:containedctx // it is one
+
 	mu     sync.Mutex // a check may ask several questions at once
 	waited bool
 	looks  []look
@@ -23,16 +26,23 @@ type look struct {
 	at     time.Time
 }
 
-// TakesAttempts says that look-ups of r heed WithAttempt.
+// TakesAttempts says that look-ups of r heed an Attempt.
 func (r *Resolver) TakesAttempts() {}
+
+// usualLooks is as many look-ups as most checks make, so that one allocation holds them.
+const usualLooks = 4
+
+// NewAttempt begins an attempt on behalf of ctx.
+func NewAttempt(ctx context.Context) *Attempt { return &Attempt{Context: ctx} }
 
 type attemptKey struct{}
 
-// WithAttempt returns a context whose look-ups are made for a: whatever is not in
-// the cache fails at once, for a reason that is nobody's fault, and no query is
-// sent for it.
-func WithAttempt(ctx context.Context, a *Attempt) context.Context {
-	return context.WithValue(ctx, attemptKey{}, a)
+// Value is that of a context.
+func (a *Attempt) Value(key any) any {
+	if key == (attemptKey{}) {
+		return a
+	}
+	return a.Context.Value(key)
 }
 
 func attemptOf(ctx context.Context) *Attempt {
@@ -55,9 +65,13 @@ func (a *Attempt) wait() *entry {
 func (a *Attempt) note(l look) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.waited {
-		a.looks = append(a.looks, l)
+	if a.waited {
+		return
 	}
+	if a.looks == nil {
+		a.looks = make([]look, 0, usualLooks)
+	}
+	a.looks = append(a.looks, l)
 }
 
 // End says whether everything that was asked for was there; then it is counted and

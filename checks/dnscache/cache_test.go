@@ -192,7 +192,7 @@ func TestCounters(t *testing.T) {
 	if got := fmt.Sprint(outcomes(t, m, "TXT")); got != want {
 		t.Errorf("TXT: %s, want %s", got, want)
 	}
-	if got := fmt.Sprint(outcomes(t, m, "AAAA")); got != "map[error:1]" {
+	if got := fmt.Sprint(outcomes(t, m, "AAAA")); got != "map[error:1 hit:0 miss:0 negative:0 stale:0]" {
 		t.Errorf("AAAA: %s", got)
 	}
 	if got := gauges(t, m); got != "cache_entries 0 healthy 1 " {
