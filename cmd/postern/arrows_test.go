@@ -43,6 +43,7 @@ var floors = map[string]int{
 	"policy/journal/jsonline": 0,
 	"proxy/smtp":              0,
 	"proxy/share":             0,
+	"proxy/socket":            0,
 	"metrics":                 0,
 	"configs":                 0,
 }

@@ -5,20 +5,20 @@ import (
 	"errors"
 	"net"
 	"strings"
-	"syscall"
 	"time"
 
 	"postern/proxy/smtp"
+	"postern/proxy/socket"
 )
 
 // link is one connection to one address of a backend. It outlives the sessions
 // that borrow it (Conn is such a loan).
 type link struct {
-	at  *address
-	raw net.Conn        // the socket
-	fd  syscall.RawConn // its descriptor; nil where it has none
-	nc  net.Conn        // what we read and write: the socket, or TLS on it
-	br  *bufio.Reader
+	at   *address
+	raw  net.Conn      // the socket
+	look socket.Peeker // at raw
+	nc   net.Conn      // what we read and write: the socket, or TLS on it
+	br   *bufio.Reader
 
 	caps Capabilities
 	born time.Time
@@ -38,9 +38,7 @@ const readBuffer = 4096
 
 func newLink(at *address, nc net.Conn, now time.Time) *link {
 	l := &link{at: at, raw: nc, nc: nc, br: bufio.NewReaderSize(nc, readBuffer), born: now}
-	if sc, ok := nc.(syscall.Conn); ok {
-		l.fd, _ = sc.SyscallConn()
-	}
+	l.look.Of(nc)
 	return l
 }
 
@@ -148,22 +146,7 @@ func (l *link) close() { _ = l.raw.Close() }
 // used: nothing may have come in, neither an end nor a 421. A kind of
 // connection that cannot be asked passes for alive; the first command will
 // tell, and is repeated elsewhere if need be.
-func (l *link) alive() bool { return l.br.Buffered() == 0 && l.quiet() }
-
-// quiet says whether the socket has nothing for us, neither octets nor an end. One
-// that cannot be asked passes for quiet.
-func (l *link) quiet() bool {
-	if l.fd == nil {
-		return true
-	}
-	quiet := false
-	err := l.fd.Control(func(fd uintptr) {
-		var b [1]byte
-		_, _, e := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		quiet = e == syscall.EAGAIN || e == syscall.EWOULDBLOCK || e == syscall.EINTR
-	})
-	return err == nil && quiet
-}
+func (l *link) alive() bool { return l.br.Buffered() == 0 && l.look.Quiet() }
 
 // lookAgain is how long octets on the socket may take to come out of TLS.
 const lookAgain = 50 * time.Millisecond
@@ -174,7 +157,7 @@ func (l *link) speaks() bool {
 	if l.br.Buffered() > 0 {
 		return true
 	}
-	if l.quiet() {
+	if l.look.Quiet() {
 		return false
 	}
 	// Octets of TLS need not be a word either.

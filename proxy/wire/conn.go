@@ -9,12 +9,12 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"syscall"
 	"time"
 
 	"postern/metrics"
 	"postern/policy"
 	"postern/proxy/smtp"
+	"postern/proxy/socket"
 )
 
 const (
@@ -41,9 +41,10 @@ type Conn struct {
 	// Flush is called.
 	FlushWithin time.Duration
 
-	Options            // immutable
-	raw       net.Conn // as accepted; immutable
-	encrypted net.Conn // the TLS session on raw; nil: in the clear
+	Options                 // immutable
+	raw       net.Conn      // as accepted; immutable
+	look      socket.Peeker // at raw
+	encrypted net.Conn      // the TLS session on raw; nil: in the clear
 
 	in  input   // what is read
 	out *[]byte // replies not yet sent; nil if there are none
@@ -52,6 +53,7 @@ type Conn struct {
 // Open makes c, which is zero, the wire to conn. Nothing may be read of it before Begin.
 func (c *Conn) Open(conn net.Conn, o Options) {
 	c.Options, c.raw = o, conn
+	c.look.Of(conn)
 }
 
 // Begin makes c ready to be read.
@@ -203,28 +205,10 @@ func (c *Conn) Ahead() bool {
 	case c.in.buffered() > 0:
 		return true
 	case c.encrypted == nil:
-		return c.onSocket()
+		return c.look.Octets()
 	}
 	// TLS may have read a record too far; and octets on the socket may be its own.
-	return c.insideTLS(0) || c.onSocket() && c.insideTLS(lookAgain)
-}
-
-// onSocket says whether the socket has octets for us.
-func (c *Conn) onSocket() bool {
-	sc, ok := c.raw.(syscall.Conn)
-	if !ok {
-		return false
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return false
-	}
-	n := 0
-	err = raw.Control(func(fd uintptr) {
-		var b [1]byte
-		n, _, _ = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-	})
-	return err == nil && n > 0
+	return c.insideTLS(0) || c.look.Octets() && c.insideTLS(lookAgain)
 }
 
 // lookAgain is how long octets on the socket may take to come out of TLS.
