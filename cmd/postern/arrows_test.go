@@ -35,6 +35,7 @@ var floors = map[string]int{
 	"policy/expr":             1,
 	"checks/dnscache":         1,
 	"checks/memory":           1,
+	"policy/journal/index":    1,
 	"metrics/admin":           1,
 	"proxy/etrn":              1,
 	"proxy/hold":              1,

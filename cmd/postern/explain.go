@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"regexp"
@@ -37,7 +38,7 @@ what they make of it.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := explain(src, idIn(strings.Join(args, " ")), recipient)
+			v, err := explain(cmd.Context(), src, idIn(strings.Join(args, " ")), recipient)
 			if err != nil {
 				return err
 			}
@@ -73,7 +74,7 @@ func idIn(pasted string) string {
 }
 
 // explain finds a record and explains it by the policy in force.
-func explain(src journalSource, id, recipient string) (view.Transaction, error) {
+func explain(ctx context.Context, src journalSource, id, recipient string) (view.Transaction, error) {
 	cfg, dir, err := src.open()
 	if err != nil {
 		return view.Transaction{}, err
@@ -82,10 +83,10 @@ func explain(src journalSource, id, recipient string) (view.Transaction, error) 
 	if err != nil {
 		return view.Transaction{}, configs.FaultsOf(cfg.At("policy"), err).Sorted()
 	}
-	r, err := journal.Find(dir, id)
+	r, err := journal.Find(ctx, dir, id)
 	if errors.Is(err, journal.ErrNotFound) {
 		// Replies that are about no transaction bear the id of the connection.
-		if of, err := journal.FindSession(dir, id); err == nil {
+		if of, err := journal.Last(ctx, dir, journal.Filter{Session: id}, nil); err == nil {
 			return view.Transaction{}, fmt.Errorf("%s is a connection; a transaction in it is %s", id, of.ID)
 		}
 		if err.Error() != journal.ErrNotFound.Error() { // it says what could not be read

@@ -11,11 +11,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"postern/policy"
-	"postern/policy/journal/jsonline"
 )
 
 // Query says which records are wanted.
@@ -31,9 +29,9 @@ func (q Query) Wants(t time.Time) bool {
 
 // wantsFile says whether a file may have records that are wanted. A record is in
 // the file of the day on which its transaction ended, and it bears the time at
-// which that began.
+// which that began; no transaction takes a day.
 func (q Query) wantsFile(f file) bool {
-	return q.Since.IsZero() || f.start().AddDate(0, 0, 1).After(q.Since)
+	return (q.Since.IsZero() || f.start().AddDate(0, 0, 1).After(q.Since)) && (q.Until.IsZero() || f.start().Before(q.Until.AddDate(0, 0, 1)))
 }
 
 // Stats says what was found in a journal besides records.
@@ -217,47 +215,4 @@ func Records(dir string, q Query, fn func(*Record) error) (Stats, error) {
 	})
 	stats.Add(found)
 	return stats, err
-}
-
-// Find returns the record of a transaction, or ErrNotFound. Ids do not tell the
-// time, so it reads the journal, the newest file first.
-func Find(dir, id string) (*Record, error) {
-	return find(dir, "id", id, func(r *Record) bool { return r.ID == id })
-}
-
-// FindSession returns a record of the connection with that id, or ErrNotFound.
-func FindSession(dir, session string) (*Record, error) {
-	return find(dir, "session", session, func(r *Record) bool { return r.Session == session })
-}
-
-// find returns the first record of the newest file that has one which is wanted.
-// Only lines that have the value as a field of that name anywhere are decoded.
-func find(dir, field, value string, wanted func(*Record) bool) (*Record, error) {
-	files, err := listFiles(dir)
-	if err != nil {
-		return nil, err
-	}
-	needle := jsonline.AppendString([]byte(`"`+field+`":`), value)
-	var stats Stats
-	var r Record
-	for _, f := range slices.Backward(files) {
-		found := false
-		err := stats.readFile(filepath.Join(dir, f.name), f.compressed, func(line []byte) error {
-			if bytes.Contains(line, needle) && stats.Decode(line, &r) && wanted(&r) {
-				found = true
-				return errStop
-			}
-			return nil
-		})
-		if found {
-			return &r, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	if len(stats.Unreadable) > 0 {
-		return nil, fmt.Errorf("%w; not all files could be read: %s", ErrNotFound, stats.Unreadable[0])
-	}
-	return nil, ErrNotFound
 }

@@ -66,7 +66,7 @@ func TestReaderTakesWhatItFinds(t *testing.T) {
 	if s.Bad != 5 || s.Newer != 1 || s.Files != 7 || len(s.Unreadable) != 2 {
 		t.Errorf("%+v", s)
 	}
-	if _, err := Find(dir, "nobody"); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "not all files could be read") {
+	if _, err := Find(t.Context(), dir, "nobody"); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "not all files could be read") {
 		t.Error(err)
 	}
 	stop := errors.New("enough")
@@ -77,7 +77,7 @@ func TestReaderTakesWhatItFinds(t *testing.T) {
 	if _, err := Records(filepath.Join(dir, "none"), Query{}, nil); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
-	if _, err := Find(filepath.Join(dir, "none"), "a"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Find(t.Context(), filepath.Join(dir, "none"), "a"); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
 }
@@ -148,7 +148,7 @@ func BenchmarkFind(b *testing.B) {
 	}
 	b.SetBytes(int64(20000 * len(line)))
 	for b.Loop() {
-		if _, err := Find(dir, "nobody"); !errors.Is(err, ErrNotFound) {
+		if _, err := Find(b.Context(), dir, "nobody"); !errors.Is(err, ErrNotFound) {
 			b.Fatal(err)
 		}
 	}

@@ -2,7 +2,6 @@ package journal
 
 import (
 	"bufio"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +11,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"postern/policy/journal/index"
 )
 
 // tidy compresses the files that are closed and removes those that are older
@@ -44,7 +45,9 @@ func tidy(ctx context.Context, dir string, keep time.Duration, now time.Time, cl
 		case ctx.Err() != nil:
 			return errors.Join(faults...)
 		case keep > 0 && f.start().AddDate(0, 0, 1).Add(keep).Before(now):
-			err = os.Remove(path)
+			if err = os.Remove(path); err == nil && f.compressed {
+				err = os.Remove(path + indexSuffix)
+			}
 		case !f.compressed && closed(f):
 			err = compress(ctx, path)
 		}
@@ -53,7 +56,10 @@ func tidy(ctx context.Context, dir string, keep time.Duration, now time.Time, cl
 		}
 		err = nil
 	}
-	return errors.Join(faults...)
+	if files, err = listFiles(dir); err != nil {
+		return err
+	}
+	return errors.Join(append(faults, indexAll(ctx, dir, files)...)...)
 }
 
 // removeHalves removes what compressions left that were cut short.
@@ -67,8 +73,8 @@ func removeHalves(dir string) (faults []error) {
 	return faults
 }
 
-// compress replaces a file by its gzip. The plain one goes only when the other
-// is on the disk as a whole; whoever reads meanwhile finds one of them.
+// compress replaces a file by its gzip, with an index beside it. The plain one goes only when
+// the other is on the disk as a whole; whoever reads meanwhile finds one of them.
 func compress(ctx context.Context, path string) (err error) {
 	in, err := os.Open(path)
 	if err != nil {
@@ -82,7 +88,7 @@ func compress(ctx context.Context, path string) (err error) {
 		return err
 	}
 	temporary := path + ".gz.tmp" // a name that readers pass by
-	out, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
+	out, err := os.OpenFile(temporary, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
 	if err != nil {
 		return err
 	}
@@ -92,17 +98,35 @@ func compress(ctx context.Context, path string) (err error) {
 			_ = os.Remove(temporary)
 		}
 	}()
-	buffered := bufio.NewWriterSize(out, 64<<10)
-	// The fastest: lines of JSON shrink to a seventh even so, and mail wants the CPU.
-	z, _ := gzip.NewWriterLevel(buffered, gzip.BestSpeed) // the level is a good one
-	if _, err := io.Copy(z, &interruptible{ctx, in}); err != nil {
+	// An index that cannot be written is made later: it must not keep the file from its place.
+	sidecar, _ := createIndex(path + ".gz")
+	rows := io.Discard
+	if sidecar != nil {
+		defer func() {
+			sidecar.forget()
+			_ = sidecar.Close() // one that is torn is made again
+		}()
+		rows = sidecar
+	}
+	buffered, indexed := bufio.NewWriterSize(out, 64<<10), bufio.NewWriterSize(rows, 64<<10)
+	builder := index.NewBuilder(indexed, maxLine)
+	z := newMembers(buffered, builder)
+	if _, err := io.CopyBuffer(z, &interruptible{ctx, in}, make([]byte, 64<<10)); err != nil {
 		return err
 	}
-	if err := errors.Join(z.Close(), buffered.Flush(), out.Sync(), out.Close()); err != nil {
+	if err := errors.Join(z.Close(), buffered.Flush(), out.Sync()); err != nil {
 		return err
 	}
+	of, err := index.SourceOf(out, z.at)
+	if err := errors.Join(err, out.Close()); err != nil {
+		return err
+	}
+	whole := builder.Close(of, false) == nil && indexed.Flush() == nil
 	if err := os.Rename(temporary, path+".gz"); err != nil {
 		return err
+	}
+	if sidecar != nil && whole {
+		_ = sidecar.keep() // else it is made later
 	}
 	return os.Remove(path)
 }

@@ -134,7 +134,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	closeWriter(t, w)
 	closeWriter(t, w) // twice does no harm
 
-	r, err := Find(dir, "one")
+	r, err := Find(t.Context(), dir, "one")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,10 +144,10 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	if ids, s := read(t, dir, Query{}); !slices.Equal(ids, []string{"one", "two"}) || s.Lines != 2 || s.Bad != 0 || s.Files != 1 {
 		t.Errorf("read %q, %+v", ids, s)
 	}
-	if r, err := FindSession(dir, "stwo"); err != nil || r.ID != "two" {
+	if r, err := Last(t.Context(), dir, Filter{Session: "stwo"}, nil); err != nil || r.ID != "two" {
 		t.Errorf("by session: %v, %v", r, err)
 	}
-	if _, err := Find(dir, "on"); !errors.Is(err, ErrNotFound) {
+	if _, err := Find(t.Context(), dir, "on"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("an id that is not there: %v", err)
 	}
 	w.Write(sample("late"))
@@ -226,7 +226,7 @@ func TestRecordsHideNothing(t *testing.T) {
 			t.Errorf("%q stands in the journal", c)
 		}
 	}
-	got, err := FindSession(dir, text)
+	got, err := Last(t.Context(), dir, Filter{Session: text}, nil)
 	if err != nil || got.Facts.Helo.Name != text || got.BackendReply != "550 "+text || got.DNS[0].Answer[0] != text {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -263,31 +263,23 @@ func TestFilesByDayAndSize(t *testing.T) {
 	w.Write(r)
 	written(t, m, 5)
 	want := []string{
-		"2026-11-18.jsonl.gz", "2026-11-20.0001.jsonl.gz", "2026-11-20.jsonl.gz", "2026-11-21.jsonl", "notes.txt",
+		"2026-11-18.jsonl.gz", "2026-11-18.jsonl.gz.index", "2026-11-20.0001.jsonl.gz", "2026-11-20.0001.jsonl.gz.index",
+		"2026-11-20.jsonl.gz", "2026-11-20.jsonl.gz.index", "2026-11-21.jsonl", "notes.txt",
 	}
 	eventually(t, func() string { return cmp.Diff(want, names(t, dir)) }) // compressing goes on beside the writing
 	all := []string{"eighteenth", "first", "twentieth0", "twentieth1", "twentieth2", "twentieth3", "twentyfirst"}
 	if ids, s := read(t, dir, Query{}); !slices.Equal(ids, all) || s.Bad != 1 {
 		t.Errorf("read %q, %+v", ids, s)
 	}
-	if ids, s := read(t, dir, Query{Since: day(20, 12)}); !slices.Equal(ids, all[2:]) || s.Files != countOf(names(t, dir), "2026-11-2") {
+	if ids, s := read(t, dir, Query{Since: day(20, 12)}); !slices.Equal(ids, all[2:]) || s.Files != 3 {
 		t.Errorf("since noon: %q, %+v", ids, s)
 	}
 	if ids, _ := read(t, dir, Query{Until: day(20, 12)}); !slices.Equal(ids, all[:2]) {
 		t.Errorf("until noon: %q", ids)
 	}
-	if r, err := Find(dir, "twentieth0"); err != nil || r.ID != "twentieth0" {
+	if r, err := Find(t.Context(), dir, "twentieth0"); err != nil || r.ID != "twentieth0" {
 		t.Errorf("in a compressed file: %v, %v", r, err)
 	}
-}
-
-func countOf(names []string, part string) (n int) {
-	for _, name := range names {
-		if strings.Contains(name, part) {
-			n++
-		}
-	}
-	return n
 }
 
 func TestReopen(t *testing.T) {
@@ -578,7 +570,7 @@ func TestLocalPartsAreHashed(t *testing.T) {
 	if i := bytes.Index(text, []byte("bob")); i >= 0 {
 		t.Errorf("still there: %s", text[i-20:i+20])
 	}
-	got, err := Find(c.Path, "one")
+	got, err := Find(t.Context(), c.Path, "one")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -648,7 +640,7 @@ func TestCompressionIsSafe(t *testing.T) {
 	if err := compress(context.Background(), path); err != nil {
 		t.Error(err)
 	}
-	if got := names(t, filepath.Dir(path)); !slices.Equal(got, []string{"2026-11-20.jsonl.gz"}) {
+	if got := names(t, filepath.Dir(path)); !slices.Equal(got, []string{"2026-11-20.jsonl.gz", "2026-11-20.jsonl.gz.index"}) {
 		t.Errorf("files %q", got)
 	}
 }
