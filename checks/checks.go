@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"time"
 
+	"postern/checks/memory"
 	"postern/configs"
 	"postern/metrics"
 	"postern/policy"
@@ -121,6 +122,7 @@ type Deps struct {
 	Config   configs.Checks
 	Timeout  time.Duration    // of one check, then temperror (RFC 7208 §4.6.4); 0: 20 s
 	Healthy  func() bool      // our own resolver's health, for dns.healthy; nil: always
+	Memory   *memory.Memory   // what lasts between sessions; nil: no check asks for it
 	Metrics  *metrics.Metrics // may be nil
 	Log      *slog.Logger     // may be nil
 	Uses     Use              // who wants results, besides those whom NewSet is told

@@ -34,6 +34,7 @@ type Config struct {
 	Limits    Limits     `yaml:"limits"`
 	Timeouts  Timeouts   `yaml:"timeouts"`
 	Journal   Journal    `yaml:"journal"`
+	State     State      `yaml:"state"`
 	Admin     Admin      `yaml:"admin"`
 	Log       Log        `yaml:"log"`
 
@@ -306,6 +307,25 @@ type Journal struct {
 	HashKey        string `yaml:"hash_key" path:"file"`
 }
 
+// State is where what is remembered between sessions is kept: in the file of one
+// machine, or on servers that several share. Neither: in the memory of the process.
+type State struct {
+	Path    string        `yaml:"path" path:"file"`  // folder of the file; empty: none
+	Servers []string      `yaml:"servers"`           // host:port of a Valkey or Redis, or the first of a cluster; none: none
+	Timeout time.Duration `yaml:"timeout" min:"1ms"` // the longest that mail waits for an answer
+	Keep    time.Duration `yaml:"keep" min:"1h"`     // how long a sender is remembered after its last message
+
+	// Of servers alone.
+	TLS          string `yaml:"tls" words:"off verify"` // off | verify
+	CA           string `yaml:"ca" path:"file"`         // PEM file of the roots to verify by; empty: the system's
+	User         string `yaml:"user"`
+	PasswordFile string `yaml:"password_file" path:"file"`
+	Prefix       string `yaml:"prefix"` // of every key
+}
+
+// Configured says whether a place is named that outlives the process.
+func (s *State) Configured() bool { return s.Path != "" || len(s.Servers) > 0 }
+
 // Admin is the HTTP side.
 type Admin struct {
 	Address string   `yaml:"address"` // host:port; empty: none
@@ -338,6 +358,7 @@ func Default() *Config {
 			BackendConnect: 10 * time.Second, BackendCommand: 5 * time.Minute, TLSHandshake: 30 * time.Second, Drain: 30 * time.Second,
 		},
 		Journal: Journal{Keep: 14 * 24 * time.Hour, RotateSize: 256 * MiB},
+		State:   State{Timeout: 50 * time.Millisecond, Keep: 36 * 24 * time.Hour, TLS: "off", Prefix: "postern:"},
 		Admin:   Admin{Address: "127.0.0.1:9125"},
 		Log:     Log{Level: "info", Format: "json"},
 	}

@@ -151,6 +151,12 @@ func TestExamplesOfTheReferenceLoad(t *testing.T) {
 			text += `backends: [{name: mta, addresses: ["192.0.2.1:25"]}]` + "\n"
 		case "journal.hash_local_parts":
 			text = "journal: {hash_local_parts: true, hash_key: a.key}\n"
+		case "state.tls", "state.password_file":
+			text = "state: {servers: [valkey.example:6379], " + strings.TrimPrefix(text, "state: {")
+		case "state.user":
+			text = "state: {servers: [valkey.example:6379], password_file: a.key, " + strings.TrimPrefix(text, "state: {")
+		case "state.ca":
+			text = "state: {servers: [valkey.example:6379], tls: verify, " + strings.TrimPrefix(text, "state: {")
 		}
 		dir := t.TempDir()
 		if err := os.Mkdir(filepath.Join(dir, "conf.d"), 0o700); err != nil {

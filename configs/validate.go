@@ -50,6 +50,7 @@ func (l *loader) validate(c *Config) {
 	if c.Journal.HashLocalParts {
 		l.required("journal.hash_key", c.Journal.HashKey)
 	}
+	l.state(&c.State)
 	if a := c.Admin.Address; a != "" {
 		l.hostPort("admin.address", a)
 	}
@@ -238,6 +239,39 @@ func (l *loader) backends(c *Config) {
 			}
 			l.fault(p+".backend", "%s.backend: there is no backend %q%s", p, r.Backend, hint)
 		}
+	}
+}
+
+// keyPrefix is what the keys of a store may begin with. NOT: braces, by which a
+// cluster would keep all of them on one server.
+var keyPrefix = regexp.MustCompile(`^[A-Za-z0-9_.:/-]{1,64}$`)
+
+func (l *loader) state(s *State) {
+	if s.Path != "" && len(s.Servers) > 0 {
+		l.fault("state.servers", "state.servers: path names a store already: path is for one machine, servers for several; take one of them out")
+	}
+	for i, server := range s.Servers {
+		p := fmt.Sprintf("state.servers[%d]", i)
+		if l.hostPort(p, server) && strings.HasPrefix(server, ":") {
+			l.fault(p, "%s: %q has no host", p, server)
+		}
+	}
+	for _, of := range []struct {
+		key  string
+		said bool
+	}{{"tls", s.TLS == "verify"}, {"ca", s.CA != ""}, {"user", s.User != ""}, {"password_file", s.PasswordFile != ""}} {
+		if of.said && len(s.Servers) == 0 {
+			l.fault("state."+of.key, "state.%s: is about servers, and state.servers names none", of.key)
+		}
+	}
+	if s.CA != "" && s.TLS != "verify" {
+		l.fault("state.ca", "state.ca: says whom to verify by, but tls is %s: write tls: verify", s.TLS)
+	}
+	if s.User != "" && s.PasswordFile == "" {
+		l.fault("state.user", "state.user: a user has a password, and state.password_file names no file that holds it")
+	}
+	if !keyPrefix.MatchString(s.Prefix) {
+		l.fault("state.prefix", "state.prefix: %q begins no key: use up to 64 letters, digits, - _ . : and /", s.Prefix)
 	}
 }
 

@@ -48,6 +48,10 @@ type Metrics struct {
 	tlsHandshakes       *prometheus.CounterVec
 	certificateNotAfter *prometheus.GaugeVec
 
+	stateHealthy atomic.Pointer[func() bool]
+	stateEntries *prometheus.GaugeVec
+	stateBytes   *prometheus.GaugeVec
+
 	limitsReached known
 	heldBytes     prometheus.Gauge
 
@@ -133,6 +137,15 @@ func New() *Metrics {
 
 	m.tlsHandshakes = counter("tls_handshakes_total", "TLS handshakes with clients.", "version", "result")
 	m.certificateNotAfter = f.NewGaugeVec(gauge("tls_certificate_not_after_seconds", "When a certificate ends, in seconds since 1970."), []string{"name"})
+
+	f.NewGaugeFunc(gauge("state_healthy", "Whether the store of what lasts between sessions is asked: 0 while it gives no sign of life."), func() float64 {
+		if healthy := m.stateHealthy.Load(); healthy != nil && !(*healthy)() {
+			return 0
+		}
+		return 1
+	})
+	m.stateEntries = f.NewGaugeVec(gauge("state_entries", "Senders (past), clients and domains of the hour (rate) and held mail (hold) that are remembered, as counted within the last minute."), []string{"kind"})
+	m.stateBytes = f.NewGaugeVec(gauge("state_bytes", "Room that the store of this machine takes; of servers nothing is known."), nil)
 
 	m.limitsReached = newKnown(counter("limits_reached_total", "What clients were not given since a limit was reached, by the key of it in the configuration.", "limit"),
 		"held", "held_per_client", "held_memory", "header_fields", "header_size", "message_rate", "recipients")
@@ -246,6 +259,36 @@ func (m *Metrics) DNSCacheEntries(f func() float64) {
 func (m *Metrics) DNSHealthy(f func() bool) {
 	if m != nil {
 		m.dnsHealthy.Store(&f)
+	}
+}
+
+// StateHealthy reports the state of the store of what lasts between sessions through
+// f, which is called at each scrape; a later f takes the place of an earlier one.
+func (m *Metrics) StateHealthy(f func() bool) {
+	if m != nil {
+		m.stateHealthy.Store(&f)
+	}
+}
+
+// StateSizes publishes how much that store holds, by kind and in octets; a size below
+// zero is not known.
+func (m *Metrics) StateSizes(entries map[string]int64, octets int64) {
+	if m == nil {
+		return
+	}
+	for kind, n := range entries {
+		m.stateEntries.WithLabelValues(clean(kind)).Set(float64(n))
+	}
+	if octets >= 0 {
+		m.stateBytes.WithLabelValues().Set(float64(octets))
+	}
+}
+
+// ForgetState drops what StateSizes said, before another store is counted.
+func (m *Metrics) ForgetState() {
+	if m != nil {
+		m.stateEntries.Reset()
+		m.stateBytes.Reset()
 	}
 }
 

@@ -44,29 +44,37 @@ var ErrNewer = errors.New("the state was written by a newer version of Postern; 
 // OpenFile opens the store in a folder, which is made where it is missing. A file
 // that is torn is moved aside, begun anew, and told of loudly: what was remembered
 // is then gone, and no mail with it.
-func OpenFile(folder string, keep time.Duration, now func() time.Time, log *slog.Logger) (Store, error) {
+func OpenFile(folder string, now func() time.Time, log *slog.Logger) (Store, error) {
 	if err := os.MkdirAll(folder, 0o750); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(folder, fileName)
 	db, err := openBolt(path)
 	if err != nil && isTorn(err) {
-		aside := fmt.Sprintf("%s.torn-%s", path, now().UTC().Format("20060102T150405"))
-		if err := os.Rename(path, aside); err != nil {
+		if err := moveAside(path, now(), log, err); err != nil {
 			return nil, err
 		}
-		log.Error("the state file cannot be read and was moved aside; what was remembered begins anew", "file", path, "aside", aside, "error", err)
 		db, err = openBolt(path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	f := &file{db: db}
-	l := &local{on: f, keep: keep, now: now}
+	l := &local{on: f, now: now}
 	ctx, stop := context.WithCancel(context.Background())
 	f.stop = stop
 	f.sweeper.Go(func() { f.sweep(ctx, l, log) })
 	return l, nil
+}
+
+// moveAside gives a torn file another name, and says so.
+func moveAside(path string, now time.Time, log *slog.Logger, torn error) error {
+	aside := fmt.Sprintf("%s.torn-%s", path, now.UTC().Format("20060102T150405"))
+	if err := os.Rename(path, aside); err != nil {
+		return err
+	}
+	log.Error("the state file cannot be read and was moved aside; what was remembered begins anew", "file", path, "aside", aside, "error", torn)
+	return nil
 }
 
 // isTorn says whether a file is damaged, and not merely out of reach.
@@ -111,8 +119,8 @@ func openTrusting(path string) (db *bbolt.DB, err error) {
 		if err != nil {
 			return err
 		}
-		if v := meta.Get(keySchema); len(v) == 8 && binary.BigEndian.Uint64(v) > schema {
-			return ErrNewer
+		if err := checkSchema(meta); err != nil {
+			return err
 		}
 		for t := range tables {
 			if _, err := tx.CreateBucketIfNotExists([]byte(t.String())); err != nil {
@@ -121,6 +129,17 @@ func openTrusting(path string) (db *bbolt.DB, err error) {
 		}
 		return meta.Put(keySchema, binary.BigEndian.AppendUint64(nil, schema))
 	})
+}
+
+// checkSchema reads of which version a file is; meta is nil in one that is new.
+func checkSchema(meta *bbolt.Bucket) error {
+	if meta == nil {
+		return nil
+	}
+	if v := meta.Get(keySchema); len(v) == 8 && binary.BigEndian.Uint64(v) > schema {
+		return ErrNewer
+	}
+	return nil
 }
 
 // shrink writes a large file anew when more than half of it is free: bbolt gives
@@ -212,6 +231,8 @@ func (f *file) each(t table, after string, do func(string, []byte) bool) error {
 	})
 }
 
+var errTorn = errors.New("the state file is torn")
+
 // safely makes an error of what bbolt panics about: it trusts what it reads. The
 // file is mapped into memory, so that one which is shorter than it says, or a disk
 // that fails, is a fault of memory as well.
@@ -219,7 +240,7 @@ func safely(do func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("the state file is torn: %v", p)
+			err = fmt.Errorf("%w: %v", errTorn, p)
 		}
 	}()
 	return do()

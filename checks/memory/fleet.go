@@ -22,7 +22,6 @@ type Fleet struct {
 	Password func() (string, error) // asked for at each connection; nil: none
 	Prefix   string                 // of every key
 	Timeout  time.Duration          // of a connection and of each write to it
-	Keep     time.Duration
 	Now      func() time.Time
 }
 
@@ -169,7 +168,7 @@ func numbers(a valkey.ValkeyResult) ([]int64, error) {
 }
 
 // Add implements Store: what the events add up to, in one round trip.
-func (f *fleet) Add(ctx context.Context, events []Event) error {
+func (f *fleet) Add(ctx context.Context, keep time.Duration, events []Event) error {
 	c, err := f.connect()
 	if err != nil {
 		return err
@@ -203,7 +202,7 @@ func (f *fleet) Add(ctx context.Context, events []Event) error {
 		cmds = append(cmds, c.B().Hsetnx().Key(key).Field("f").Value(strconv.FormatInt(now.Unix(), 10)).Build())
 		add(key, "d", p.Delivered)
 		add(key, "r", p.Refused)
-		expire(key, f.of.Keep)
+		expire(key, keep)
 	}
 	for k, r := range client {
 		key := f.rateKey(k, h)

@@ -12,14 +12,20 @@ import (
 // Options say how a store is used.
 type Options struct {
 	Timeout time.Duration // the longest that mail waits for the store; 0: 50 ms
+	Keep    time.Duration // how long a sender is remembered after its last message; 0: 36 days
 	Log     *slog.Logger  // may be nil
 	Now     func() time.Time
+	// Sizes is told every minute how much is remembered, as far as that is known.
+	Sizes func(Sizes)
 	// Dropped is told of events that were lost because the store did not take them.
 	Dropped func(n int)
 }
 
 const (
 	defaultTimeout = 50 * time.Millisecond
+	defaultKeep    = 36 * 24 * time.Hour
+	// sizeEvery is how often it is counted what is remembered, which looks at all of it.
+	sizeEvery = time.Minute
 	// flushEvery is how often what happened is written: what a kill loses at most.
 	flushEvery = time.Second
 	// maxPending bounds the events that wait to be written.
@@ -48,9 +54,13 @@ type Memory struct {
 	opt   Options
 
 	asking  chan struct{}
+	timeout atomic.Int64 // Options.Timeout
+	keep    atomic.Int64 // Options.Keep
 	healthy atomic.Bool
 
 	mu       sync.Mutex
+	left     bool // the store is let go of, which is no trouble
+	closed   bool
 	failures int
 	pending  []Event
 	lost     int
@@ -65,6 +75,9 @@ func New(s Store, o Options) *Memory {
 	if o.Timeout <= 0 {
 		o.Timeout = defaultTimeout
 	}
+	if o.Keep <= 0 {
+		o.Keep = defaultKeep
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -74,9 +87,59 @@ func New(s Store, o Options) *Memory {
 	ctx, stop := context.WithCancel(context.Background())
 	m := &Memory{store: s, opt: o, asking: make(chan struct{}, maxAsking), stop: stop, wake: make(chan struct{}, 1)}
 	m.healthy.Store(true)
+	m.Tune(o.Timeout, o.Keep)
 	m.done.Go(func() { m.write(ctx) })
 	m.done.Go(func() { m.heal(ctx) })
 	return m
+}
+
+// Tune changes how long mail waits and how long a sender is remembered.
+func (m *Memory) Tune(timeout, keep time.Duration) {
+	m.timeout.Store(int64(timeout))
+	m.keep.Store(int64(keep))
+}
+
+// Begin waits for a first sign of life, at most some seconds. A store that gives
+// none is left alone until it does, and Begin says why.
+func (m *Memory) Begin(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout+flushEvery)
+	defer cancel()
+	err := m.ping(ctx)
+	if err != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.fall()
+	}
+	return err
+}
+
+// LetGo writes what was counted and closes the store, so that another process can
+// open it, where it is one that a process has for itself. Until TakeBack nothing is
+// remembered, and that is no trouble.
+func (m *Memory) LetGo(ctx context.Context) error {
+	r, ok := m.store.(*reopened)
+	if !ok {
+		return nil
+	}
+	err := m.Flush(ctx)
+	m.mu.Lock()
+	m.left = true
+	m.healthy.Store(false)
+	m.mu.Unlock()
+	return errors.Join(err, r.rest(true))
+}
+
+// TakeBack opens again what LetGo closed.
+func (m *Memory) TakeBack() {
+	r, ok := m.store.(*reopened)
+	if !ok {
+		return
+	}
+	_ = r.rest(false) // closes nothing
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.left = false
+	m.healthy.Store(true)
 }
 
 // Healthy says whether the store is asked at all.
@@ -106,7 +169,10 @@ func (m *Memory) Store() Store { return m.store }
 func (m *Memory) Count(e Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.pending) >= maxPending {
+	switch {
+	case m.closed:
+		return
+	case len(m.pending) >= maxPending:
 		m.lost++
 		return
 	}
@@ -126,19 +192,19 @@ func (m *Memory) Flush(ctx context.Context) error {
 		return nil
 	}
 	if !m.Healthy() {
-		m.keep(events)
+		m.putBack(events)
 		return ErrUnhealthy
 	}
-	err := m.store.Add(ctx, events)
+	err := m.store.Add(ctx, time.Duration(m.keep.Load()), events)
 	m.heard(err)
 	if err != nil {
-		m.keep(events)
+		m.putBack(events)
 	}
 	return err
 }
 
-// keep puts events back that were not written, the newest as far as there is room.
-func (m *Memory) keep(events []Event) {
+// putBack puts events back that were not written, the newest as far as there is room.
+func (m *Memory) putBack(events []Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if over := len(events) + len(m.pending) - maxPending; over > 0 {
@@ -148,19 +214,33 @@ func (m *Memory) keep(events []Event) {
 	m.pending = append(events, m.pending...)
 }
 
-// Close writes what was counted and closes the store.
+// Close writes what was counted and closes the store. Who asks after that, as a
+// transaction that began before a reload, has ErrUnhealthy.
 func (m *Memory) Close() error {
 	m.stop()
 	m.done.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
 	defer cancel()
-	return errors.Join(m.Flush(ctx), m.store.Close())
+	err := m.Flush(ctx)
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return nil
+	}
+	if m.left {
+		err = nil // another process has the store, and what came since is not counted
+	}
+	m.left, m.closed, m.pending = true, true, nil
+	m.healthy.Store(false)
+	m.mu.Unlock()
+	return errors.Join(err, m.store.Close())
 }
 
 // write flushes now and then.
 func (m *Memory) write(ctx context.Context) {
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
+	var counted time.Time // when the store was last asked for its sizes
 	for {
 		select {
 		case <-ctx.Done():
@@ -168,6 +248,12 @@ func (m *Memory) write(ctx context.Context) {
 		case <-tick.C:
 			within, cancel := context.WithTimeout(ctx, writeTimeout)
 			_ = m.Flush(within) // heard has said what there is to say
+			if now := m.opt.Now(); m.opt.Sizes != nil && m.Healthy() && now.Sub(counted) >= sizeEvery {
+				counted = now
+				if s, err := m.store.Sizes(within); err == nil {
+					m.opt.Sizes(s)
+				}
+			}
 			cancel()
 		}
 	}
@@ -186,7 +272,7 @@ func ask[T any](ctx context.Context, m *Memory, f func(context.Context) (T, erro
 	default:
 		return none, ErrUnhealthy
 	}
-	within, cancel := context.WithTimeout(ctx, m.opt.Timeout)
+	within, cancel := context.WithTimeout(ctx, time.Duration(m.timeout.Load()))
 	type answer struct {
 		value T
 		err   error
@@ -221,14 +307,23 @@ func (m *Memory) heard(err error) {
 		m.failures = 0
 		return
 	}
-	if m.failures++; m.failures < trips || !m.healthy.CompareAndSwap(true, false) {
+	if m.failures++; m.failures < trips || m.left || !m.fall() {
 		return
 	}
 	m.opt.Log.Warn("the state store does not answer: its facts are unmeasured, and no mail is held until it does", "error", err)
+}
+
+// fall leaves the store alone until it gives a sign of life, and says whether it was
+// not yet. It needs mu.
+func (m *Memory) fall() bool {
+	if m.left || !m.healthy.CompareAndSwap(true, false) {
+		return false
+	}
 	select {
 	case m.wake <- struct{}{}:
 	default:
 	}
+	return true
 }
 
 // heal asks a store that was left alone for a sign of life, ever more seldom.
@@ -248,14 +343,20 @@ func (m *Memory) heal(ctx context.Context) {
 				return
 			case <-timer.C:
 			}
-			within, cancel := context.WithTimeout(ctx, m.opt.Timeout)
+			within, cancel := context.WithTimeout(ctx, time.Duration(m.timeout.Load()))
 			err := m.ping(within)
 			cancel()
 			if err == nil {
 				m.mu.Lock()
-				m.failures = 0
-				m.healthy.Store(true)
+				back := !m.left
+				if back {
+					m.failures = 0
+					m.healthy.Store(true)
+				}
 				m.mu.Unlock()
+				if !back {
+					continue
+				}
 				m.opt.Log.Info("the state store answers again", "after", m.opt.Now().Sub(began).Round(time.Second))
 			}
 		}

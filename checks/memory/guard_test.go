@@ -61,7 +61,7 @@ func (m *moody) Recall(context.Context, Keys) (Recalled, error) {
 }
 func (m *moody) Ping(context.Context) error                       { return m.answer() }
 func (m *moody) Hold(_ context.Context, n Notice) (Notice, error) { return n, m.answer() }
-func (m *moody) Add(_ context.Context, e []Event) error {
+func (m *moody) Add(_ context.Context, _ time.Duration, e []Event) error {
 	err := m.answer()
 	if err == nil {
 		m.added.Add(int32(len(e)))

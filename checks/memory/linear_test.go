@@ -24,7 +24,7 @@ func TestNoticesAreLinearizable(t *testing.T) {
 	m := miniredis.RunT(t)
 	var posterns [2]Store
 	for i := range posterns {
-		posterns[i] = NewFleet(Fleet{Servers: []string{m.Addr()}, Prefix: "p:", Timeout: 10 * time.Second, Keep: keep, Now: time.Now})
+		posterns[i] = NewFleet(Fleet{Servers: []string{m.Addr()}, Prefix: "p:", Timeout: 10 * time.Second, Now: time.Now})
 		defer posterns[i].Close()
 	}
 	id := NoticeID(Key{}, "a@d.example", "u@example.org")

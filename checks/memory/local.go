@@ -44,9 +44,8 @@ type medium interface {
 // local is a store on a medium of this process. Each value begins with the time
 // at which it is forgotten.
 type local struct {
-	on   medium
-	keep time.Duration // how long a sender is remembered after its last message
-	now  func() time.Time
+	on  medium
+	now func() time.Time
 
 	mu sync.Mutex // of those that read and write back
 }
@@ -81,7 +80,7 @@ func (l *local) Recall(_ context.Context, k Keys) (r Recalled, err error) {
 
 // Add implements Store. Events of the same sender are added up before they are
 // written.
-func (l *local) Add(_ context.Context, events []Event) error {
+func (l *local) Add(_ context.Context, keep time.Duration, events []Event) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
@@ -124,7 +123,7 @@ func (l *local) Add(_ context.Context, events []Event) error {
 	}
 	ws := make([]write, 0, len(past)+len(rate))
 	for k, p := range past {
-		ws = append(ws, write{tablePast, string(k[:]), encode(now.Add(l.keep), p.First.Unix(), p.Delivered, p.Refused)})
+		ws = append(ws, write{tablePast, string(k[:]), encode(now.Add(keep), p.First.Unix(), p.Delivered, p.Refused)})
 	}
 	for k, w := range rate {
 		ws = append(ws, write{tableRate, string(k[:]), encode(now.Add(rateLife), w.hour,

@@ -179,7 +179,8 @@ type Store interface {
 	// Recall reads what is remembered by the keys, in one round trip.
 	Recall(ctx context.Context, k Keys) (Recalled, error)
 	// Add adds what happened, in one go. Nothing that it adds is waited for by mail.
-	Add(ctx context.Context, events []Event) error
+	// A sender is remembered for keep after its last message.
+	Add(ctx context.Context, keep time.Duration, events []Event) error
 	// Notice reads the notice of that id; its First is zero where there is none.
 	Notice(ctx context.Context, id string) (Notice, error)
 	// Hold writes one more try of a notice and returns it with its First and Tries.

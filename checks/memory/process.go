@@ -11,8 +11,8 @@ const processEntries = 100_000
 
 // NewProcess returns the store that holds where nothing is configured: it ends
 // with the process, and keeps the newest 100,000 entries of a kind.
-func NewProcess(keep time.Duration, now func() time.Time) Store {
-	return &local{on: newProcess(processEntries), keep: keep, now: now}
+func NewProcess(now func() time.Time) Store {
+	return &local{on: newProcess(processEntries), now: now}
 }
 
 // process is a medium in the memory of this process. When a table is full, the

@@ -45,11 +45,11 @@ func stores(t *testing.T) map[string]func(*testing.T) (Store, func(time.Duration
 	return map[string]func(*testing.T) (Store, func(time.Duration)){
 		"process": func(*testing.T) (Store, func(time.Duration)) {
 			c := begin()
-			return NewProcess(keep, c.now), c.move
+			return NewProcess(c.now), c.move
 		},
 		"file": func(t *testing.T) (Store, func(time.Duration)) {
 			c := begin()
-			s, err := OpenFile(t.TempDir(), keep, c.now, slog.New(slog.DiscardHandler))
+			s, err := OpenFile(t.TempDir(), c.now, slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -58,7 +58,7 @@ func stores(t *testing.T) map[string]func(*testing.T) (Store, func(time.Duration
 		"fleet": func(t *testing.T) (Store, func(time.Duration)) {
 			c := begin()
 			m := miniredis.RunT(t)
-			s := NewFleet(Fleet{Servers: []string{m.Addr()}, Prefix: "postern:", Timeout: 5 * time.Second, Keep: keep, Now: c.now})
+			s := NewFleet(Fleet{Servers: []string{m.Addr()}, Prefix: "postern:", Timeout: 5 * time.Second, Now: c.now})
 			return s, func(d time.Duration) { c.move(d); m.FastForward(d) }
 		},
 	}
@@ -104,7 +104,7 @@ func TestWhatASenderIsRememberedBy(t *testing.T) {
 		}
 		add := func(e ...Event) {
 			t.Helper()
-			if err := s.Add(ctx, e); err != nil {
+			if err := s.Add(ctx, keep, e); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -211,7 +211,7 @@ func TestNotices(t *testing.T) {
 func TestANoticeSurvives(t *testing.T) {
 	folder := t.TempDir()
 	c := &clock{at: time.Date(2026, 11, 29, 10, 0, 0, 0, time.UTC)}
-	s, err := OpenFile(folder, keep, c.now, slog.New(slog.DiscardHandler))
+	s, err := OpenFile(folder, c.now, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +231,7 @@ func TestANoticeSurvives(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(after, fileName), data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	again, err := OpenFile(after, keep, c.now, slog.New(slog.DiscardHandler))
+	again, err := OpenFile(after, c.now, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +247,7 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 	c := &clock{at: time.Date(2026, 11, 29, 10, 0, 0, 0, time.UTC)}
 	var log strings.Builder
 	open := func(folder string) (Store, error) {
-		return OpenFile(folder, keep, c.now, slog.New(slog.NewTextHandler(&log, nil)))
+		return OpenFile(folder, c.now, slog.New(slog.NewTextHandler(&log, nil)))
 	}
 	for name, damage := range map[string]func([]byte) []byte{
 		"rubbish": func([]byte) []byte { return []byte("rubbish, and some more of it") },
@@ -318,9 +318,9 @@ func TestWhatIsForgottenGoes(t *testing.T) {
 	for _, on := range []medium{newProcess(1 << 20), nil} {
 		var l *local
 		if on != nil {
-			l = &local{on: on, keep: keep, now: c.now}
+			l = &local{on: on, now: c.now}
 		} else {
-			s, err := OpenFile(t.TempDir(), keep, c.now, slog.New(slog.DiscardHandler))
+			s, err := OpenFile(t.TempDir(), c.now, slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -331,7 +331,7 @@ func TestWhatIsForgottenGoes(t *testing.T) {
 		for i := range events {
 			events[i] = Event{Keys: Keys{Who: keyOf(fmt.Sprint(i)), Client: keyOf("c", fmt.Sprint(i))}, Delivered: 1, Rate: Rate{Messages: 1}}
 		}
-		if err := l.Add(t.Context(), events); err != nil {
+		if err := l.Add(t.Context(), keep, events); err != nil {
 			t.Fatal(err)
 		}
 		c.move(3 * time.Hour)
@@ -396,7 +396,7 @@ func TestKeys(t *testing.T) {
 func TestAServerThatGoesAndComes(t *testing.T) {
 	m := miniredis.RunT(t)
 	c := &clock{at: time.Date(2026, 11, 29, 10, 0, 0, 0, time.UTC)}
-	s := NewFleet(Fleet{Servers: []string{m.Addr()}, Prefix: "p:", Timeout: time.Second, Keep: keep, Now: c.now})
+	s := NewFleet(Fleet{Servers: []string{m.Addr()}, Prefix: "p:", Timeout: time.Second, Now: c.now})
 	defer s.Close()
 	ctx := context.Background()
 	if err := s.Ping(ctx); err != nil {

@@ -189,6 +189,19 @@ func (s *Service) handOver() (err error) {
 			}
 		}()
 	}
+	if m := s.parts.Load().Memory; m != nil {
+		// A file has one process. NOT: after the new one serves, which would be without.
+		within, cancel := context.WithTimeout(context.Background(), handOverPatience)
+		if err := m.LetGo(within); err != nil {
+			s.Log.Error("the state store was not closed as it should be", "error", err.Error())
+		}
+		cancel()
+		defer func() {
+			if err != nil {
+				m.TakeBack()
+			}
+		}()
+	}
 	heir, err := startProcess(path, append(os.Environ(), estateVariable+"="+string(text)), files)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", path, err)

@@ -118,7 +118,7 @@ func New(opt Options) *Service {
 	m.BuildInfo(opt.Version)
 	inner := NewInnerListener()
 	return &Service{
-		World: World{Log: opt.Log, metrics: m, Dial: inner.Dial, Fallback: InnerBackend("maildir", "xclient")},
+		World: World{Log: opt.Log, metrics: m, Dial: inner.Dial, Fallback: InnerBackend("maildir", "xclient"), Serves: true},
 		opt:   opt, started: time.Now(), inner: inner,
 		included: make(chan struct{}, 1), failed: make(chan error, 1), stopping: make(chan struct{}),
 	}
@@ -173,6 +173,7 @@ func (s *Service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 		s.Log.Warn("configuration", "warning", w.Error())
 	}
 
+	s.useState(nil, p)
 	s.smtp = proxy.New(proxy.Options{Log: s.Log, Metrics: s.metrics, Record: record}, p.Settings)
 	s.use(p)
 	if s.before != nil {
@@ -247,8 +248,12 @@ func (s *Service) use(p *Parts) {
 	for _, r := range []*rules{&p.Rules, &p.candidate} {
 		s.watch(ctx, r.files(), func() { s.reloadLists(r) })
 	}
+	if old != nil {
+		s.useState(old, p)
+	}
 	s.smtp.Configure(p.Settings)
 	if old != nil {
+		s.retireState(old, p)
 		s.retire(old, p)
 	}
 }
@@ -484,6 +489,10 @@ func (s *Service) Stop(signals <-chan os.Signal) {
 		}
 		cancel()
 	}
-	s.parts.Load().Close(nil)
+	p := s.parts.Load()
+	if p.Memory != nil {
+		s.closeState(p.Memory)
+	}
+	p.Close(nil)
 	s.Log.Info("stopped")
 }

@@ -81,6 +81,11 @@ func (s *Service) status() (all []admin.Detail) {
 		}
 		add("Backend", a.Backend+" "+a.Address+", "+state, !a.Up)
 	}
+	if p.Memory != nil && p.Memory.Healthy() {
+		add("State store", "answers", false)
+	} else if p.Memory != nil {
+		add("State store", "gives no sign of life: mail is served without it", true)
+	}
 	if p.Resolver.Healthy() {
 		add("Name servers", "answer", false)
 	} else {

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -27,7 +28,18 @@ func (p *Parts) ConfigurationWarnings() []configs.Fault {
 		warnings = append(warnings, p.candidate.warnings()...)
 		warnings = append(warnings, p.neverThere(p.candidate.Chain)...)
 	}
+	warnings = append(warnings, stateWarnings(p.Config)...)
 	return append(warnings, backendWarnings(p.Config)...)
+}
+
+// stateWarnings tells of a store that is reached over a network in the clear.
+func stateWarnings(cfg *configs.Config) (warnings []configs.Fault) {
+	c := &cfg.State
+	if i := slices.IndexFunc(c.Servers, func(s string) bool { return !OnThisMachine(s) }); i >= 0 && c.TLS == "off" {
+		warnings = append(warnings, configs.Warning(cfg.At(fmt.Sprintf("state.servers[%d]", i)),
+			"state.servers: what is remembered, and the password if there is one, goes to %s in the clear: write tls: verify, or see that nobody else is on the way", c.Servers[i]))
+	}
+	return warnings
 }
 
 // Holds says whether messages are held until their end, for a rule or for one of the

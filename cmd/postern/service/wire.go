@@ -13,6 +13,7 @@ import (
 
 	"postern/checks"
 	"postern/checks/dnscache"
+	"postern/checks/memory"
 	"postern/configs"
 	"postern/metrics"
 	"postern/policy/journal"
@@ -55,6 +56,8 @@ type World struct {
 	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	// everything makes every check run and keeps the DNS answers, as somebody wants to see them.
 	Everything bool
+	// Serves says that mail comes: the store that is configured is opened.
+	Serves bool
 	// answers stands in for the DNS in the checks, nil: the configured servers do;
 	// now for the clock of lists, nil: time.Now.
 	Answers checks.Resolver
@@ -71,6 +74,7 @@ type Parts struct {
 	Rules        rules
 	candidate    rules // what policy.candidate names; no chain: nothing
 	Backends     *backend.Set
+	Memory       *memory.Memory // nil: nobody asks for anything
 	Certificates *certificates
 	roots        string // of client certificates: the file's content
 }
@@ -119,6 +123,9 @@ func Build(cfg *configs.Config, w *World, old *Parts) (*Parts, error) {
 	if err := journal.Verify(cfg.Journal); err != nil {
 		note("journal", err)
 	}
+	if w.Answers == nil { // made-up answers need no password
+		checkState(&cfg.State, note)
+	}
 
 	tlsConfig, err := p.buildTLS(name, w, old)
 	if err != nil {
@@ -137,6 +144,11 @@ func Build(cfg *configs.Config, w *World, old *Parts) (*Parts, error) {
 	}); err != nil {
 		note("backends", err)
 	}
+	if len(faults) == 0 {
+		if err := p.remember(w, old); err != nil {
+			note("state", err)
+		}
+	}
 	if len(faults) > 0 {
 		p.Close(old)
 		return nil, faults.Sorted()
@@ -151,7 +163,7 @@ func Build(cfg *configs.Config, w *World, old *Parts) (*Parts, error) {
 		Hostname: name, TLS: tlsConfig,
 		Checks: checks.NewSet(checks.Deps{
 			Hostname: name, Resolver: answers, Config: measured, Timeout: cfg.DNS.Total, Healthy: p.Resolver.Healthy,
-			Metrics: w.metrics, Log: w.Log, Uses: p.uses(w.Everything),
+			Memory: p.Memory, Metrics: w.metrics, Log: w.Log, Uses: p.uses(w.Everything),
 		}, p.wants),
 		Chain: p.Rules.Chain, Candidate: p.candidate.Chain, Observe: cfg.Policy.Mode == "observe", Backends: p.Backends,
 		Headers: cfg.Headers, Limits: cfg.Limits, Timeouts: cfg.Timeouts,
@@ -167,6 +179,9 @@ func (p *Parts) Close(other *Parts) {
 	}
 	if p.Backends != nil && (other == nil || p.Backends != other.Backends) {
 		p.Backends.Close()
+	}
+	if p.Memory != nil && (other == nil || p.Memory != other.Memory) {
+		_ = p.Memory.Close() // who served with it has closed it, and told what was wrong
 	}
 }
 
