@@ -54,7 +54,7 @@ func (srv *Server) makeRoom(now time.Time) bool {
 	var since time.Time
 	looked := 0
 	for s := range srv.sessions { // in no order, which is what makes a part of them a sample
-		if t, idle := s.idle.since(); idle && !s.loan.aborted() && (oldest == nil || t.Before(since)) {
+		if t, idle := s.idle.since(); idle && !s.loan.Aborted() && (oldest == nil || t.Before(since)) {
 			oldest, since = s, t
 		}
 		if looked++; looked >= giveWayAmong {

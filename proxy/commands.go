@@ -140,7 +140,7 @@ func (s *session) fault(r smtp.Reply) {
 	s.manners.last = r
 	if d := s.set.Limits.Tarpit; d > 0 && s.manners.faults > freeErrors {
 		// Who is made to wait makes nobody else wait.
-		s.loan.giveUpFor(s.tx, errPenalty, "given up: a client that is made to wait keeps no connection")
+		giveUpFor(&s.loan, s.tx, errPenalty, "given up: a client that is made to wait keeps no connection")
 		t := time.NewTimer(d)
 		select {
 		case <-t.C:
@@ -204,7 +204,7 @@ func (s *session) hello(arg string, extended bool) smtp.Reply {
 		}
 	}
 	if v, id := s.refused(policy.Helo, helo); id != "" {
-		return withID(v.Reply, id)
+		return v.Reply.WithID(id)
 	}
 	s.abandon() // RFC 5321 §4.1.4: as if by RSET
 	s.peer.helo, s.peer.greeted, s.peer.esmtp = helo, true, extended

@@ -19,7 +19,7 @@ func (s *session) data(arg string) smtp.Reply {
 	if s.tx.message != nil {
 		return smtp.Reply{Code: 503, Enhanced: "5.1", Text: "The message comes by BDAT"}
 	}
-	if s.tx.binary {
+	if s.tx.relay.Mail.Binary {
 		return smtp.Reply{Code: 503, Enhanced: "5.1", Text: "BODY=BINARYMIME needs BDAT"} // RFC 3030 §3
 	}
 	if r := s.noRecipients(); !r.IsZero() {
@@ -52,23 +52,23 @@ func (s *session) noRecipients() smtp.Reply {
 // client is gone or too slow.
 func (m *message) receive() error {
 	tx := m.tx
-	defer tx.time("data", time.Now())
+	defer tx.Took("data", time.Now())
 	var (
 		sc      smtp.DataScanner
 		keep    [8]byte
 		tail    []byte
 		bad     bool
 		skipped int64
-		limit   = tx.set.sizeLimit(tx.loan.bc.Capabilities())
-		eight   = tx.loan.bc.Capabilities().EightBitMIME
+		limit   = tx.set.sizeLimit(tx.loan.Conn().Capabilities())
+		eight   = tx.loan.Conn().Capabilities().EightBitMIME
 		pace    = wire.NewPace(tx.set.Timeouts.DataBlock)
 	)
 	sc.Detect8Bit = !eight
 	for {
 		pace.Arm(tx.wire, sc.Octets()+skipped)
-		spare := !tx.awaitsBackend() && tx.loan.spare()
+		spare := !tx.awaitsBackend() && tx.loan.Spare()
 		b, block, err := tx.wire.ReadBlock(tail)
-		if tx.loan.gaveUp(tx, spare, err) {
+		if tx.gaveUp(spare, err) {
 			wire.PutBlock(block)
 			continue
 		}
@@ -84,7 +84,7 @@ func (m *message) receive() error {
 			switch {
 			case err != nil:
 				bad = true
-				m.refuse(badOctets(err))
+				m.refuse(smtp.BadOctets(err))
 				b, n = b[n:], 0
 			case tx.bytes > limit:
 				m.refuse(esmtp.ErrTooLarge)
@@ -147,13 +147,13 @@ func (s *session) bdat(arg string) smtp.Reply {
 	tx := s.tx
 	m := tx.message
 	if m == nil {
-		caps := s.loan.bc.Capabilities()
+		caps := s.loan.Conn().Capabilities()
 		m = newMessage(tx)
-		m.raw, m.binary, m.seven, m.limit = true, tx.binary, !caps.EightBitMIME, s.set.sizeLimit(caps)
+		m.raw, m.binary, m.seven, m.limit = true, tx.relay.Mail.Binary, !caps.EightBitMIME, s.set.sizeLimit(caps)
 	}
 	start := time.Now()
 	err = m.receiveChunk(n, last)
-	tx.time("data", start)
+	tx.Took("data", start)
 	if err != nil {
 		s.messageLost(m, err)
 		return smtp.Reply{}
@@ -196,9 +196,9 @@ func readChunk(c *wire.Conn, m *message, p wire.Pace, before, n int64) error {
 			}
 		}
 		p.Arm(c, before+got)
-		spare := m != nil && !m.tx.awaitsBackend() && m.tx.loan.spare()
+		spare := m != nil && !m.tx.awaitsBackend() && m.tx.loan.Spare()
 		b, block, err := c.ReadBlock(nil)
-		if spare && m.tx.loan.gaveUp(m.tx, spare, err) {
+		if spare && m.tx.gaveUp(spare, err) {
 			wire.PutBlock(block)
 			continue
 		}
@@ -230,17 +230,17 @@ func (s *session) endMessage(m *message) {
 	s.manners.commands = 0
 	defer s.idle.hadMessage()
 	f := m.end()
-	s.wire.Say(f.reply)
+	s.wire.Say(f.Reply)
 	if s.wire.Flush() != nil {
 		s.closing = true
 	}
 	took := time.Since(began)
-	tx.reply = f.reply
+	tx.reply = f.Reply
 	m.close()
-	if s.loan.bc != nil && (f.outcome != journal.OutcomeDelivered || s.loan.bc.Worn()) {
-		s.loan.release()
+	if bc := s.loan.Conn(); bc != nil && (f.Outcome != journal.OutcomeDelivered || bc.Worn()) {
+		s.loan.Release()
 	}
-	s.finish(f.outcome)
+	s.finish(f.Outcome)
 	s.srv.metrics.MessageBytes(tx.bytes)
 	s.srv.metrics.TimeToFinalReply(took)
 }
@@ -249,13 +249,13 @@ func (s *session) endMessage(m *message) {
 // client is gone or too slow.
 func (s *session) messageLost(m *message, err error) {
 	m.close()
-	if m.out.begun {
-		s.loan.drop()
+	if m.out.Begun() {
+		s.loan.Drop()
 	}
 	if m.state == discarding {
-		s.tx.reply = m.fate.reply
-		s.loan.release()
-		s.finish(m.fate.outcome)
+		s.tx.reply = m.fate.Reply
+		s.loan.Release()
+		s.finish(m.fate.Outcome)
 	} else {
 		s.abandon()
 	}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"postern/proxy/relay"
 	"postern/proxy/wire"
 )
 
@@ -86,34 +87,34 @@ func (i *idle) waitBy(t time.Time) {
 // where the session has a connection to the backend, l, that others may come to want.
 // Then the rest of a line must come within rest. tx is the transaction that is open, or
 // nil.
-func (i *idle) wait(tx *transaction, l *loan, rest time.Duration) error {
+func (i *idle) wait(tx *transaction, l *relay.Loan, rest time.Duration) error {
 	parkable := canPark && i.done != nil && tx == nil && i.wire.Buffered() == 0
-	if i.wire.HasLine() || i.mustEnd() || l.bc == nil && !parkable {
+	if i.wire.HasLine() || i.mustEnd() || l.Conn() == nil && !parkable {
 		return i.wire.Wait()
 	}
 	patient := i.deadline
 	if tx == nil {
 		p := time.Now().Add(parkAfter)
-		if l.bc != nil {
+		if l.Conn() != nil {
 			// NOT: from now. A client that says NOOP every second or two would keep
 			// the connection for as long as it likes.
-			p = l.bc.LastUsed().Add(idleBackend)
+			p = l.Conn().LastUsed().Add(relay.IdleLimit)
 		}
 		if p.Before(patient) {
 			patient = p
 		}
 	}
 	i.waitBy(patient)
-	wait, spare := i.wire.Wait, !tx.awaitsBackend() && l.spare()
+	wait, spare := i.wire.Wait, !tx.awaitsBackend() && l.Spare()
 	if spare {
 		wait = i.wire.WaitLine
 	}
 	err := wait()
-	asked, late := spare && l.wanted(), errors.Is(err, os.ErrDeadlineExceeded)
+	asked, late := spare && l.Wanted(), errors.Is(err, os.ErrDeadlineExceeded)
 	switch {
 	case i.mustEnd():
 	case late && (asked || patient.Before(i.deadline)):
-		l.giveUp(tx)
+		giveUp(l, tx)
 		i.waitBy(i.deadline)
 		if parkable && i.wire.Buffered() == 0 {
 			return errSilent
@@ -121,7 +122,7 @@ func (i *idle) wait(tx *transaction, l *loan, rest time.Duration) error {
 		return i.wire.Wait()
 	case spare && err == nil && !i.wire.HasLine():
 		// More than a line may be: it is read to its end, and that must come soon.
-		i.waitBy(time.Now().Add(min(idleBackend, rest)))
+		i.waitBy(time.Now().Add(min(relay.IdleLimit, rest)))
 	case asked, err == nil && !i.wire.HasLine():
 		i.waitBy(i.deadline) // for the rest of it, if there is one
 	}

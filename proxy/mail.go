@@ -23,18 +23,19 @@ func (s *session) mail(arg string) smtp.Reply {
 	}
 	params = slices.DeleteFunc(params, esmtp.NobodyVouches)
 	if set := s.srv.settings.Load(); set != s.set {
-		s.loan.release() // it belongs to the pools of the settings before
+		s.loan.Release() // it belongs to the pools of the settings before
 		s.set, s.wire.FlushWithin = set, set.Timeouts.Command
 	}
 	tx := newTransaction(s, from, params)
 	body, r := s.peer.offered.MailParams(&tx.facts, params, s.set.sizeLimit(s.set.Backends.Capabilities()), s.set.LenientXtext)
-	tx.eight, tx.binary = body == esmtp.Body8Bit, body == esmtp.BodyBinary
+	tx.relay.Mail.Eight, tx.relay.Mail.Binary = body == esmtp.Body8Bit, body == esmtp.BodyBinary
+	tx.relay.Mail.Size = tx.facts.Mail.Size + s.set.addedSize()
 	switch {
 	case r.IsZero():
 	case clientFault(r):
 		return r
 	default:
-		r = withID(r, tx.facts.ID)
+		r = r.WithID(tx.facts.ID)
 	}
 	s.tx = tx
 	s.transactions++
@@ -53,7 +54,7 @@ func (s *session) mail(arg string) smtp.Reply {
 	if tx.facts.Iprev.Result == policy.Pass {
 		tx.facts.Client.Name = tx.facts.Iprev.Name
 	}
-	tx.time("mail", start)
+	tx.Took("mail", start)
 	if r := tx.judge(policy.Mail); !r.IsZero() {
 		s.finish(journal.OutcomeRefused)
 		return r

@@ -49,7 +49,7 @@ func (s *session) outOfTurn(verb string) smtp.Reply {
 	s.closing = true
 	if tx := s.tx; tx != nil && tx.message == nil {
 		tx.reply = r
-		s.loan.release()
+		s.loan.Release()
 		s.finish(journal.OutcomeRefused)
 	}
 	return r

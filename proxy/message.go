@@ -11,6 +11,7 @@ import (
 	"postern/policy/journal"
 	"postern/proxy/fields"
 	"postern/proxy/hold"
+	"postern/proxy/relay"
 	"postern/proxy/smtp"
 	"postern/proxy/wire"
 )
@@ -20,18 +21,12 @@ const receivedLimit = 100
 
 // The refusals of a message for what it is.
 var (
-	errBareCR       = smtp.Reply{Code: 550, Enhanced: "6.0", Text: "Message contains a bare CR"}
-	errBareLF       = smtp.Reply{Code: 550, Enhanced: "6.0", Text: "Message contains a bare LF"}
-	errNUL          = smtp.Reply{Code: 550, Enhanced: "6.0", Text: "Message contains NUL"}
 	errContinuation = smtp.Reply{Code: 550, Enhanced: "6.0", Text: "Message begins with white space"}
 	errHeaderSize   = smtp.Reply{Code: 552, Enhanced: "3.4", Text: "Header section too large"}
 	errHeaderFields = smtp.Reply{Code: 552, Enhanced: "3.4", Text: "Too many header fields"}
 	errLoop         = smtp.Reply{Code: 554, Enhanced: "4.6", Text: "Too many Received fields: mail loop"}
 	errEightBit     = smtp.Reply{Code: 554, Enhanced: "6.3", Text: "The mail server behind us takes no 8-bit text"}
 	errSpool        = smtp.Reply{Code: 452, Enhanced: "3.1", Text: "Cannot hold the message at the moment, try again later"}
-	errSlow         = smtp.Reply{Code: 451, Enhanced: "4.5", Text: "Too slow while others waited for the mail server behind us, try again later"}
-	errPenalty      = smtp.Reply{Code: 451, Enhanced: "7.0", Text: "Too many errors in this transaction, try again later"}
-	errUnknown      = smtp.Reply{Code: 451, Enhanced: "4.2", Text: "The mail server behind us did not confirm the message, try again later"}
 )
 
 // message is one message on its way from the client to the backend.
@@ -41,7 +36,7 @@ var (
 // complete it is judged, and only then does the backend hear DATA or BDAT. From
 // there the octets stream, or, where a rule needs the whole message, are held.
 // A message that was refused is read to its end all the same: before the end no
-// reply is allowed (RFC 5321 §3.3). How it goes to the backend is for outgoing.
+// reply is allowed (RFC 5321 §3.3). How it goes to the backend is for relay.Outgoing.
 type message struct {
 	tx    *transaction
 	state messageState
@@ -66,19 +61,9 @@ type message struct {
 	scratch []byte // what was unstuffed last
 
 	// Where it goes.
-	out  outgoing
-	fate fate // why it is discarded
+	out  relay.Outgoing
+	fate relay.Fate // why it is discarded
 }
-
-// fate is what became of a message: what the client is told, and what the record says.
-// The zero fate is not known yet.
-type fate struct {
-	reply   smtp.Reply
-	outcome journal.Outcome
-}
-
-// sealed says whether the fate is known.
-func (f fate) sealed() bool { return f.outcome != "" }
 
 type messageState int
 
@@ -91,7 +76,7 @@ const (
 
 func newMessage(tx *transaction) *message {
 	m := &message{tx: tx}
-	m.out.tx = tx
+	tx.relay.Message(&m.out)
 	tx.message = m
 	return m
 }
@@ -100,7 +85,9 @@ func newMessage(tx *transaction) *message {
 // It cannot fail: what goes wrong is kept until the end.
 func (m *message) push(b []byte) {
 	if m.state == gathering || m.state == holding {
-		m.keepAlive()
+		if f := m.out.KeepAlive(); f.Sealed() {
+			m.discard(f)
+		}
 	}
 	switch m.state {
 	case gathering:
@@ -111,39 +98,6 @@ func (m *message) push(b []byte) {
 		m.spool(b)
 	case discarding:
 	}
-}
-
-// keepAliveEvery is how long the backend may have to wait for DATA without a
-// word from us. With the longest pause that a client may make (three minutes)
-// it stays below the five that MTAs wait for a command.
-const keepAliveEvery = time.Minute
-
-// keepAlive tells the backend, which has heard RCPT and not yet DATA, that we
-// are still there. A client on a slow line takes longer over a message that is
-// held than MTAs wait; it would be told to come again, each time.
-func (m *message) keepAlive() {
-	now := time.Now()
-	if m.out.spoken.IsZero() {
-		m.out.spoken = now
-	}
-	if now.Sub(m.out.spoken) < keepAliveEvery {
-		return
-	}
-	tx := m.tx
-	m.out.spoken = now
-	if tx.loan.bc == nil {
-		return
-	}
-	tx.loan.bc.QueueNoop()
-	if !tx.skipReply() && !m.out.again {
-		tx.broken = "" // see present: it has lost nothing but an envelope
-		return
-	}
-	if tx.loan.bc == nil {
-		m.discard(tx.failed())
-		return
-	}
-	m.out.spoken = time.Now()
 }
 
 // gather collects the header section, up to and including the empty line.
@@ -200,15 +154,21 @@ func (m *message) roomForHeader(octets int) bool {
 	return false
 }
 
-// judgeHeader decides on the header section and begins to pass the message on.
-func (m *message) judgeHeader() {
-	tx := m.tx
-	start := time.Now()
-	head, rest := m.head[:m.body], m.head[m.body:]
-	if m.body > int(tx.set.Limits.HeaderSize) {
+// section is a header section as it is judged: not dot-stuffed, each line of it part of a
+// field, and small enough.
+type section struct {
+	octets []byte
+	fields smtp.Header
+	bad    int // lines of it that are no field
+}
+
+// admit makes a section of what was gathered as header, or refuses the message.
+func (m *message) admit(head []byte) (sec section, ok bool) {
+	limits := &m.tx.set.Limits
+	if len(head) > int(limits.HeaderSize) {
 		m.tx.srv.metrics.LimitReached("header_size")
 		m.refuse(errHeaderSize)
-		return
+		return section{}, false
 	}
 	if m.binary {
 		// The header section of a binary message is text like any (RFC 3030 §3).
@@ -218,8 +178,8 @@ func (m *message) judgeHeader() {
 			err = text.Close()
 		}
 		if err != nil {
-			m.refuse(badOctets(err))
-			return
+			m.refuse(smtp.BadOctets(err))
+			return section{}, false
 		}
 	}
 	if !m.raw {
@@ -227,65 +187,97 @@ func (m *message) judgeHeader() {
 	}
 	if smtp.FirstLineContinues(head) {
 		m.refuse(errContinuation)
-		return
+		return section{}, false
 	}
-	if smtp.CountFields(head) > tx.set.Limits.HeaderFields {
-		tx.srv.metrics.LimitReached("header_fields")
+	if smtp.CountFields(head) > limits.HeaderFields {
+		m.tx.srv.metrics.LimitReached("header_fields")
 		m.refuse(errHeaderFields)
-		return
+		return section{}, false
 	}
-	head, ok := m.nameMailboxLines(head)
+	if head, ok = m.nameMailboxLines(head); !ok {
+		return section{}, false
+	}
+	sec.octets = head
+	sec.fields, sec.bad = smtp.ParseHeader(head)
+	if countReceived(sec.fields) > receivedLimit {
+		m.refuse(errLoop)
+		return section{}, false
+	}
+	return sec, true
+}
+
+// judgeHeader decides on the header section and begins to pass the message on, or to hold
+// it.
+func (m *message) judgeHeader() {
+	tx := m.tx
+	start := time.Now()
+	sec, ok := m.admit(m.head[:m.body])
 	if !ok {
 		return
 	}
-	h, bad := smtp.ParseHeader(head)
-	if countReceived(h) > receivedLimit {
-		m.refuse(errLoop)
-		return
-	}
-	tx.facts.Rcpt = tx.firstTaken()
-	msg := checks.Message{Header: h, Section: head}
+	rest := m.head[m.body:]
+	tx.facts.Rcpt = tx.rcpts.firstTaken()
+	msg := checks.Message{Header: sec.fields, Section: sec.octets}
 	tx.facts.Header = checks.HeaderFacts(msg)
-	tx.runChecks(policy.Header, msg)
-	refusal := tx.judge(policy.Header)
-	tx.time("header", start)
-	if !refusal.IsZero() {
-		m.discard(fate{refusal, journal.OutcomeRefused})
+	if !m.judge(policy.Header, msg, start) {
 		return
 	}
 	if tx.set.Chain.HoldsMessage() && !tx.settled(policy.Header) || tx.candidateWaits() {
-		if checks.Signed(h) || tx.set.Chain.HoldsUnsigned() {
-			m.state = holding
-			m.hold = tx.srv.held.Spool(tx.peer.who, tx.set.Limits)
-			m.spool(head)
-			if m.state == holding {
-				m.hold.EndHead()
-				m.spool(rest)
-			}
+		if checks.Signed(sec.fields) || tx.set.Chain.HoldsUnsigned() {
+			m.keep(sec.octets, rest)
 			return
 		}
 		// Nobody signed it, so the rest of it would tell nothing new: the last
 		// stage can be judged now, and the message streams.
-		start := time.Now()
-		tx.runChecks(policy.Message, msg)
-		refusal := tx.judge(policy.Message)
-		tx.time("message", start)
-		if !refusal.IsZero() {
-			m.discard(fate{refusal, journal.OutcomeRefused})
+		if !m.judge(policy.Message, msg, time.Now()) {
 			return
 		}
 	}
+	if m.passOn(sec, int64(len(rest))+m.left) {
+		m.send(rest)
+	}
+}
+
+// judge measures and judges a stage that began at start; false: the message is refused.
+func (m *message) judge(st policy.Stage, msg checks.Message, start time.Time) bool {
+	tx := m.tx
+	tx.runChecks(st, msg)
+	refusal := tx.judge(st)
+	tx.Took(st.String(), start)
+	if !refusal.IsZero() {
+		m.discard(relay.Fate{Reply: refusal, Outcome: journal.OutcomeRefused})
+	}
+	return refusal.IsZero()
+}
+
+// keep begins to hold the message: its header section, and what came with its end.
+func (m *message) keep(head, rest []byte) {
+	m.state = holding
+	m.hold = m.tx.srv.held.Spool(m.tx.peer.who, m.tx.set.Limits)
+	m.spool(head)
+	if m.state == holding {
+		m.hold.EndHead()
+		m.spool(rest)
+	}
+}
+
+// passOn begins to pass the message on, with our fields on top and without forged ones;
+// behind its header section come so many octets, as relay.Outgoing counts them.
+func (m *message) passOn(sec section, body int64) bool {
+	tx := m.tx
 	ours := wire.TakeBuffer()
 	defer wire.PutBuffer(ours)
 	*ours = tx.appendFields(*ours)
-	kept := fields.WithoutForged(head, h, bad, tx.set.Hostname, tx.set.Chain.TagNames())
-	if !m.begin(int64(len(*ours)+len(kept)+len(rest)) + m.left) {
-		return
+	kept := fields.WithoutForged(sec.octets, sec.fields, sec.bad, tx.set.Hostname, tx.set.Chain.TagNames())
+	if !m.begin(int64(len(*ours)+len(kept)) + body) {
+		return false
 	}
-	m.state = streaming
+	if m.state == gathering {
+		m.state = streaming
+	}
 	m.send(*ours)
 	m.send(kept)
-	m.send(rest)
+	return true
 }
 
 // nameMailboxLines makes fields of the "From " lines that an mbox file has above a
@@ -313,24 +305,15 @@ func countReceived(h smtp.Header) (n int) {
 	return n
 }
 
-// begin tells the backend that the message comes; size is how many octets are
-// sure to follow, where the octets come by BDAT, and where all are in hand how
-// many there are at the most.
+// begin tells the backend that the message comes; for size see relay.Outgoing.
 func (m *message) begin(size int64) bool {
-	if !m.out.present(m.hold != nil) {
-		m.discard(m.tx.failed())
-		return false
-	}
-	if m.out.choose(m) {
-		// We said so at MAIL, from what the backend offered then.
-		m.discard(m.tx.failed())
-		return false
-	}
-	f := m.out.framing.begin(&m.out, size, m.last || m.hold != nil)
-	if f.sealed() {
+	f := m.out.Begin(relay.Shape{
+		Raw: m.raw || m.hold != nil, Held: m.hold != nil, Whole: m.whole, Last: m.last || m.hold != nil, Binary: m.binary,
+	}, size)
+	if f.Sealed() {
 		m.discard(f)
 	}
-	return !f.sealed()
+	return !f.Sealed()
 }
 
 // send passes octets on to the backend.
@@ -338,14 +321,14 @@ func (m *message) send(b []byte) {
 	if len(b) == 0 || m.state == discarding {
 		return
 	}
-	if f := m.out.framing.send(&m.out, b); f.sealed() {
+	if f := m.out.Send(b); f.Sealed() {
 		m.discard(f)
 	}
 }
 
 // discard makes the message a refused one. The rest of it is read and dropped.
 // The first reason stands.
-func (m *message) discard(f fate) {
+func (m *message) discard(f relay.Fate) {
 	if m.state == discarding {
 		return
 	}
@@ -353,10 +336,10 @@ func (m *message) discard(f fate) {
 	tx.ended = m.stage(tx.reached)
 	m.state, m.fate = discarding, f
 	m.close()
-	if m.out.begun {
-		tx.loan.drop() // NOT: a dot. DATA cannot be taken back but by a close.
+	if m.out.Begun() {
+		tx.loan.Drop() // NOT: a dot. DATA cannot be taken back but by a close.
 	}
-	tx.loan.release() // the client may take an hour for the rest, and others need it
+	tx.loan.Release() // the client may take an hour for the rest, and others need it
 }
 
 // stage is that at which the message is, where reached was judged last.
@@ -368,7 +351,7 @@ func (m *message) stage(reached policy.Stage) policy.Stage {
 }
 
 // refuse is discard for what the message is: too large, or not fit to go on.
-func (m *message) refuse(reply smtp.Reply) { m.discard(m.tx.refusal(reply)) }
+func (m *message) refuse(reply smtp.Reply) { m.discard(relay.Refused(reply, m.tx.facts.ID)) }
 
 // chunkPart takes octets of the BDAT announced.
 func (m *message) chunkPart(b []byte) {
@@ -377,7 +360,7 @@ func (m *message) chunkPart(b []byte) {
 	}
 	if !m.binary {
 		if err := m.text.Scan(b); err != nil {
-			m.refuse(badOctets(err))
+			m.refuse(smtp.BadOctets(err))
 			return
 		}
 	}
@@ -402,7 +385,7 @@ func (m *message) chunkPart(b []byte) {
 func (m *message) chunksEnd() {
 	if m.last && m.left == 0 && m.state != discarding && !m.binary {
 		if err := m.text.Close(); err != nil {
-			m.refuse(badOctets(err))
+			m.refuse(smtp.BadOctets(err))
 		}
 	}
 }
@@ -414,26 +397,21 @@ func (m *message) chunk(n int64, last bool) {
 	if m.state != streaming || n == 0 && !last {
 		return
 	}
-	if _, ok := m.out.framing.(chunks); !ok {
-		return
-	}
-	if f := m.out.chunk(n, last); f.sealed() {
+	if f := m.out.Chunk(n, last); f.Sealed() {
 		m.discard(f)
 	}
 }
 
-// ends begins the time from the client's last octet to our reply: whatever is
-// still to be judged, passed on and answered, the client waits ten minutes for
-// it, and then sends the message again (RFC 5321 §4.5.3.2.6).
+// ends begins the time from the client's last octet to our reply.
 func (m *message) ends() {
-	if m.state != discarding && m.out.ending == nil {
-		m.out.ending = time.AfterFunc(m.tx.set.Timeouts.EndOfData, m.tx.loan.hangUp)
+	if m.state != discarding {
+		m.out.Ends()
 	}
 }
 
 // end is the end of the message: the last judgement, the dot, and the backend's answer,
 // which is the client's.
-func (m *message) end() fate {
+func (m *message) end() relay.Fate {
 	m.tx.facts.Message.Size = m.tx.bytes
 	m.ends()
 	if m.state == gathering {
@@ -446,20 +424,17 @@ func (m *message) end() fate {
 	if m.state == discarding {
 		return m.fate
 	}
-	defer m.tx.time("end_of_data", time.Now())
-	f, err := m.out.framing.end(&m.out)
-	if f.sealed() {
+	defer m.tx.Took("end_of_data", time.Now())
+	if f := m.out.End(); f.Sealed() {
 		m.discard(f)
 		return f
 	}
-	return m.out.answer(err)
+	return m.out.Answer()
 }
 
 // close forgets the message. It may be called again.
 func (m *message) close() {
-	if m.out.ending != nil {
-		m.out.ending.Stop()
-	}
+	m.out.Close()
 	m.hold.Close()
 	m.room.Close()
 	m.head = nil
@@ -482,34 +457,26 @@ func (m *message) cannotHold(err error) {
 		tx.srv.log.LogAttrs(tx.srv.ctx, slog.LevelError, "cannot hold a message",
 			slog.String("id", tx.facts.ID), slog.String("error", err.Error()))
 	}
-	tx.fail(err)
-	m.discard(fate{withID(errSpool, tx.facts.ID), journal.OutcomeFailed})
+	tx.relay.Fail(err)
+	m.discard(relay.Fate{Reply: errSpool.WithID(tx.facts.ID), Outcome: journal.OutcomeFailed})
 }
 
 // judgeMessage judges a held message and passes it on.
 func (m *message) judgeMessage() {
-	tx := m.tx
 	start := time.Now()
 	head := make([]byte, m.hold.Head())
 	if _, err := m.hold.ReadAt(head, 0); err != nil && len(head) > 0 {
 		m.cannotHold(err)
 		return
 	}
-	h, bad := smtp.ParseHeader(head)
-	tx.runChecks(policy.Message, checks.Message{Header: h, Section: head, Whole: m.hold, Size: m.hold.Size()})
-	refusal := tx.judge(policy.Message)
-	tx.time("message", start)
-	if !refusal.IsZero() {
-		m.discard(fate{refusal, journal.OutcomeRefused})
+	sec := section{octets: head}
+	sec.fields, sec.bad = smtp.ParseHeader(head)
+	if !m.judge(policy.Message, checks.Message{Header: sec.fields, Section: head, Whole: m.hold, Size: m.hold.Size()}, start) {
 		return
 	}
-	ours := tx.appendFields(nil)
-	kept := fields.WithoutForged(head, h, bad, tx.set.Hostname, tx.set.Chain.TagNames())
-	if !m.begin(int64(len(ours)+len(kept)) + m.hold.Size() - m.hold.Head()) {
+	if !m.passOn(sec, m.hold.Size()-m.hold.Head()) {
 		return
 	}
-	m.send(ours)
-	m.send(kept)
 	if err := m.hold.BodyTo(sender{m}); err != nil {
 		m.cannotHold(err)
 	}
@@ -522,14 +489,4 @@ type sender struct{ m *message }
 func (s sender) Write(b []byte) (int, error) {
 	s.m.send(b)
 	return len(b), nil
-}
-
-func badOctets(err error) smtp.Reply {
-	switch {
-	case errors.Is(err, smtp.ErrBareCR):
-		return errBareCR
-	case errors.Is(err, smtp.ErrNUL):
-		return errNUL
-	}
-	return errBareLF
 }

@@ -7,6 +7,7 @@ import (
 
 	"postern/policy"
 	"postern/proxy/esmtp"
+	"postern/proxy/fields"
 	"postern/proxy/smtp"
 )
 
@@ -37,7 +38,7 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 			return r
 		}
 	}
-	if len(tx.rcpts) >= tx.set.Limits.Recipients || tx.envelope >= envelopeLimit {
+	if len(tx.rcpts.list) >= tx.set.Limits.Recipients || tx.rcpts.octets >= envelopeLimit {
 		tx.srv.metrics.LimitReached("recipients")
 		tx.settle()
 		return tx.refuse(452, "5.3", "Too many recipients in one transaction")
@@ -45,15 +46,17 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 	r := recipient{path: to, address: smtp.Address(to), domain: esmtp.Domain(to)}
 	tx.facts.Rcpt = r.inQuestion()
 	r.reply = tx.judge(policy.Rcpt)
-	r.verdict = tx.share(tx.verdict)
+	r.verdict = tx.rcpts.share(tx.verdict)
 	if r.reply.IsZero() {
 		r.reply = tx.together(&r)
 	}
 	if r.reply.IsZero() {
-		r.reply = tx.forward(&r, params)
+		r.reply = tx.relay.Rcpt(r.path, params)
+		if r.queued = r.reply.IsZero(); r.queued {
+			r.params = params
+		}
 	}
-	tx.keep(r)
-	tx.pending = append(tx.pending, len(tx.rcpts)-1)
+	tx.rcpts.keep(r)
 	return smtp.Reply{}
 }
 
@@ -66,33 +69,61 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 func (tx *transaction) together(r *recipient) smtp.Reply {
 	sure := r.verdict.Decided
 	pool := tx.set.Backends.Route(r.path)
-	for i := range tx.rcpts {
-		o := &tx.rcpts[i]
+	for i := range tx.rcpts.list {
+		o := &tx.rcpts.list[i]
 		if !o.queued || !o.reply.IsZero() && !o.taken {
 			continue
 		}
-		apart := sure != tx.sure || tx.set.Chain.OneDomain() && o.domain != r.domain
-		if pool != tx.pool || apart && !tx.set.Observe {
+		apart := sure != tx.rcpts.sure || tx.set.Chain.OneDomain() && o.domain != r.domain
+		if pool != tx.relay.Pool() || apart && !tx.set.Observe {
 			return tx.refuse(452, "5.3", "Send to this recipient in another transaction")
 		}
-		tx.apart = tx.apart || apart
+		tx.rcpts.apart = tx.rcpts.apart || apart
 		break // the first one stands for all: they were compared with it
 	}
-	if !tx.tagsFit(r) && !tx.set.Observe {
+	if !tx.rcpts.tagsFit(r, recipientTags(tx.set.Chain.TagsSize())) && !tx.set.Observe {
 		return tx.refuse(452, "5.3", "Send to this recipient in another transaction")
 	}
-	if pool != tx.pool {
-		// Nobody before is served. If that is since their backend is down, it
-		// says nothing of this one.
-		tx.broken, tx.gaveUp, tx.turnedAway, tx.mailSent = "", smtp.Reply{}, smtp.Reply{}, false
-	}
-	tx.pool, tx.sure = pool, sure
+	tx.relay.To(pool)
+	tx.rcpts.sure = sure
 	return smtp.Reply{}
+}
+
+// recipients are those of one transaction, in the order of their RCPTs.
+type recipients struct {
+	list     []recipient
+	pending  []int // those whose reply the client waits for, in order
+	octets   int   // that list comes to
+	accepted int   // those that the backend took
+	sure     bool  // of those: policy has let them pass for good, whatever is found later
+	// apart: the policy only observes, and may treat the recipients apart. It
+	// refuses none of them, so they are together, each with a verdict of its own.
+	apart    bool
+	tags     []smtp.Field // that recipients have earned at RCPT, each once
+	tagsSize int          // octets of them
+}
+
+// recipient is one RCPT.
+type recipient struct {
+	path    smtp.Path
+	params  []smtp.Param // that went to the backend
+	address string
+	domain  string
+	queued  bool            // it went to the backend
+	taken   bool            // and the backend took it
+	verdict *policy.Verdict // shared by those who have the same
+	final   bool            // verdict is that on the message, not the one at RCPT
+	reply   smtp.Reply
+}
+
+// inQuestion is r as facts have the recipient that is judged.
+func (r *recipient) inQuestion() policy.RcptTo {
+	return policy.RcptTo{Address: r.address, Domain: r.domain}
 }
 
 // keep adds a recipient. What is kept of it is its own, and kept once: no part of the
 // line that it came in, which its parameters may have made long.
-func (tx *transaction) keep(r recipient) {
+func (rs *recipients) keep(r recipient) {
 	size := int(unsafe.Sizeof(r)) + len(r.address) + len(r.reply.Text)
 	if local, domain, n := r.path.Local, r.path.Domain, len(r.path.Local); r.address == local+"@"+domain {
 		r.path = smtp.Path{Local: r.address[:n], Domain: r.address[n+1:]}
@@ -110,27 +141,132 @@ func (tx *transaction) keep(r recipient) {
 		r.domain = strings.Clone(r.domain)
 		size += len(r.domain)
 	}
-	if n := len(tx.rcpts); n == 0 || tx.rcpts[n-1].verdict != r.verdict {
+	if n := len(rs.list); n == 0 || rs.list[n-1].verdict != r.verdict {
 		size += int(unsafe.Sizeof(*r.verdict)) + len(r.verdict.Reply.Text)
 		for _, t := range r.verdict.Tags {
 			size += int(unsafe.Sizeof(t)) + len(t.Value)
 		}
 	}
-	tx.rcpts = append(tx.rcpts, r)
-	tx.envelope += size
+	rs.list = append(rs.list, r)
+	rs.octets += size
+	rs.pending = append(rs.pending, len(rs.list)-1)
+}
+
+// answered notes what the backend has said to r, of the list.
+func (rs *recipients) answered(r *recipient) {
+	if r.reply.Positive() {
+		r.taken = true
+		rs.accepted++
+	}
+	rs.octets += len(r.reply.Text)
+}
+
+// said notes that the client has its reply to r, of the list.
+func (rs *recipients) said(r *recipient) {
+	if rs.octets > envelopeLimit {
+		r.reply.Text = cutText(r.reply.Text) // for the record it will do
+	}
 }
 
 // share returns v, or the same verdict of the recipient before: of a thousand they
 // mostly have one.
-func (tx *transaction) share(v policy.Verdict) *policy.Verdict {
-	if n := len(tx.rcpts); n > 0 {
-		w := tx.rcpts[n-1].verdict
+func (rs *recipients) share(v policy.Verdict) *policy.Verdict {
+	if n := len(rs.list); n > 0 {
+		w := rs.list[n-1].verdict
 		if v.Disposition == w.Disposition && v.Decided == w.Decided && v.Reply == w.Reply && v.Rule == w.Rule && v.Stage == w.Stage &&
 			slices.Equal(v.Tags, w.Tags) {
 			return w
 		}
 	}
 	return &v
+}
+
+// firstTaken is the recipient that stands for all once the header is read: what
+// together let in has the same verdict from there on.
+func (rs *recipients) firstTaken() policy.RcptTo {
+	if r := rs.foremost(); r != nil {
+		return r.inQuestion()
+	}
+	return policy.RcptTo{}
+}
+
+// foremost is the first recipient that the backend took. Where each has a verdict
+// of its own it is the first that would have been refused: a site that only
+// observes wants to know of that one.
+func (rs *recipients) foremost() (first *recipient) {
+	for i := range rs.list {
+		r := &rs.list[i]
+		switch {
+		case !r.taken:
+		case r.final && r.verdict.Refuses():
+			return r
+		case first == nil:
+			first = r
+		}
+	}
+	return first
+}
+
+// only is the recipient that the backend took, where there is one alone.
+func (rs *recipients) only() smtp.Path {
+	if rs.accepted == 1 {
+		for i := range rs.list {
+			if r := &rs.list[i]; r.taken {
+				return r.path
+			}
+		}
+	}
+	return smtp.Path{}
+}
+
+// recipientTags is how many octets the tags may come to that recipients have
+// earned at RCPT, where those of one verdict come to size: as much for the first,
+// and something for others whose tags differ.
+func recipientTags(size int) int {
+	if size == 0 {
+		return 0
+	}
+	return size + 4<<10
+}
+
+// tagsFit says whether there is room, in octets, for the tags that r has earned
+// beside those of the recipients before it. If there is, they are counted.
+func (rs *recipients) tagsFit(r *recipient, room int) bool {
+	tags, size := rs.tags, rs.tagsSize
+	for _, t := range r.verdict.Tags {
+		if !slices.Contains(tags, t) {
+			tags = append(tags, t)
+			size += fields.TagSize(t)
+		}
+	}
+	if size > room {
+		return false
+	}
+	rs.tags, rs.tagsSize = tags, size
+	return true
+}
+
+// allTags is every tag that the transaction has earned by the rules: those of the
+// message, and those of each recipient that the backend took, as far as there is room,
+// in octets; each text once.
+func (rs *recipients) allTags(ofMessage []smtp.Field, room int) []smtp.Field {
+	tags := append([]smtp.Field(nil), ofMessage...)
+	for i := range rs.list {
+		if !rs.list[i].taken {
+			continue
+		}
+		for _, t := range rs.list[i].verdict.Tags {
+			if slices.Contains(tags, t) {
+				continue
+			}
+			// They fit, see together, but for a policy that only observes.
+			if room -= fields.TagSize(t); room < 0 {
+				return tags
+			}
+			tags = append(tags, t)
+		}
+	}
+	return tags
 }
 
 // cutText is a text cut to what the record needs.

@@ -21,21 +21,21 @@ func (s *session) finish(outcome journal.Outcome) {
 func (tx *transaction) record(session string, outcome journal.Outcome) {
 	rec := &journal.Record{
 		Time: tx.began, ID: tx.facts.ID, Session: session,
-		Outcome: outcome, Backend: tx.backend, BackendReply: tx.backRep.String(), Error: tx.broken, Bytes: tx.bytes,
+		Outcome: outcome, Backend: tx.relay.Backend, BackendReply: tx.relay.Said.String(), Error: tx.relay.Broken, Bytes: tx.bytes,
 		Took: tx.took,
 	}
 	v := tx.verdict
-	if tx.accepted == 0 && outcome == journal.OutcomeRefused {
+	if tx.rcpts.accepted == 0 && outcome == journal.OutcomeRefused {
 		// All recipients were refused: the record is about the last refusal.
-		for i := range tx.rcpts {
-			if r := &tx.rcpts[i]; r.verdict.Refuses() {
+		for i := range tx.rcpts.list {
+			if r := &tx.rcpts.list[i]; r.verdict.Refuses() {
 				v = *r.verdict
 				tx.facts.Rcpt = r.inQuestion()
 				tx.reply = r.reply
 			}
 		}
-	} else if r := tx.foremost(); r != nil {
-		tx.facts.Rcpt = tx.firstTaken()
+	} else if r := tx.rcpts.foremost(); r != nil {
+		tx.facts.Rcpt = tx.rcpts.firstTaken()
 		if tx.reached == policy.Rcpt || r.final {
 			// The last verdict may have been that of another recipient.
 			v = *r.verdict
@@ -46,11 +46,11 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 	if tx.reached == policy.Header && tx.facts.Message.Size > 0 {
 		rec.Reached = policy.Message.String() // it was read to its end: its size is known
 	}
-	if len(tx.rcpts) > 0 {
-		rec.Recipients = make(journal.Recipients, 0, len(tx.rcpts))
+	if len(tx.rcpts.list) > 0 {
+		rec.Recipients = make(journal.Recipients, 0, len(tx.rcpts.list))
 	}
-	for i := range tx.rcpts {
-		r := &tx.rcpts[i]
+	for i := range tx.rcpts.list {
+		r := &tx.rcpts.list[i]
 		rec.Recipients = append(rec.Recipients, journal.Recipient{
 			Address: r.address, Disposition: r.verdict.Disposition.String(), Rule: r.verdict.Rule, Reply: r.reply.String(),
 			Undecided: !r.verdict.Decided, Final: r.final, Taken: r.taken,
@@ -77,7 +77,7 @@ func (tx *transaction) stage(outcome journal.Outcome) policy.Stage {
 		return policy.Message
 	case tx.message != nil:
 		return tx.message.stage(tx.reached)
-	case len(tx.rcpts) > 0:
+	case len(tx.rcpts.list) > 0:
 		return policy.Rcpt
 	}
 	return policy.Mail
@@ -86,17 +86,17 @@ func (tx *transaction) stage(outcome journal.Outcome) policy.Stage {
 // tagsOf lists the tags for the record; those of recipients count where the
 // message was passed.
 func (tx *transaction) tagsOf(v policy.Verdict) []smtp.Field {
-	if tx.accepted == 0 {
+	if tx.rcpts.accepted == 0 {
 		return v.Tags
 	}
-	return tx.allTags()
+	return tx.tags()
 }
 
 // recordRefusal records a verdict that came before any transaction: on the
 // connection, or on HELO.
 func (srv *Server) recordRefusal(set *Settings, session string, f *policy.Facts, v policy.Verdict) {
 	rec := &journal.Record{Time: srv.now(), ID: f.ID, Session: session, Outcome: journal.OutcomeRefused, Stage: v.Stage.String(), Reached: v.Stage.String()}
-	srv.publish(set, rec, f, v, true, withID(v.Reply, f.ID), v.Tags)
+	srv.publish(set, rec, f, v, true, v.Reply.WithID(f.ID), v.Tags)
 }
 
 // publish completes the record and hands it out: to the log, to the journal and to the

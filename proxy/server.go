@@ -25,8 +25,8 @@ import (
 	"postern/proxy/backend"
 	"postern/proxy/fields"
 	"postern/proxy/hold"
+	"postern/proxy/relay"
 	"postern/proxy/share"
-	"postern/proxy/smtp"
 )
 
 // Settings is what a configuration makes of the server. It is replaced as a
@@ -79,6 +79,7 @@ type Server struct {
 	// ctx ends when sessions must end, whatever they are doing.
 	ctx    context.Context
 	cancel context.CancelFunc
+	site   relay.Site // for what the sessions have to do with backends; immutable
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -108,6 +109,7 @@ func New(o Options, s *Settings) *Server {
 	}
 	srv.held.Metrics = o.Metrics
 	srv.ctx, srv.cancel = context.WithCancel(context.Background())
+	srv.site = relay.Site{Context: srv.ctx, Log: srv.log, Metrics: srv.metrics}
 	srv.settings.Store(s)
 	return srv
 }
@@ -313,9 +315,3 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 	<-done
 	return context.Cause(ctx)
 }
-
-// reply texts that more than one place gives.
-var (
-	errBackend = smtp.Reply{Code: 451, Enhanced: "4.1", Text: "The mail server behind us does not answer, try again later"}
-	errMisfit  = smtp.Reply{Code: 451, Enhanced: "3.0", Text: "The mail server behind us does not take mail from us, try again later"}
-)

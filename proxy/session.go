@@ -13,6 +13,7 @@ import (
 
 	"postern/policy"
 	"postern/policy/journal"
+	"postern/proxy/relay"
 	"postern/proxy/smtp"
 	"postern/proxy/wire"
 )
@@ -40,9 +41,9 @@ type session struct {
 	began    time.Time
 
 	// Owners of their own state.
-	wire wire.Conn // the conversation, as octets
-	loan loan      // the backend connection
-	idle idle      // the wait for a command
+	wire wire.Conn  // the conversation, as octets
+	loan relay.Loan // the backend connection
+	idle idle       // the wait for a command
 
 	// Of the loop.
 	set          *Settings // the newest, taken at each MAIL
@@ -61,7 +62,7 @@ func newSession(srv *Server, conn net.Conn, l *Listener) *session {
 	s.wire.Open(conn, wire.Options{Context: srv.ctx, Session: s.id, Log: srv.log, Metrics: srv.metrics})
 	s.wire.FlushWithin = s.set.Timeouts.Command
 	s.peer.addr = wire.AddrPort(conn.RemoteAddr())
-	s.loan.wire = &s.wire
+	s.loan.Begin(&s.wire)
 	s.idle.wire, s.idle.srv, s.idle.lastMessage = &s.wire, srv, s.began
 	return s
 }
@@ -87,7 +88,7 @@ func (s *session) wake() {
 // from now on, and it has the time to tell the client so. The server's context
 // must have ended before. Any goroutine may call it.
 func (s *session) abort() {
-	s.loan.abort()
+	s.loan.Abort()
 	s.wire.Interrupt()
 }
 
@@ -174,15 +175,13 @@ func (s *session) apologise() {
 	s.wire.Say(r)
 	_ = s.wire.Flush()
 	tx := s.tx
-	sent := tx != nil && tx.mailSent && s.loan.bc != nil && s.loan.bc.EndSent()
-	s.loan.drop()
 	if tx == nil {
+		s.loan.Drop()
 		return
 	}
-	tx.reply, tx.broken = r, "panic"
+	tx.reply = r
 	outcome := journal.OutcomeFailed
-	if sent {
-		tx.unknown()
+	if tx.relay.Panicked() {
 		outcome = journal.OutcomeUnknown
 	}
 	if tx.message != nil {
@@ -222,7 +221,7 @@ func (s *session) open() bool {
 		return false
 	}
 	if v, id := s.refused(policy.Connect, policy.HeloName{}); id != "" {
-		s.wire.Say(withID(v.Reply, id))
+		s.wire.Say(v.Reply.WithID(id))
 		s.barred = true
 		if s.result = endedRefused; v.Disposition == policy.DispositionDefer {
 			s.result = endedDeferred
@@ -354,13 +353,7 @@ func (s *session) refuse(code int, enhanced, text string) smtp.Reply {
 	if s.tx != nil {
 		id = s.tx.facts.ID
 	}
-	return withID(smtp.Reply{Code: code, Enhanced: enhanced, Text: text}, id)
-}
-
-// withID ends a reply with the id under which the log and the journal know it.
-func withID(r smtp.Reply, id string) smtp.Reply {
-	r.Text += " (" + id + ")"
-	return r
+	return smtp.Reply{Code: code, Enhanced: enhanced, Text: text}.WithID(id)
 }
 
 // abandon ends the transaction without a message: RSET, EHLO, STARTTLS, QUIT or
@@ -373,10 +366,10 @@ func (s *session) abandon() {
 	if tx.message != nil {
 		tx.message.close()
 	}
-	if tx.awaitsBackend() || tx.message != nil && tx.message.out.begun {
-		s.loan.drop() // replies are still due, or a message: out of step
+	if tx.awaitsBackend() || tx.message != nil && tx.message.out.Begun() {
+		s.loan.Drop() // replies are still due, or a message: out of step
 	}
-	s.loan.release()
+	s.loan.Release()
 	s.finish(tx.abandonedOutcome())
 }
 
@@ -385,9 +378,9 @@ func (s *session) abandon() {
 // no socket open.
 func (s *session) end() {
 	if !s.survive(s.abandon) {
-		s.survive(s.loan.drop)
+		s.survive(s.loan.Drop)
 	}
-	s.survive(s.loan.release)
+	s.survive(s.loan.Release)
 	s.survive(s.wire.Close)
 	s.survive(s.logConnection)
 }

@@ -95,7 +95,7 @@ func TestNoopBetweenMessages(t *testing.T) {
 			c.cmd("NOOP", "250 ")
 		}
 		r.quiet()
-		if s := r.session(); s.loan.bc != nil {
+		if s := r.session(); s.loan.Conn() != nil {
 			t.Error("the connection is still lent")
 		}
 		_ = c.conn.Close()

@@ -76,7 +76,7 @@ func TestFieldsAreBounded(t *testing.T) {
 		s := newSession(r.srv, w.server, &Listener{})
 		s.peer.esmtp = true
 		tx := newTransaction(s, smtp.Path{}, nil)
-		tx.accepted = 1
+		tx.rcpts.accepted = 1
 		s.tx = tx
 		f := &tx.facts
 		f.ID, f.Mail.From, f.Mail.Domain, f.Mail.SMTPUTF8 = newID(), long+"@"+long, long, true
@@ -93,8 +93,8 @@ func TestFieldsAreBounded(t *testing.T) {
 		rcpt := recipient{path: smtp.Path{Local: strings.Repeat("l", 1000), Domain: "local.example"}, taken: true}
 		rcpt.address = smtp.Address(rcpt.path)
 		f.Rcpt = policy.RcptTo{Address: long, Domain: long}
-		rcpt.verdict = tx.share(r.set.Chain.Decide(policy.Rcpt, f))
-		tx.rcpts = []recipient{rcpt}
+		rcpt.verdict = tx.rcpts.share(r.set.Chain.Decide(policy.Rcpt, f))
+		tx.rcpts.list = []recipient{rcpt}
 		f.Rcpt = policy.RcptTo{Address: "other" + long, Domain: long}
 		tx.verdict = r.set.Chain.Decide(policy.Message, f)
 		fields := tx.appendFields(nil)

@@ -2,15 +2,14 @@ package proxy
 
 import (
 	"context"
-	"strconv"
 	"time"
 
 	"postern/checks"
 	"postern/checks/dnscache"
 	"postern/policy"
 	"postern/policy/journal"
-	"postern/proxy/backend"
 	"postern/proxy/esmtp"
+	"postern/proxy/relay"
 	"postern/proxy/share"
 	"postern/proxy/smtp"
 	"postern/proxy/wire"
@@ -25,42 +24,15 @@ type transaction struct {
 	set  *Settings // those that the session had at MAIL
 	wire *wire.Conn
 	peer *peer
-	loan *loan
+	loan *relay.Loan
 
-	// Of MAIL; nothing changes them afterwards.
-	began  time.Time
-	from   smtp.Path
-	params []smtp.Param // as received
-	eight  bool         // BODY=8BITMIME
-	binary bool         // BODY=BINARYMIME
-
-	// Of its recipients.
-	rcpts    []recipient
-	envelope int  // octets that rcpts come to
-	accepted int  // recipients that the backend took
-	sure     bool // of those: policy has let them pass for good, whatever is found later
-	// apart: the policy only observes, and may treat the recipients apart. It
-	// refuses none of them, so they are together, each with a verdict of its own.
-	apart    bool
-	tags     []smtp.Field // that recipients have earned at RCPT, each once
-	tagsSize int          // octets of them
-
-	// Of the conversation with the backend.
-	pool     *backend.Pool
-	takes8   bool       // the backend takes 8-bit text
-	mailSent bool       // the backend has, or will have heard, MAIL
-	mailDue  bool       // its reply to MAIL is still to be read
-	pending  []int      // recipients whose reply the client waits for, in order
-	broken   string     // the conversation with the backend ended: what we make of it for the log
-	gaveUp   smtp.Reply // that was since we let go of it; what the client is told
-	// turnedAway is what the backend had to say on this client, told who it is.
-	turnedAway smtp.Reply
-	backend    string     // name and address
-	backRep    smtp.Reply // the backend's last reply
-
-	message *message // while it comes
+	// What it consists of, each the owner of its own state.
+	rcpts   recipients
+	relay   relay.Conversation // with the backend
+	message *message           // while it comes
 
 	// What was found out and concluded.
+	began   time.Time
 	facts   policy.Facts    // Rcpt is the recipient in question
 	ctx     context.Context // of its checks: the server's, and on whose behalf they ask
 	trace   *dnscache.Trace
@@ -74,32 +46,13 @@ type transaction struct {
 	bytes   int64
 }
 
-// recipient is one RCPT.
-type recipient struct {
-	path    smtp.Path
-	params  []smtp.Param // that went to the backend
-	address string
-	domain  string
-	queued  bool            // it went to the backend
-	taken   bool            // and the backend took it
-	verdict *policy.Verdict // shared by those who have the same
-	final   bool            // verdict is that on the message, not the one at RCPT
-	reply   smtp.Reply
-}
-
-// inQuestion is r as facts have the recipient that is judged.
-func (r *recipient) inQuestion() policy.RcptTo {
-	return policy.RcptTo{Address: r.address, Domain: r.domain}
-}
-
 // newTransaction begins one of the session, by MAIL.
 func newTransaction(s *session, from smtp.Path, params []smtp.Param) *transaction {
-	tx := &transaction{
-		srv: s.srv, set: s.set, wire: &s.wire, peer: &s.peer, loan: &s.loan,
-		began: s.srv.now(), from: from, params: params,
-	}
+	tx := &transaction{srv: s.srv, set: s.set, wire: &s.wire, peer: &s.peer, loan: &s.loan, began: s.srv.now()}
 	s.peer.begin(&tx.facts, s.listener.Name, s.peer.helo)
 	tx.facts.Mail = policy.MailFrom{From: smtp.Address(from), Domain: esmtp.Domain(from)}
+	tx.relay.Begin(&s.srv.site, tx, tx.facts.ID, &s.loan, &s.set.Timeouts)
+	tx.relay.Mail.From, tx.relay.Mail.Params = from, params
 	return tx
 }
 
@@ -123,23 +76,23 @@ func (tx *transaction) runChecks(st policy.Stage, msg checks.Message) {
 // refusal, or nothing.
 func (tx *transaction) judge(st policy.Stage) smtp.Reply {
 	tx.verdict, tx.reached, tx.judged = tx.set.Chain.Decide(st, &tx.facts), st, true
-	if tx.apart && st > policy.Rcpt {
+	if tx.rcpts.apart && st > policy.Rcpt {
 		tx.judgeEach(st)
 	}
 	if !tx.verdict.Refuses() || tx.set.Observe {
 		return smtp.Reply{}
 	}
-	tx.reply = withID(tx.verdict.Reply, tx.facts.ID)
+	tx.reply = tx.verdict.Reply.WithID(tx.facts.ID)
 	return tx.reply
 }
 
 // judgeEach is judge for recipients that need not deserve the same.
 func (tx *transaction) judgeEach(st policy.Stage) {
 	rcpt := tx.facts.Rcpt
-	for i := range tx.rcpts {
-		if r := &tx.rcpts[i]; r.taken {
+	for i := range tx.rcpts.list {
+		if r := &tx.rcpts.list[i]; r.taken {
 			tx.facts.Rcpt = r.inQuestion()
-			r.verdict, r.final = tx.share(tx.set.Chain.Decide(st, &tx.facts)), true
+			r.verdict, r.final = tx.rcpts.share(tx.set.Chain.Decide(st, &tx.facts)), true
 		}
 	}
 	tx.facts.Rcpt = rcpt
@@ -151,38 +104,12 @@ func (tx *transaction) settled(st policy.Stage) bool {
 	if !tx.set.Chain.Settled(st, tx.verdict) {
 		return false
 	}
-	for i := range tx.rcpts {
-		if r := &tx.rcpts[i]; r.final && !tx.set.Chain.Settled(st, *r.verdict) {
+	for i := range tx.rcpts.list {
+		if r := &tx.rcpts.list[i]; r.final && !tx.set.Chain.Settled(st, *r.verdict) {
 			return false
 		}
 	}
 	return true
-}
-
-// firstTaken is the recipient that stands for all once the header is read: what
-// together let in has the same verdict from there on.
-func (tx *transaction) firstTaken() policy.RcptTo {
-	if r := tx.foremost(); r != nil {
-		return r.inQuestion()
-	}
-	return policy.RcptTo{}
-}
-
-// foremost is the first recipient that the backend took. Where each has a verdict
-// of its own it is the first that would have been refused: a site that only
-// observes wants to know of that one.
-func (tx *transaction) foremost() (first *recipient) {
-	for i := range tx.rcpts {
-		r := &tx.rcpts[i]
-		switch {
-		case !r.taken:
-		case r.final && r.verdict.Refuses():
-			return r
-		case first == nil:
-			first = r
-		}
-	}
-	return first
 }
 
 // candidateWaits says whether the candidate policy has still to learn, for one of
@@ -194,8 +121,8 @@ func (tx *transaction) candidateWaits() bool {
 		return false
 	}
 	f := tx.facts
-	for i := range tx.rcpts {
-		r := &tx.rcpts[i]
+	for i := range tx.rcpts.list {
+		r := &tx.rcpts.list[i]
 		if !r.taken {
 			continue
 		}
@@ -210,17 +137,17 @@ func (tx *transaction) candidateWaits() bool {
 // noRecipients says why there is nobody to send a message to, or nothing; failed: it has
 // ended the transaction.
 func (tx *transaction) noRecipients() (r smtp.Reply, failed bool) {
-	if tx.broken != "" && len(tx.rcpts) > 0 {
+	if tx.relay.Broken != "" && len(tx.rcpts.list) > 0 {
 		// Recipients were taken by a backend that is gone: the client must not
 		// believe that the others got the message.
-		tx.reply = tx.unserved()
+		tx.reply = tx.relay.Unserved()
 		return tx.reply, true
 	}
-	if tx.accepted > 0 {
+	if tx.rcpts.accepted > 0 {
 		return smtp.Reply{}, false
 	}
-	for i := range tx.rcpts {
-		if c := tx.rcpts[i].reply.Code; c >= 400 && c < 500 {
+	for i := range tx.rcpts.list {
+		if c := tx.rcpts.list[i].reply.Code; c >= 400 && c < 500 {
 			// NOT: 554, which RFC 5321 §3.3 has here. A client that pipelines
 			// may take the last answer for the one that counts, and what is
 			// refused for now must not become refused for good.
@@ -232,20 +159,20 @@ func (tx *transaction) noRecipients() (r smtp.Reply, failed bool) {
 
 // refuse makes a reply of ours that bears the transaction's id.
 func (tx *transaction) refuse(code int, enhanced, text string) smtp.Reply {
-	return withID(smtp.Reply{Code: code, Enhanced: enhanced, Text: text}, tx.facts.ID)
+	return smtp.Reply{Code: code, Enhanced: enhanced, Text: text}.WithID(tx.facts.ID)
 }
 
 // abandonedOutcome is how a transaction ended that came to no message: refused,
 // if that was why, else abandoned.
 func (tx *transaction) abandonedOutcome() journal.Outcome {
-	if tx.accepted > 0 || len(tx.rcpts) == 0 {
+	if tx.rcpts.accepted > 0 || len(tx.rcpts.list) == 0 {
 		return journal.OutcomeAbandoned
 	}
-	if tx.broken != "" {
+	if tx.relay.Broken != "" {
 		return journal.OutcomeFailed
 	}
-	for i := range tx.rcpts {
-		r := &tx.rcpts[i]
+	for i := range tx.rcpts.list {
+		r := &tx.rcpts.list[i]
 		if r.queued && r.reply.IsZero() {
 			return journal.OutcomeAbandoned // before the backend's answer was read
 		}
@@ -254,21 +181,4 @@ func (tx *transaction) abandonedOutcome() journal.Outcome {
 		}
 	}
 	return journal.OutcomeBackendRefused
-}
-
-// fail notes that the backend cannot be used for this transaction any more.
-func (tx *transaction) fail(err error) { tx.broken = err.Error() }
-
-// outOfStep notes a reply that makes no sense where it came.
-func (tx *transaction) outOfStep(r smtp.Reply) {
-	tx.backRep = r
-	tx.broken = "the backend is out of step: " + strconv.Itoa(r.Code)
-}
-
-// time adds to the record how long a stage has taken.
-func (tx *transaction) time(stage string, since time.Time) {
-	if tx.took == nil {
-		tx.took = make(map[string]float64, 6)
-	}
-	tx.took[stage] += time.Since(since).Seconds()
 }

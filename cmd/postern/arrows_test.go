@@ -30,6 +30,7 @@ var floors = map[string]int{
 	"policy/journal":          3,
 	"proxy/esmtp":             3,
 	"proxy/fields":            3,
+	"proxy/relay":             4,
 	"proxy/backend":           2,
 	"policy":                  2,
 	"policy/expr":             1,

@@ -31,6 +31,13 @@ func (r Reply) Transient() bool { return r.Code >= 400 && r.Code < 500 }
 // Permanent says whether the code is 5yz.
 func (r Reply) Permanent() bool { return r.Code >= 500 && r.Code < 600 }
 
+// WithID is r with the id at its end under which the log and the journal know the
+// session or transaction.
+func (r Reply) WithID(id string) Reply {
+	r.Text += " (" + id + ")"
+	return r
+}
+
 // Offers says whether the reply to EHLO lists a keyword (RFC 5321 §4.1.1.1).
 func (r Reply) Offers(keyword string) bool {
 	for line := range strings.SplitSeq(r.Text, "\n") {

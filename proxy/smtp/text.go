@@ -1,6 +1,9 @@
 package smtp
 
-import "bytes"
+import (
+	"bytes"
+	"errors"
+)
 
 // TextScanner checks text that is framed by length, as BDAT brings it: CRLF is
 // the only line ending there as well (RFC 3030 §2). The zero value is ready.
@@ -50,4 +53,17 @@ func (s *TextScanner) Close() error {
 		return ErrBareCR
 	}
 	return nil
+}
+
+// BadOctets is the refusal of a message for an error of TextScanner, DataScanner or
+// DotWriter: ErrBareCR, ErrNUL, and any other as ErrBareLF.
+func BadOctets(err error) Reply {
+	r := Reply{Code: 550, Enhanced: "6.0", Text: "Message contains a bare LF"}
+	switch {
+	case errors.Is(err, ErrBareCR):
+		r.Text = "Message contains a bare CR"
+	case errors.Is(err, ErrNUL):
+		r.Text = "Message contains NUL"
+	}
+	return r
 }
