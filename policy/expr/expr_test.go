@@ -113,6 +113,50 @@ func TestCondition(t *testing.T) {
 	}
 }
 
+// letsOfEveryKind are written values and facts that have a name.
+func letsOfEveryKind(t testing.TB) Language {
+	with := language
+	with.Lets = map[string]*Expression{}
+	for name, text := range map[string]string{
+		"truth": "true", "number": "25", "word": `"fail"`, "texts": `["x", "fail", "192.0.2.0/24"]`, "networks": `["192.0.2.0/24", "::1"]`, "numbers": "[1, 25]",
+		"trusted": "seal.trust", "port": "peer.port", "sealed": "seal.result", "names": "peer.names", "found": `any(peer.names, # == "a.example")`,
+	} {
+		x, faults := language.Let(Source{Text: text})
+		if faults != nil {
+			t.Fatal(name, faults)
+		}
+		with.Lets[name] = x
+	}
+	return with
+}
+
+// What stands in a let means what it would mean if it stood in its place.
+func TestLetsOfEveryKind(t *testing.T) {
+	with := letsOfEveryKind(t)
+	for text, holds := range map[string]bool{
+		`text in texts`: true, `peer.ip in networks`: true, `peer.port in numbers`: true, `"z" in texts`: false, `lower(text) in texts`: true,
+		`any(texts, # == text)`: true, `all(texts, # != text)`: false, `any(peer.names, # in texts)`: false, `len(texts) == 3`: true,
+		`"a.example" in names`: true, `word == sealed`: true, `sealed in ["pass", "fail"]`: true, `port == number`: true, `port in numbers`: true, `-number == -25`: true,
+		`truth and not trusted`: true, `found == truth`: true, `"failed" startsWith word`: true, `text matches word`: false, `in_list("known", word)`: false,
+	} {
+		x, faults := with.Condition(Source{Text: text})
+		if faults != nil || x.Holds(On(example())) != holds {
+			t.Errorf("%s: %v", text, faults)
+		}
+	}
+	where := configs.Position{File: "f", Line: 3, Column: 9}
+	for text, want := range map[string]string{
+		`not (seal.result in texts)`: `3:29: seal.result is never "x": it is pass or fail`,
+		`peer.ip in texts`:           `3:20: "x" is no IP address; peer.ip is one`,
+		`text in numbers`:            `3:14: text is a text and numbers is a list of numbers: it is never in it`,
+	} {
+		_, faults := with.Condition(Source{Text: text, Position: where})
+		if len(faults) == 0 || fmt.Sprintf("%d:%d: %s", faults[0].Position.Line, faults[0].Position.Column, faults[0].Text) != want {
+			t.Errorf("%s: %v", text, faults)
+		}
+	}
+}
+
 // A fault of a let is told once, where it is, and not of each that uses it.
 func TestFaultsPointIntoTheText(t *testing.T) {
 	where := configs.Position{File: "f", Line: 3, Column: 9}
@@ -201,9 +245,10 @@ func TestNamesIn(t *testing.T) {
 // FuzzCondition: what compiles has a value, and the same one where all is known; what
 // does not says why.
 func FuzzCondition(f *testing.F) {
-	for _, seed := range []string{`seal.result == "fail"`, `any(peer.names, # != text) or not (peer.port in [1, 2])`, `peer.ip in ["192.0.2.0/24", "::1"]`, `len(text) > 1 and lower(text) matches "^a+$"`, `((`, "text == \"\\xff\""} {
+	for _, seed := range []string{`seal.result == "fail"`, `any(peer.names, # != text) or not (peer.port in [1, 2])`, `peer.ip in ["192.0.2.0/24", "::1"]`, `len(text) > 1 and lower(text) matches "^a+$"`, `((`, "text == \"\\xff\"", `text in texts and port in numbers or any(texts, # in names) and found`} {
 		f.Add(seed)
 	}
+	language := letsOfEveryKind(f)
 	f.Fuzz(func(t *testing.T, text string) {
 		x, faults := language.Condition(Source{Text: text})
 		if faults != nil {

@@ -79,14 +79,22 @@ func (x *compiler) in(n *ast.BinaryNode, left, right *value, about *Part) *value
 // linear is the length up to which a list is searched from end to end.
 const linear = 8
 
-// inTexts is "fact in [...]": texts, or addresses and networks for an address.
+// inTexts is "fact in [...]": texts, or addresses and networks for an address. The list
+// may stand in a let.
 func (x *compiler) inTexts(n *ast.BinaryNode, left, right *value, about *Part) *value {
-	elements := n.Right.(*ast.ArrayNode).Nodes
+	var elements []ast.Node // empty where the list stands elsewhere
+	if array, ok := n.Right.(*ast.ArrayNode); ok {
+		elements = array.Nodes
+	}
 	var texts []string
 	var networks []netip.Prefix
 	good := true
 	for i, text := range right.texts(Scope{}) {
-		text, ok := x.literal(left, &value{offset: start(elements[i])}, text, true)
+		at := right
+		if elements != nil {
+			at = &value{offset: start(elements[i])}
+		}
+		text, ok := x.literal(left, at, text, true)
 		good = good && ok
 		if ok && left.fact != nil && left.fact.Form == "ip" && strings.Contains(text, "/") {
 			network, _ := ParseNetwork(text) // literal has found it good
