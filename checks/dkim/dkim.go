@@ -14,8 +14,10 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -123,10 +125,24 @@ func fetchKeys(ctx context.Context, sigs []*signature, lookup Lookup) {
 		return
 	}
 	var all sync.WaitGroup
+	panics := make(chan string, len(names))
 	for _, name := range names {
-		all.Go(func() { fetch(name) })
+		all.Go(func() {
+			// A panic in a goroutine would end the process, not the check.
+			defer func() {
+				if p := recover(); p != nil {
+					panics <- fmt.Sprintf("%v\n%s", p, debug.Stack())
+				}
+			}()
+			fetch(name)
+		})
 	}
 	all.Wait()
+	select {
+	case p := <-panics:
+		panic(p) // for the caller, as with one name
+	default:
+	}
 }
 
 // verifyBody reads the body and compares its sums with those of the signatures

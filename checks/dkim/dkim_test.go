@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -140,6 +141,8 @@ func TestWhatAKeyMaySay(t *testing.T) {
 		{[]string{"p=" + pkcs1, "p=" + bits(2048)}, policy.PermError, ""},
 		{[]string{"p=" + pkcs1, "p=" + pkcs1}, policy.Pass, ""},
 		{[]string{"p=" + pkcs1, "rubbish"}, policy.Pass, ""},
+		{append([]string{"p=" + pkcs1}, slices.Repeat([]string{"rubbish"}, 15)...), policy.Pass, ""},
+		{append([]string{"p=" + pkcs1}, slices.Repeat([]string{"rubbish"}, 16)...), policy.PermError, ""},
 		{[]string{"k=ed25519; p=" + ed + "AAAA"}, policy.PermError, "ed25519"},
 		{[]string{"k=rsa; p=" + ed}, policy.PermError, "ed25519"},
 	} {
@@ -311,6 +314,30 @@ func hostile(tb testing.TB) (map[string]string, zone) {
 		"tags":                     fill("DKIM-Signature: v=1; ", "aa=;"),
 		"signatures":               fill("", sig("", "AAAA")),
 	}, z
+}
+
+// A look-up that panics has the goroutine of its caller panic, who can bear it, and
+// not the process.
+func TestALookUpThatPanics(t *testing.T) {
+	raw, z := signed(nil)
+	for name, raw := range map[string]string{
+		"one name":  raw,
+		"two names": "DKIM-Signature: v=1; a=rsa-sha256; d=d.example; s=other; h=from; bh=AAAA; b=AAAA\r\n" + raw,
+	} {
+		func() {
+			defer func() {
+				if p := recover(); p == nil || !strings.HasPrefix(fmt.Sprint(p), "out of luck") {
+					t.Errorf("%s: %v", name, p)
+				}
+			}()
+			dkim.Verify(t.Context(), split(raw), func(ctx context.Context, name string) ([]string, error) {
+				if name == testKey {
+					panic("out of luck")
+				}
+				return z.lookup(ctx, name)
+			}, time.Now())
+		}()
+	}
 }
 
 // Whatever is done to keep it busy, the work grows with the size of the message

@@ -26,6 +26,9 @@ const (
 	// maxKeyRecord bounds a key record, in octets: an RSA key of 4096 bits takes
 	// some 740.
 	maxKeyRecord = 2048
+	// maxKeys bounds the records of one selector that are looked into. An answer of the
+	// DNS may hold hundreds, and each signature of a message has a selector of its own.
+	maxKeys = 16
 
 	domainKey = "._domainkey."
 )
@@ -88,8 +91,11 @@ func (s *signature) useKey(txts []string, err error) {
 // has several. RFC 6376 §3.6.2.2 leaves that undefined; people do it to publish
 // an Ed25519 key beside the RSA one.
 func (s *signature) chooseKey(txts []string) (keyRecord, string) {
-	if len(txts) == 1 {
+	switch n := len(txts); {
+	case n == 1:
 		return readKey(txts[0])
+	case n > maxKeys:
+		return keyRecord{}, "the selector has more than " + strconv.Itoa(maxKeys) + " records"
 	}
 	var fit []keyRecord
 	seen := make([]string, 0, len(txts))
