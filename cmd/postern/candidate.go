@@ -11,7 +11,7 @@ import (
 
 func newCandidate() *cobra.Command {
 	var src journalSource
-	var since string
+	var when period
 	var asJSON bool
 	report := &cobra.Command{
 		Use: "report", Short: "Say where the candidate policy disagreed with the active one", Args: noArguments,
@@ -22,10 +22,11 @@ by rule and by the sender's domain, with examples for postern explain.
 The verdicts are those of the time, from the journal. Where the candidate file
 has changed since, those of its former content are left out; replay judges old mail by new rules.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			q, err := sinceQuery(since)
+			q, done, err := when.query(cmd)
 			if err != nil {
 				return err
 			}
+			defer done()
 			cfg, dir, err := src.open()
 			if err != nil {
 				return err
@@ -49,7 +50,7 @@ has changed since, those of its former content are left out; replay judges old m
 		},
 	}
 	src.flags(report)
-	report.Flags().StringVar(&since, "since", "", "how far to look back, a `duration` such as 24h or 7d; without it the whole journal")
+	when.flags(report)
 	report.Flags().BoolVar(&asJSON, "json", false, "print one JSON object and nothing else")
 	return group("candidate", "Look at the candidate policy", report)
 }

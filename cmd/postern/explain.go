@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"regexp"
@@ -17,39 +16,51 @@ import (
 
 func newExplain() *cobra.Command {
 	var src journalSource
-	var recipient string
-	var asJSON bool
+	var w wanted
+	var asJSON, short bool
 	cmd := &cobra.Command{
-		Use: "explain ID", Short: "Say why a transaction ended as it did, from the journal",
+		Use: "explain [ID]", Short: "Say why a transaction ended as it did, from the journal",
 		Long: `Print what the journal has of a transaction: who was named and how that is known,
 the checks, the DNS answers, the rules with the value of each part, the replies,
 and the smallest changes of facts that would have turned the verdict.
 
 The id stands at the end of each refusal, in brackets, and in the log. It may be given
-in any case, with what stands around it, or as the whole line from a bounce. The rules
-are those in force now; where they are not those that judged, that is said, and
+in any case, with what stands around it, or as the whole line from a bounce. Who does
+not know it says what is known: the last transaction of which all that holds is explained.
+
+The rules are those in force now; where they are not those that judged, that is said, and
 what they make of it.`,
 		Example: `  postern explain 7k2m9d0x4qzr -c /etc/postern/postern.yaml
+  postern explain --from ann@example.org --refused
+  postern explain --rcpt bob@example.net --since 1h --short
   postern explain 7k2m9d0x4qzr --json | jq .explanation.changes`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError{errors.New("explain wants an id, as it stands at the end of a refusal")}
-			}
-			return nil
-		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := explain(cmd.Context(), src, idIn(strings.Join(args, " ")), recipient)
-			if err != nil {
-				return err
+			id := strings.Join(args, " ")
+			recipient := w.rcpt // of a transaction that is named, the flag chooses one
+			switch looked := w; {
+			case id == "" && !w.any():
+				return usageError{errors.New("explain wants an id, as it stands at the end of a refusal, or what is known of the transaction: --from, --rcpt, --client and others")}
+			case id != "":
+				if looked.rcpt = ""; looked.any() {
+					return usageError{errors.New("explain wants an id, or what is known of the transaction, not both")}
+				}
 			}
-			if asJSON {
+			v, err := explain(cmd, src, idIn(id), w, recipient)
+			switch {
+			case err != nil:
+				return err
+			case asJSON:
 				return view.JSON(cmd.OutOrStdout(), v)
+			case short:
+				return v.WriteShort(cmd.OutOrStdout())
 			}
 			return v.WriteText(cmd.OutOrStdout())
 		},
 	}
 	src.flags(cmd)
-	cmd.Flags().StringVar(&recipient, "rcpt", "", "of the recipients, the `mailbox` in question; without it the one that the verdict is about")
+	w.flags(cmd)
+	cmd.Flags().StringVar(&w.rcpt, "rcpt", "", "of the recipients, the `mailbox` in question; without an id also a domain, or *.domain")
+	cmd.Flags().BoolVar(&short, "short", false, "the verdict, who was named, and the replies, and no more")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object and nothing else")
 	return cmd
 }
@@ -73,34 +84,71 @@ func idIn(pasted string) string {
 	return strings.Trim(text, "()[]<>\"'.,;: \t\r\n")
 }
 
-// explain finds a record and explains it by the policy in force.
-func explain(ctx context.Context, src journalSource, id, recipient string) (view.Transaction, error) {
+// explain finds a record, by its id or by what is known of it, and explains it by the policy
+// in force.
+func explain(cmd *cobra.Command, src journalSource, id string, w wanted, recipient string) (view.Transaction, error) {
+	none := view.Transaction{}
 	cfg, dir, err := src.open()
 	if err != nil {
-		return view.Transaction{}, err
+		return none, err
 	}
 	now, err := service.BuildRules(cfg)
 	if err != nil {
-		return view.Transaction{}, configs.FaultsOf(cfg.At("policy"), err).Sorted()
+		return none, configs.FaultsOf(cfg.At("policy"), err).Sorted()
 	}
-	r, err := journal.Find(ctx, dir, id)
-	if errors.Is(err, journal.ErrNotFound) {
-		// Replies that are about no transaction bear the id of the connection.
-		if of, err := journal.Last(ctx, dir, journal.Filter{Session: id}, nil); err == nil {
-			return view.Transaction{}, fmt.Errorf("%s is a connection; a transaction in it is %s", id, of.ID)
-		}
-		if err.Error() != journal.ErrNotFound.Error() { // it says what could not be read
-			return view.Transaction{}, fmt.Errorf("there is no transaction %s in %s, as far as it can be read: %w", id, dir, err)
-		}
-		return view.Transaction{}, fmt.Errorf("there is no transaction %s in %s: its day is over (journal.keep), or the id is that of a connection that had none, of which the log tells; or its record was lost, since mail does not wait for a disk that is slow or full: postern_journal_records_total{result=\"dropped\"} and {result=\"error\"} count those, and the log has the transaction all the same", id, dir)
-	}
+	f, done, err := w.filter(cmd, cfg)
 	if err != nil {
-		return view.Transaction{}, err
+		return none, err
 	}
-	if recipient != "" && !hasRecipient(r, recipient) {
-		return view.Transaction{}, usageError{fmt.Errorf("--rcpt %s: the transaction has no such recipient", recipient)}
+	defer done()
+	if id != "" {
+		f.ID, f.Recipient = id, ""
+	}
+	r, err := journal.Last(cmd.Context(), dir, f)
+	switch {
+	case errors.Is(err, journal.ErrNotFound) && id == "":
+		return none, fmt.Errorf("%s has no such transaction of that time%s", dir, unread(err))
+	case errors.Is(err, journal.ErrNotFound):
+		return none, noTransaction(cmd, dir, f, err)
+	case err != nil:
+		return none, err
+	}
+	if id == "" {
+		recipient = meant(f, r)
+	} else if recipient != "" && !hasRecipient(r, recipient) {
+		return none, usageError{fmt.Errorf("--rcpt %s: the transaction has no such recipient", recipient)}
 	}
 	return view.NewTransaction(r, now.Chain, service.PolicySource(cfg), recipient), nil
+}
+
+// unread says what could not be read, where that may be why nothing was found.
+func unread(err error) string {
+	_, text, _ := strings.Cut(err.Error(), journal.ErrNotFound.Error())
+	return text
+}
+
+// noTransaction says why an id may not be there.
+func noTransaction(cmd *cobra.Command, dir string, f journal.Filter, err error) error {
+	// Replies that are about no transaction bear the id of the connection.
+	id := f.ID
+	f.ID, f.Session = "", id
+	if of, err := journal.Last(cmd.Context(), dir, f); err == nil {
+		return fmt.Errorf("%s is a connection; a transaction in it is %s", id, of.ID)
+	}
+	if unread(err) != "" {
+		return fmt.Errorf("there is no transaction %s in %s, as far as it can be read: %w", id, dir, err)
+	}
+	return fmt.Errorf("there is no transaction %s in %s: its day is over (journal.keep), or the id is that of a connection that had none, of which the log tells; or its record was lost, since mail does not wait for a disk that is slow or full: postern_journal_records_total{result=\"dropped\"} and {result=\"error\"} count those, and the log has the transaction all the same", id, dir)
+}
+
+// meant is the recipient of a record that a filter found it by; empty: it asked for none.
+func meant(f journal.Filter, r *journal.Record) string {
+	for i := range r.Recipients {
+		if f.MeansRecipient(r, i) {
+			return r.Recipients[i].Address
+		}
+	}
+	return ""
 }
 
 func hasRecipient(r *journal.Record, address string) bool {

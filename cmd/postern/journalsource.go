@@ -2,13 +2,10 @@ package main
 
 import (
 	"errors"
-	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"postern/configs"
-	"postern/policy/journal"
 )
 
 // journalSource is where commands that read the journal find it.
@@ -43,16 +40,4 @@ func (s *journalSource) folder(cfg *configs.Config) string {
 		return s.dir
 	}
 	return cfg.Journal.Path
-}
-
-// sinceQuery is the query of a --since.
-func sinceQuery(since string) (journal.Query, error) {
-	if since == "" {
-		return journal.Query{}, nil
-	}
-	d, err := configs.ParseDuration(since)
-	if err != nil {
-		return journal.Query{}, usageError{fmt.Errorf("--since %q %w", since, err)}
-	}
-	return journal.Query{Since: time.Now().Add(-d)}, nil
 }

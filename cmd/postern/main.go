@@ -132,7 +132,7 @@ Begin with: postern demo`,
 	root.SetHelpCommand(newHelp(root))
 	root.AddCommand(
 		newServe(), newDemo(), newCheckConfig(), newConfig(), newPolicy(), newTestSession(),
-		newExplain(), newReplay(), newCandidate(), newReport(), newOverrides(), newDoctor(), newVersion(),
+		newFind(), newExplain(), newReplay(), newCandidate(), newReport(), newOverrides(), newDoctor(), newVersion(),
 	)
 	return root
 }

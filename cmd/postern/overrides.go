@@ -12,7 +12,7 @@ import (
 
 func newOverrides() *cobra.Command {
 	var src journalSource
-	var since string
+	var when period
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "overrides", Short: "List the overrides: how often each was needed, which are unused or expire", Args: noArguments,
@@ -21,10 +21,11 @@ journal: those that nobody needs, those that end within 30 days, those that have
 
 The exit code is 1 if one has expired: take it out, or give it another day.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			q, err := sinceQuery(since)
+			q, done, err := when.query(cmd)
 			if err != nil {
 				return err
 			}
+			defer done()
 			cfg, err := configs.Load(src.opt)
 			if err != nil {
 				return err
@@ -50,7 +51,7 @@ The exit code is 1 if one has expired: take it out, or give it another day.`,
 		},
 	}
 	src.flags(cmd)
-	cmd.Flags().StringVar(&since, "since", "", "how far to look back, a `duration` such as 24h or 7d; without it the whole journal")
+	when.flags(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object and nothing else")
 	return cmd
 }

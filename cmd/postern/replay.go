@@ -14,7 +14,8 @@ import (
 
 func newReplay() *cobra.Command {
 	var src journalSource
-	var since, file string
+	var when period
+	var file string
 	var allowed int64
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -32,10 +33,11 @@ refused) it is undetermined, and counted apart.`,
 			if file == "" {
 				return usageError{errors.New("--policy is missing: the file with the other rules")}
 			}
-			q, err := sinceQuery(since)
+			q, done, err := when.query(cmd)
 			if err != nil {
 				return err
 			}
+			defer done()
 			_, dir, err := src.open()
 			if err != nil {
 				return err
@@ -67,7 +69,7 @@ refused) it is undetermined, and counted apart.`,
 	}
 	src.flags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&since, "since", "", "how far to look back, a `duration` such as 24h or 7d; without it the whole journal")
+	when.flags(cmd)
 	f.StringVar(&file, "policy", "", "the `file` with the other rules: a configuration, of which policy, lists and overrides count")
 	f.Int64Var(&allowed, "fail-if-new-rejects", 0, "exit 1 where more than `N` verdicts are newly rejects, or none could be compared")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object and nothing else")

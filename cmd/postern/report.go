@@ -13,7 +13,8 @@ import (
 
 func newReport() *cobra.Command {
 	var src journalSource
-	var since, format string
+	var when period
+	var format string
 	var networks bool
 	var top int
 	cmd := &cobra.Command{
@@ -37,10 +38,11 @@ added up in one row.`,
 			if top < 1 {
 				return usageError{errors.New("--top: at least 1")}
 			}
-			q, err := sinceQuery(since)
+			q, done, err := when.query(cmd)
 			if err != nil {
 				return err
 			}
+			defer done()
 			_, dir, err := src.open()
 			if err != nil {
 				return err
@@ -58,7 +60,7 @@ added up in one row.`,
 	}
 	src.flags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&since, "since", "", "how far to look back, a `duration` such as 24h or 7d; without it the whole journal")
+	when.flags(cmd)
 	f.StringVar(&format, "format", "text", "text, csv, json or html")
 	f.BoolVar(&networks, "networks", false, "sources are networks, IPv4 /24 and IPv6 /48, not single addresses")
 	f.IntVar(&top, "top", 30, "how many domains and sources are shown; the rest is added up")

@@ -48,6 +48,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("TMPDIR", env.WorkDir)
+			env.Setenv("TZ", "UTC")
 			env.Setenv("SOON", time.Now().UTC().AddDate(0, 0, 2).Format(time.DateOnly)) // NOT: today, which may end
 			return nil
 		},

@@ -210,20 +210,35 @@ func (s *search) judged(r *Record) bool {
 		return true
 	}
 	for i := range r.Recipients {
-		rc := &r.Recipients[i]
-		if s.recipient != nil && !s.recipient.is(rc.Address, "") {
-			continue
-		}
-		disposition, rule := rc.Disposition, rc.Rule
-		if rc.Undecided && !rc.Final {
-			disposition, rule = r.Disposition, r.Rule
-		}
-		if s.verdict(disposition, rule, rc.Reply, r.Reply) {
+		if s.recipientJudged(r, i) {
 			return true
 		}
 	}
 	return len(r.Recipients) == 0 && s.recipient != nil && s.recipient.is(r.Facts.Rcpt.Address, r.Facts.Rcpt.Domain) &&
 		s.verdict(r.Disposition, r.Rule, r.Reply, "")
+}
+
+// MeansRecipient says whether the i-th recipient of a record is one that the filter asks for, by
+// its own name and its own verdict.
+func (f *Filter) MeansRecipient(r *Record, i int) bool {
+	if f.Recipient == "" {
+		return false
+	}
+	s := newSearch(f)
+	return s.recipientJudged(r, i)
+}
+
+// recipientJudged says whether the i-th recipient is one that is looked for.
+func (s *search) recipientJudged(r *Record, i int) bool {
+	rc := &r.Recipients[i]
+	if s.recipient != nil && !s.recipient.is(rc.Address, "") {
+		return false
+	}
+	disposition, rule := rc.Disposition, rc.Rule
+	if rc.Undecided && !rc.Final {
+		disposition, rule = r.Disposition, r.Rule
+	}
+	return s.verdict(disposition, rule, rc.Reply, r.Reply)
 }
 
 // verdict says whether that is wanted. The replies are those that tell of it.

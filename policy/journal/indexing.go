@@ -48,7 +48,7 @@ func (s *searching) openIndex(packed *os.File) (x *index.Index, done func(), err
 	s.at.Indexing = true
 	before := s.at.Done
 	made, err := makeIndex(s.ctx, packed, of, func(done int64) {
-		s.at.Done = before + done
+		s.at.Done = min(before+done, s.at.Total)
 		s.tell(s.at)
 	})
 	if err != nil {
@@ -166,7 +166,7 @@ func makeIndex(ctx context.Context, packed *os.File, of index.Source, tell func(
 
 // eachMember shows a builder the text of a compressed file, one gzip member after the other.
 func eachMember(ctx context.Context, packed *os.File, b *index.Builder, tell func(done int64)) error {
-	counted := &counter{r: io.NewSectionReader(packed, 0, 1<<62)}
+	counted := &counter{r: io.NewSectionReader(packed, 0, 1<<62), tell: tell}
 	in := bufio.NewReaderSize(&interruptible{ctx, counted}, 64<<10)
 	buf := make([]byte, 64<<10)
 	var z gzip.Reader
@@ -175,7 +175,6 @@ func eachMember(ctx context.Context, packed *os.File, b *index.Builder, tell fun
 			return nil
 		}
 		at := counted.n - int64(in.Buffered())
-		tell(at)
 		if err := z.Reset(in); err != nil {
 			return err
 		}
@@ -184,11 +183,8 @@ func eachMember(ctx context.Context, packed *os.File, b *index.Builder, tell fun
 		for {
 			n, err := z.Read(buf)
 			for text := buf[:n]; len(text) > 0; {
-				taken, ended := b.Take(text)
+				taken, _ := b.Take(text)
 				text = text[taken:]
-				if ended {
-					tell(counted.n)
-				}
 			}
 			if errors.Is(err, io.EOF) {
 				break
@@ -200,16 +196,21 @@ func eachMember(ctx context.Context, packed *os.File, b *index.Builder, tell fun
 	}
 }
 
-// counter counts the octets that were read.
+// counter counts the octets that were read, and tells of them now and then.
 type counter struct {
-	r io.Reader
-	n int64
+	r       io.Reader
+	n, told int64
+	tell    func(octets int64)
 }
 
 // Read reads.
 func (c *counter) Read(p []byte) (int, error) {
+	const often = 1 << 20
 	n, err := c.r.Read(p)
-	c.n += int64(n)
+	if c.n += int64(n); c.n >= c.told+often {
+		c.told = c.n
+		c.tell(c.n)
+	}
 	return n, err
 }
 

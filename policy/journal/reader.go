@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"postern/policy"
@@ -20,6 +21,17 @@ import (
 type Query struct {
 	Since time.Time // zero: from the first on
 	Until time.Time // zero: to the last; that moment excluded
+
+	// Progress hears from time to time, in the goroutine that reads, how far it has come;
+	// nil: nobody wants to know.
+	Progress func(Progress)
+}
+
+// Progress is how far the reading has come.
+type Progress struct {
+	Done, Total int64  // octets of the files that may have what is wanted
+	File        string // the one that is read
+	Indexing    bool   // its index is being made
 }
 
 // Wants says whether a record of that time is wanted.
@@ -59,24 +71,52 @@ func Lines(dir string, q Query, fn func(line []byte) error) (Stats, error) {
 	if err != nil {
 		return stats, err
 	}
+	files, at := q.begin(dir, files)
 	for _, f := range files {
-		if !q.wantsFile(f) {
-			continue
-		}
 		stats.Files++
-		if err := stats.readFile(filepath.Join(dir, f.name), f.compressed, fn); err != nil {
+		at.File = f.name
+		before := at.Done
+		err := stats.readFile(filepath.Join(dir, f.name), f.compressed, func(octets int64) {
+			at.Done = min(before+octets, at.Total)
+			q.tell(at)
+		}, fn)
+		if err != nil {
 			return stats, err
 		}
 	}
+	at.Done = at.Total
+	q.tell(at)
 	return stats, nil
+}
+
+// begin returns those of the files that may have what is wanted, and that nothing of them was
+// read yet.
+func (q Query) begin(dir string, files []file) ([]file, Progress) {
+	var at Progress
+	files = slices.DeleteFunc(files, func(f file) bool {
+		if !q.wantsFile(f) {
+			return true
+		}
+		if info, err := os.Stat(filepath.Join(dir, f.name)); err == nil {
+			at.Total += info.Size()
+		}
+		return false
+	})
+	return files, at
+}
+
+func (q Query) tell(at Progress) {
+	if q.Progress != nil {
+		q.Progress(at)
+	}
 }
 
 // errStop ends the reading of a file, and is no failure.
 var errStop = errors.New("stop")
 
 // readFile reads one file to its end. What is wrong with the file goes into the
-// stats; the error is fn's.
-func (s *Stats) readFile(path string, compressed bool, fn func(line []byte) error) error {
+// stats; the error is fn's. tell hears of the octets that were read.
+func (s *Stats) readFile(path string, compressed bool, tell func(octets int64), fn func(line []byte) error) error {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) && !compressed {
 		// It was compressed since the folder was read.
@@ -88,9 +128,10 @@ func (s *Stats) readFile(path string, compressed bool, fn func(line []byte) erro
 		return nil
 	}
 	defer func() { _ = f.Close() }() // nothing was written
-	var r io.Reader = f
+	counted := &counter{r: f, tell: tell}
+	var r io.Reader = counted
 	if compressed {
-		z, err := gzip.NewReader(bufio.NewReaderSize(f, 64<<10))
+		z, err := gzip.NewReader(bufio.NewReaderSize(counted, 64<<10))
 		if err != nil {
 			s.Unreadable = append(s.Unreadable, fmt.Sprintf("%s: %v", path, err))
 			return nil

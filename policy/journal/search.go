@@ -16,13 +16,6 @@ import (
 	"postern/policy/journal/index"
 )
 
-// Progress is how far a search has come.
-type Progress struct {
-	Done, Total int64  // octets of the files that may have what is looked for
-	File        string // the one that is read
-	Indexing    bool   // its index is being made
-}
-
 // Found is what became of a search besides the records that it found.
 type Found struct {
 	Stats
@@ -39,25 +32,14 @@ const maxBatch = 32
 // until fn fails. The record is good until fn returns. Memory is bounded: tens of mebibytes.
 //
 // Files that are closed are read where their index says so; an index that is missing
-// is made. progress may be nil.
-func Search(ctx context.Context, dir string, f Filter, progress func(Progress), fn func(*Record) error) (Found, error) {
-	s := &searching{search: newSearch(&f), ctx: ctx, dir: dir, fn: fn, tell: progress}
-	if progress == nil {
-		s.tell = func(Progress) {}
-	}
+// is made.
+func Search(ctx context.Context, dir string, f Filter, fn func(*Record) error) (Found, error) {
+	s := &searching{search: newSearch(&f), ctx: ctx, dir: dir, fn: fn}
 	files, err := listFiles(dir)
 	if err != nil {
 		return s.found, err
 	}
-	files = slices.DeleteFunc(files, func(f file) bool {
-		if !s.wantsFile(f) {
-			return true
-		}
-		if info, err := os.Stat(filepath.Join(dir, f.name)); err == nil {
-			s.at.Total += info.Size()
-		}
-		return false
-	})
+	files, s.at = s.begin(dir, files)
 	for _, f := range slices.Backward(files) {
 		before := s.at.Done
 		s.at.File = f.name
@@ -65,7 +47,7 @@ func Search(ctx context.Context, dir string, f Filter, progress func(Progress), 
 			return s.found, err
 		}
 		if info, err := os.Stat(filepath.Join(dir, f.name)); err == nil {
-			s.at.Done = before + info.Size()
+			s.at.Done = min(before+info.Size(), s.at.Total)
 		}
 		s.at.Indexing = false
 		s.tell(s.at)
@@ -79,7 +61,6 @@ type searching struct {
 	ctx    context.Context
 	dir    string
 	fn     func(*Record) error
-	tell   func(Progress)
 	at     Progress
 	found  Found
 	record Record
@@ -178,7 +159,7 @@ func (s *searching) backwards(f *os.File) error {
 		}
 		long = false
 		end, size = first, window
-		s.at.Done = before + info.Size() - end
+		s.at.Done = min(before+info.Size()-end, s.at.Total)
 		s.tell(s.at)
 	}
 	return nil
@@ -230,7 +211,7 @@ func (s *searching) indexed(packed *os.File) error {
 		}
 		// Who wants few has them soon, and a file that is one gzip member is not begun too often.
 		size = min(2*size, maxBatch)
-		s.at.Done = before + info.Size()*int64(x.Blocks()-at)/int64(x.Blocks())
+		s.at.Done = min(before+info.Size()*int64(x.Blocks()-at)/int64(x.Blocks()), s.at.Total)
 		s.tell(s.at)
 	}
 	return nil
@@ -314,14 +295,14 @@ func (f *fetcher) pick(rows []int, lines [][]byte) ([][]byte, error) {
 
 // Find returns the record of a transaction, or ErrNotFound.
 func Find(ctx context.Context, dir, id string) (*Record, error) {
-	return Last(ctx, dir, Filter{ID: id}, nil)
+	return Last(ctx, dir, Filter{ID: id})
 }
 
 // Last returns the record that was written last of those that the filter wants, or
-// ErrNotFound. progress may be nil.
-func Last(ctx context.Context, dir string, f Filter, progress func(Progress)) (*Record, error) {
+// ErrNotFound.
+func Last(ctx context.Context, dir string, f Filter) (*Record, error) {
 	var last *Record
-	found, err := Search(ctx, dir, f, progress, func(r *Record) error {
+	found, err := Search(ctx, dir, f, func(r *Record) error {
 		record := *r
 		last = &record
 		return errStop

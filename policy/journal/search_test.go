@@ -86,7 +86,7 @@ func laidDown(t testing.TB, all []*Record) string {
 func searched(t testing.TB, dir string, f Filter) []string {
 	t.Helper()
 	var ids []string
-	found, err := Search(t.Context(), dir, f, nil, func(r *Record) error {
+	found, err := Search(t.Context(), dir, f, func(r *Record) error {
 		ids = append(ids, r.ID)
 		return nil
 	})
@@ -182,7 +182,7 @@ func TestIndexes(t *testing.T) {
 	search := func() Found {
 		t.Helper()
 		n := 0
-		found, err := Search(t.Context(), dir, one, nil, func(*Record) error { n++; return nil })
+		found, err := Search(t.Context(), dir, one, func(*Record) error { n++; return nil })
 		if err != nil || n != 1 {
 			t.Fatalf("%d found, %v", n, err)
 		}
@@ -267,7 +267,7 @@ func TestIndexThatCannotBeKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = os.RemoveAll(dir + ".moved") }()
-	s := &searching{search: newSearch(&Filter{}), ctx: t.Context(), tell: func(Progress) {}, fn: func(*Record) error { return nil }}
+	s := &searching{search: newSearch(&Filter{}), ctx: t.Context(), fn: func(*Record) error { return nil }}
 	if err := s.indexed(packed); err != nil || s.found.Lines != 20 || s.found.Indexed != 1 || s.found.Kept != 0 {
 		t.Errorf("%+v, %v", s.found, err)
 	}
@@ -277,21 +277,21 @@ func TestIndexThatCannotBeKept(t *testing.T) {
 func TestSearchEnds(t *testing.T) {
 	dir := laidDown(t, university(1000, rand.New(rand.NewPCG(1, 2))))
 	enough := errors.New("enough")
-	if _, err := Search(t.Context(), dir, Filter{}, nil, func(*Record) error { return enough }); !errors.Is(err, enough) {
+	if _, err := Search(t.Context(), dir, Filter{}, func(*Record) error { return enough }); !errors.Is(err, enough) {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Search(ctx, dir, Filter{}, nil, func(*Record) error { return nil }); !errors.Is(err, context.Canceled) {
+	if _, err := Search(ctx, dir, Filter{}, func(*Record) error { return nil }); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	var last Progress
-	_, err := Search(t.Context(), dir, Filter{}, func(p Progress) {
+	_, err := Search(t.Context(), dir, Filter{Query: Query{Progress: func(p Progress) {
 		if p.Done < last.Done && !last.Indexing || p.Done > p.Total {
 			t.Errorf("%+v after %+v", p, last)
 		}
 		last = p
-	}, func(*Record) error { return nil })
+	}}}, func(*Record) error { return nil })
 	if err != nil || last.Done != last.Total || last.Total == 0 || last.Indexing {
 		t.Errorf("%+v, %v", last, err)
 	}
@@ -307,7 +307,7 @@ func TestTornFilesAreToldOf(t *testing.T) {
 		}
 	}
 	for _, made := range []int{2, 0} {
-		found, err := Search(t.Context(), dir, Filter{}, nil, func(*Record) error { return nil })
+		found, err := Search(t.Context(), dir, Filter{}, func(*Record) error { return nil })
 		if err != nil || len(found.Unreadable) < 2 || found.Indexed != made {
 			t.Errorf("%+v, %v", found, err)
 		}

@@ -144,7 +144,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	if ids, s := read(t, dir, Query{}); !slices.Equal(ids, []string{"one", "two"}) || s.Lines != 2 || s.Bad != 0 || s.Files != 1 {
 		t.Errorf("read %q, %+v", ids, s)
 	}
-	if r, err := Last(t.Context(), dir, Filter{Session: "stwo"}, nil); err != nil || r.ID != "two" {
+	if r, err := Last(t.Context(), dir, Filter{Session: "stwo"}); err != nil || r.ID != "two" {
 		t.Errorf("by session: %v, %v", r, err)
 	}
 	if _, err := Find(t.Context(), dir, "on"); !errors.Is(err, ErrNotFound) {
@@ -226,7 +226,7 @@ func TestRecordsHideNothing(t *testing.T) {
 			t.Errorf("%q stands in the journal", c)
 		}
 	}
-	got, err := Last(t.Context(), dir, Filter{Session: text}, nil)
+	got, err := Last(t.Context(), dir, Filter{Session: text})
 	if err != nil || got.Facts.Helo.Name != text || got.BackendReply != "550 "+text || got.DNS[0].Answer[0] != text {
 		t.Errorf("%+v, %v", got, err)
 	}

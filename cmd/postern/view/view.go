@@ -159,25 +159,7 @@ func resulted(what string, r policy.Result) string {
 func (v Transaction) WriteText(w io.Writer) error {
 	var b strings.Builder
 	r := v.Record
-	fmt.Fprintf(&b, "Transaction %s of %s: %s\n", r.ID, r.Time.UTC().Format("2006-01-02 15:04:05 UTC"), outcomeWords(r))
-	fmt.Fprintf(&b, "  session %s, listener %s, judged up to %s, %d octets\n", r.Session, r.Facts.Listener, r.Reached, r.Bytes)
-	b.WriteString("\nVerdict\n")
-	v.verdict(&b)
-	b.WriteString("\nWho\n")
-	WriteIdentities(&b, v.Identities)
-	b.WriteString("\nReplies\n")
-	table(&b, func(row func(...string)) {
-		for i := range r.Recipients {
-			rc := &r.Recipients[i]
-			row(rc.Address, rc.Reply, recipientWords(r, i))
-		}
-		row("at the end", r.Reply, "")
-		if r.Backend != "" {
-			row("from "+r.Backend, r.BackendReply, r.Error)
-		} else if r.Error != "" {
-			row("trouble", r.Error, "")
-		}
-	})
+	v.first(&b)
 	b.WriteString("\nChecks\n")
 	WriteChecks(&b, r)
 	b.WriteString("\nDNS\n")
@@ -194,6 +176,43 @@ func (v Transaction) WriteText(w io.Writer) error {
 	WriteChanges(&b, v.Explanation)
 	_, err := io.WriteString(w, Printable(b.String()))
 	return err
+}
+
+// WriteShort prints how it ended, the verdict, who was named, and the replies.
+func (v Transaction) WriteShort(w io.Writer) error {
+	var b strings.Builder
+	v.first(&b)
+	_, err := io.WriteString(w, Printable(b.String()))
+	return err
+}
+
+// first is what everybody wants to know.
+func (v Transaction) first(b *strings.Builder) {
+	r := v.Record
+	fmt.Fprintf(b, "Transaction %s of %s: %s\n", r.ID, Moment(r.Time), outcomeWords(r))
+	fmt.Fprintf(b, "  session %s, listener %s, judged up to %s, %d octets\n", r.Session, r.Facts.Listener, r.Reached, r.Bytes)
+	b.WriteString("\nVerdict\n")
+	v.verdict(b)
+	b.WriteString("\nWho\n")
+	WriteIdentities(b, v.Identities)
+	b.WriteString("\nReplies\n")
+	writeReplies(b, r)
+}
+
+// writeReplies prints what each recipient, the message and the backend had for an answer.
+func writeReplies(b *strings.Builder, r *journal.Record) {
+	table(b, func(row func(...string)) {
+		for i := range r.Recipients {
+			rc := &r.Recipients[i]
+			row(rc.Address, rc.Reply, recipientWords(r, i))
+		}
+		row("at the end", r.Reply, "")
+		if r.Backend != "" {
+			row("from "+r.Backend, r.BackendReply, r.Error)
+		} else if r.Error != "" {
+			row("trouble", r.Error, "")
+		}
+	})
 }
 
 // WriteIdentities prints who is named, and how that is known.

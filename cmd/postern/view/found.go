@@ -1,0 +1,105 @@
+package view
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"postern/policy/journal"
+	"postern/policy/journal/jsonline"
+)
+
+// Moment writes a time as people at this site have it, with the name of their zone.
+func Moment(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
+
+// FoundLine prints a record in one line: when, its id, what became of it, what the policy said,
+// the client, from whom to whom, and the reply that a refusal had. Where nobody looks the
+// columns are separated by tabs; on a terminal that is too narrow the second half has a line of
+// its own.
+func FoundLine(w io.Writer, t Terminal, r *journal.Record) error {
+	cells := []string{Moment(r.Time), r.ID, string(r.Outcome), saidOf(r), r.Facts.Client.IP, fromTo(r), refusalOf(r)}
+	for i := range cells {
+		cells[i] = strings.ReplaceAll(Printable(cells[i]), "\n", " / ")
+	}
+	if t.Width == 0 {
+		_, err := fmt.Fprintln(w, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
+		return err
+	}
+	const first = 4 // cells of the first half
+	for i, least := range []int{0, 12, 15, 16, 15} {
+		cells[i] += strings.Repeat(" ", max(least-columns(cells[i]), 0))
+	}
+	between := "  "
+	if columns(strings.Join(cells, "  ")) > t.Width {
+		between = "\n    "
+	}
+	cells[2] = t.paint(outcomeColour(r), cells[2])
+	left, right := strings.Join(cells[:first], "  "), strings.TrimRight(strings.Join(cells[first:], "  "), " ")
+	if between[0] == '\n' {
+		left = strings.TrimRight(left, " ")
+	}
+	_, err := fmt.Fprintln(w, left+between+right)
+	return err
+}
+
+// RecordLine prints a record as the journal has it, in one line.
+func RecordLine(w io.Writer, r *journal.Record) error {
+	return jsonline.NewEncoder(w, "").Encode(struct {
+		V int `json:"v"`
+		*journal.Record
+	}{journal.Version, r})
+}
+
+// saidOf is what the policy said, and by which rule.
+func saidOf(r *journal.Record) string {
+	text := r.Disposition
+	if r.Rule != "" {
+		text += ":" + r.Rule
+	}
+	if r.Observed {
+		text += " (observed)"
+	}
+	return text
+}
+
+// fromTo names the sender and the recipients, the first of them by name.
+func fromTo(r *journal.Record) string {
+	if r.Facts.Mail.From == "" && len(r.Recipients) == 0 && r.Facts.Rcpt.Address == "" && r.Reached < "m" {
+		return "HELO " + r.Facts.Helo.Name // it came no further
+	}
+	text := "<" + r.Facts.Mail.From + ">"
+	switch n := len(r.Recipients); {
+	case n == 1:
+		text += " > " + r.Recipients[0].Address
+	case n > 1:
+		text += fmt.Sprintf(" > %s and %s", r.Recipients[0].Address, Counted(n-1, "other"))
+	case r.Facts.Rcpt.Address != "":
+		text += " > " + r.Facts.Rcpt.Address
+	}
+	return text
+}
+
+// refusalOf is the reply that says why not, as the client heard it.
+func refusalOf(r *journal.Record) string {
+	refuses := func(reply string) bool { return strings.HasPrefix(reply, "4") || strings.HasPrefix(reply, "5") }
+	if refuses(r.Reply) {
+		return r.Reply
+	}
+	for i := range r.Recipients {
+		if refuses(r.Recipients[i].Reply) {
+			return r.Recipients[i].Reply
+		}
+	}
+	return ""
+}
+
+func outcomeColour(r *journal.Record) string {
+	switch r.Outcome {
+	case journal.OutcomeDelivered:
+		return green
+	case journal.OutcomeRefused, journal.OutcomeBackendRefused:
+		return red
+	}
+	return yellow
+}
