@@ -11,24 +11,12 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	"go.uber.org/goleak"
-
 	"postern/checks/dnscache"
 	"postern/checks/dnstest"
+	"postern/checks/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(tests{m}) }
-
-// tests gives what still ends after the last test the time of a busy machine;
-// goleak itself has less than half a second.
-type tests struct{ *testing.M }
-
-func (m tests) Run() int {
-	code := m.M.Run()
-	for end := time.Now().Add(time.Minute); goleak.Find() != nil && time.Now().Before(end); {
-	}
-	return code
-}
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // asks makes a resolver that asks the server at addr, with timeout for a try.
 func asks(t *testing.T, addr string, timeout time.Duration) *dnscache.Resolver {

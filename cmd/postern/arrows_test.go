@@ -53,7 +53,7 @@ var floors = map[string]int{
 // Helpers for tests, after net/http/httptest: a DNS server, SMTP peers, a journal.
 // The one room that may ship them is cmd/postern/trial, whose demo needs both sides
 // of a conversation. They live where the checks do.
-var helpers = []string{"checks/dnstest", "policy/journal/journaltest", "proxy/smtptest"}
+var helpers = []string{"checks/dnstest", "checks/leaktest", "policy/journal/journaltest", "proxy/smtptest"}
 
 // Each outside package has its room (more than one only where the reason is
 // given): who wants to replace it has one place to look.
@@ -75,6 +75,7 @@ var rooms = map[string][]string{
 	"github.com/spf13/viper":              {"configs"},
 	"github.com/valkey-io/valkey-go":      {"checks/memory"},
 	"go.etcd.io/bbolt":                    {"checks/memory"},
+	"go.uber.org/goleak":                  {"checks/leaktest"},
 	"go.yaml.in/yaml":                     {"configs", "policy", "checks/dnstest"}, // files; the built-in rules; published suites
 }
 

@@ -19,25 +19,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"postern/checks/leaktest"
 	"postern/configs"
 	"postern/proxy/smtp"
 	"postern/proxy/smtptest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(tests{m}) }
-
-// tests gives what still ends after the last test the time of a busy machine;
-// goleak itself has less than half a second.
-type tests struct{ *testing.M }
-
-func (m tests) Run() int {
-	code := m.M.Run()
-	for end := time.Now().Add(time.Minute); goleak.Find() != nil && time.Now().Before(end); {
-	}
-	return code
-}
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // alice is the client in most stories.
 var alice = Client{

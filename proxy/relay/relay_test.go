@@ -15,12 +15,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"postern/checks/leaktest"
 	"postern/configs"
 	"postern/policy/journal"
 	"postern/proxy/backend"
 	"postern/proxy/smtp"
 	"postern/proxy/smtptest"
 )
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // story is one transaction with a backend, as a session would have it.
 type story struct {

@@ -19,8 +19,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"postern/checks/leaktest"
 	"postern/proxy/smtp"
 )
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // begun returns a Conn on conn that can be read.
 func begun(ctx context.Context, conn net.Conn) *Conn {

@@ -15,8 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"postern/checks/leaktest"
 	"postern/configs"
 	"postern/proxy/smtp"
 )
@@ -46,19 +45,6 @@ func write(t *testing.T, file, text string) {
 	}
 }
 
-// leavesNothing fails the test if goroutines go on behind it. What is about to end has
-// the time of a busy machine; goleak itself has less than half a second.
-func leavesNothing(t *testing.T) {
-	t.Helper()
-	err := goleak.Find()
-	for end := time.Now().Add(patience); err != nil && time.Now().Before(end); {
-		err = goleak.Find()
-	}
-	if err != nil {
-		t.Error(err)
-	}
-}
-
 const quiet = `
 listeners: [{address: "127.0.0.1:0"}]
 admin: {address: "127.0.0.1:0"}
@@ -68,7 +54,7 @@ dns: {servers: ["127.0.0.1:9"]}
 // Starting, reloading everything that can be reloaded, and stopping leaves no
 // goroutine behind.
 func TestServiceLeavesNothingBehind(t *testing.T) {
-	defer leavesNothing(t)
+	defer leaktest.None(t)
 	file := filepath.Join(t.TempDir(), "postern.yaml")
 	list := filepath.Join(filepath.Dir(file), "list.txt")
 	write(t, list, "192.0.2.1\n")
@@ -101,7 +87,7 @@ policy: {mode: observe}
 
 // A start that fails gives back what it had taken already.
 func TestStartThatFailsLeavesNothingBehind(t *testing.T) {
-	defer leavesNothing(t)
+	defer leaktest.None(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +121,7 @@ func TestStartThatFailsLeavesNothingBehind(t *testing.T) {
 
 // A reload that cannot open one of its listeners opens none, and keeps the others.
 func TestReloadThatCannotListenChangesNothing(t *testing.T) {
-	defer leavesNothing(t)
+	defer leaktest.None(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -168,7 +154,7 @@ dns: {servers: ["127.0.0.1:9"]}
 
 // A listener moves from all addresses to one and back by a reload, and nobody is refused.
 func TestListenerMovesToOneOfItsAddresses(t *testing.T) {
-	defer leavesNothing(t)
+	defer leaktest.None(t)
 	file := filepath.Join(t.TempDir(), "postern.yaml")
 	at := func(addresses ...string) {
 		text := "dns: {servers: [\"127.0.0.1:9\"]}\nadmin: {address: \"\"}\nlisteners:\n"

@@ -14,6 +14,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"postern/checks/leaktest"
 	"postern/checks/memory"
 	"postern/configs"
 )
@@ -39,7 +40,7 @@ func (l *loud) String() string {
 // The store follows the configuration through reloads, and what is not changed by
 // them is not opened again.
 func TestStateFollowsTheConfiguration(t *testing.T) {
-	defer leavesNothing(t)
+	defer leaktest.None(t)
 	file := filepath.Join(t.TempDir(), "postern.yaml")
 	say := func(state string) { write(t, file, quiet+state) }
 	say("state: {path: one}\n")
@@ -87,7 +88,7 @@ func TestStateFollowsTheConfiguration(t *testing.T) {
 
 // A store that cannot be used when the proxy starts is said loudly, and mail is served.
 func TestStateThatIsAwayAtTheStart(t *testing.T) {
-	defer leavesNothing(t)
+	defer leaktest.None(t)
 	folder := t.TempDir()
 	write(t, filepath.Join(folder, "no-folder"), "")
 	for name, state := range map[string]string{
