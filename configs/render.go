@@ -167,7 +167,7 @@ func printable(s string) string {
 		switch {
 		case r == '\t':
 			return ' '
-		case r == utf8.RuneError, !unicode.IsPrint(r):
+		case r == utf8.RuneError, !IsShown(r):
 			return '?'
 		}
 		return r

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/tools/txtar"
+
+	"postern/configs"
 )
 
 // Story is one transcript: what DNS and the configuration say, what client and
@@ -321,7 +323,7 @@ func FormatOctets(b []byte) string {
 // printable says whether s can stand in a text file and be read there.
 func printable(s string) bool {
 	for _, r := range s {
-		if r != '\t' && (!strconv.IsPrint(r) || r == '\uFFFD') {
+		if r != '\t' && (!configs.IsShown(r) || r == '\uFFFD') {
 			return false
 		}
 	}

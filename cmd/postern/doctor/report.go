@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"postern/cmd/postern/view"
+	"postern/configs"
 )
 
 // Status says how a finding is to be taken.
@@ -106,6 +107,6 @@ func (r *Report) WriteText(w io.Writer) error {
 		}
 	}
 	fmt.Fprintf(&b, "\n%s, %s, %d ok\n", view.Counted(count[Fault], "fault"), view.Counted(count[Warn], "warning"), count[OK])
-	_, err := io.WriteString(w, view.Printable(b.String()))
+	_, err := io.WriteString(w, configs.Printable(b.String()))
 	return err
 }

@@ -179,7 +179,7 @@ func (t *Tested) WriteText(w io.Writer) error {
 	for _, tag := range v.Tags {
 		b.WriteString("  adds " + tag + "\n")
 	}
-	_, err := io.WriteString(w, view.Printable(b.String()))
+	_, err := io.WriteString(w, configs.Printable(b.String()))
 	return err
 }
 

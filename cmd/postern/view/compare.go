@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"postern/configs"
 	"postern/policy/audit"
 	"postern/policy/journal"
 )
@@ -24,7 +25,7 @@ func Candidate(w io.Writer, r *audit.CandidateReport, asJSON bool) error {
 		fmt.Fprintf(&b, "\n%d transactions were judged by other candidates, and left out\n", r.Earlier)
 	}
 	b.WriteString(readTrouble(r.Read))
-	_, err := io.WriteString(w, Printable(b.String()))
+	_, err := io.WriteString(w, configs.Printable(b.String()))
 	return err
 }
 
@@ -108,7 +109,7 @@ func Replay(w io.Writer, r *audit.Replayed, asJSON bool) error {
 		writeComparison(&b, r.Comparison)
 	}
 	b.WriteString(readTrouble(r.Read))
-	_, err := io.WriteString(w, Printable(b.String()))
+	_, err := io.WriteString(w, configs.Printable(b.String()))
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"postern/configs"
 	"postern/policy/audit"
 )
 
@@ -37,6 +38,6 @@ func Overrides(w io.Writer, l *audit.OverrideList) error {
 		b.WriteString("\nThe journal has no transactions of that time.\n")
 	}
 	b.WriteString(readTrouble(l.Read))
-	_, err := io.WriteString(w, Printable(b.String()))
+	_, err := io.WriteString(w, configs.Printable(b.String()))
 	return err
 }

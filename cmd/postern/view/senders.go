@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"postern/configs"
 	"postern/policy/audit"
 )
 
@@ -91,7 +92,7 @@ func writeReportText(w io.Writer, r *audit.SenderReport) error {
 		_ = tw.Flush()
 	}
 	b.WriteString(readTrouble(r.Read))
-	_, err := io.WriteString(w, Printable(b.String()))
+	_, err := io.WriteString(w, configs.Printable(b.String()))
 	return err
 }
 
@@ -117,7 +118,7 @@ func writeReportCSV(w io.Writer, r *audit.SenderReport) error {
 		}
 		row = append(row, reason)
 		for i := range row {
-			row[i] = strings.ReplaceAll(Printable(row[i]), "\n", `\n`)
+			row[i] = strings.ReplaceAll(configs.Printable(row[i]), "\n", `\n`)
 			// What begins so is a formula to a spreadsheet, and names are the senders'.
 			if row[i] != "" && strings.IndexByte("=+-@", row[i][0]) >= 0 {
 				row[i] = "'" + row[i]
@@ -160,6 +161,6 @@ func writeReportHTML(w io.Writer, r *audit.SenderReport) error {
 	if err := reportTemplate.Execute(&b, r); err != nil {
 		return err
 	}
-	_, err := io.WriteString(w, Printable(b.String()))
+	_, err := io.WriteString(w, configs.Printable(b.String()))
 	return err
 }

@@ -8,10 +8,9 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"postern/checks/dnscache"
+	"postern/configs"
 	"postern/policy"
 	"postern/policy/journal"
 	"postern/policy/journal/jsonline"
@@ -174,7 +173,7 @@ func (v Transaction) WriteText(w io.Writer) error {
 	b.WriteString("\n")
 	WriteRules(&b, v.Explanation)
 	WriteChanges(&b, v.Explanation)
-	_, err := io.WriteString(w, Printable(b.String()))
+	_, err := io.WriteString(w, configs.Printable(b.String()))
 	return err
 }
 
@@ -401,32 +400,9 @@ func table(b *strings.Builder, rows func(row func(cells ...string))) {
 		}
 		clean := make([]string, len(cells))
 		for i, c := range cells {
-			clean[i] = strings.ReplaceAll(Printable(c), "\n", " / ")
+			clean[i] = strings.ReplaceAll(configs.Printable(c), "\n", " / ")
 		}
 		_, _ = fmt.Fprintf(tw, "  %s\n", strings.Join(clean, "\t")) // into a Builder
 	})
 	_ = tw.Flush() // into a Builder
-}
-
-// Printable shows control and format characters as what they are, and octets that are no
-// UTF-8 too: DNS records and replies are a stranger's text, and a terminal obeys some of it.
-func Printable(s string) string {
-	hidden := func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
-	if utf8.ValidString(s) && !strings.ContainsFunc(s, hidden) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		r, size := utf8.DecodeRuneInString(s[i:])
-		switch {
-		case r == utf8.RuneError && size == 1:
-			fmt.Fprintf(&b, `\x%02x`, s[i])
-		case hidden(r):
-			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
-		default:
-			b.WriteRune(r)
-		}
-		i += size
-	}
-	return b.String()
 }
