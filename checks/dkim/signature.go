@@ -237,11 +237,11 @@ func (s *signature) readDomains() string {
 	if !ok {
 		return ""
 	}
-	at := strings.LastIndexByte(i, '@')
-	if at < 0 {
+	_, of, ok := smtp.CutAddress(i)
+	if !ok {
 		return "i= has no domain"
 	}
-	agent, ok := asciiDomain(unquote(i[at+1:]))
+	agent, ok := asciiDomain(unquote(of))
 	if !ok || agent != domain && !strings.HasSuffix(agent, "."+domain) {
 		return "domain mismatch: i= is not within d="
 	}

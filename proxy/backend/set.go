@@ -170,8 +170,8 @@ func parseRoute(pattern string) (route, error) {
 		return r, nil
 	}
 	d := pattern
-	if i := strings.LastIndexByte(pattern, '@'); i >= 0 {
-		r.local, d = strings.ToLower(pattern[:i]), pattern[i+1:]
+	if local, domain, ok := smtp.CutAddress(pattern); ok {
+		r.local, d = strings.ToLower(local), domain
 		if r.local == "" {
 			return r, fmt.Errorf("%q: no local part", pattern)
 		}

@@ -59,6 +59,16 @@ func IsDomain(s string) bool {
 	return dot > 0 && strings.Trim(a[dot+1:], "0123456789") != ""
 }
 
+// CutAddress parts the text of an address before its domain: at the last @, since a
+// quoted local part may have others (RFC 5321 §4.1.2). Where there is none, all of it is
+// the local part, and ok is false.
+func CutAddress(address string) (local, domain string, ok bool) {
+	if at := strings.LastIndexByte(address, '@'); at >= 0 {
+		return address[:at], address[at+1:], true
+	}
+	return address, "", false
+}
+
 // Address returns the form of an address that facts have: the domain as
 // A-labels in lower case, or the literal in lower case, and the local part as
 // received, unquoted where that is possible. It is empty for the null

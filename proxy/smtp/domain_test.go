@@ -71,3 +71,21 @@ func FuzzDomain(f *testing.F) {
 		}
 	})
 }
+
+func TestCutAddress(t *testing.T) {
+	for _, tc := range []struct {
+		address, local, domain string
+		ok                     bool
+	}{
+		{"bob@example.org", "bob", "example.org", true},
+		{`"a@b"@example.org`, `"a@b"`, "example.org", true},
+		{"@example.org", "", "example.org", true},
+		{"bob@", "bob", "", true},
+		{"bob", "bob", "", false},
+		{"", "", "", false},
+	} {
+		if local, domain, ok := CutAddress(tc.address); local != tc.local || domain != tc.domain || ok != tc.ok {
+			t.Errorf("%q: %q, %q, %v", tc.address, local, domain, ok)
+		}
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"postern/checks/memory"
+	"postern/proxy/smtp"
 )
 
 // Bounds of a conversation.
@@ -77,8 +78,8 @@ func of(wanted, address string) bool {
 	case !whole && strings.Contains(wanted, "@"):
 		return strings.EqualFold(wanted, address)
 	}
-	i := strings.LastIndexByte(address, '@')
-	return i >= 0 && strings.EqualFold(address[i+1:], domain)
+	_, of, ok := smtp.CutAddress(address)
+	return ok && strings.EqualFold(of, domain)
 }
 
 // Retrieval is what came of asking a host for its mail.
