@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"postern/configs"
 	"postern/policy/journal"
 	"postern/policy/journal/jsonline"
 )
@@ -20,7 +21,7 @@ func Moment(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 M
 func FoundLine(w io.Writer, t Terminal, r *journal.Record) error {
 	cells := []string{Moment(r.Time), r.ID, string(r.Outcome), saidOf(r), r.Facts.Client.IP, fromTo(r), refusalOf(r)}
 	for i := range cells {
-		cells[i] = strings.ReplaceAll(Printable(cells[i]), "\n", " / ")
+		cells[i] = strings.ReplaceAll(configs.Printable(cells[i]), "\n", " / ")
 	}
 	if t.Width == 0 {
 		_, err := fmt.Fprintln(w, strings.TrimRight(strings.Join(cells, "\t"), "\t"))

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/text/width"
+
+	"postern/configs"
 )
 
 // Terminal is where somebody looks, or does not: a pipe and a file get plain lines, of any length.
@@ -119,7 +121,7 @@ func (b *Bar) Show(done, total int64, what string) {
 	done = min(max(done, 0), total)
 	full := int(float64(done) / float64(total) * cells)
 	percent := int(float64(done) / float64(total) * 100)
-	text := fmt.Sprintf("[%s%s] %3d %%  %s", strings.Repeat("#", full), strings.Repeat(".", cells-full), percent, Printable(what))
+	text := fmt.Sprintf("[%s%s] %3d %%  %s", strings.Repeat("#", full), strings.Repeat(".", cells-full), percent, configs.Printable(what))
 	_, _ = fmt.Fprintf(b.w, "\r\x1b[K%s", b.t.fit(text, b.t.Width-1)) // who does not see the bar misses nothing
 }
 

@@ -181,7 +181,7 @@ func (v Transaction) WriteText(w io.Writer) error {
 func (v Transaction) WriteShort(w io.Writer) error {
 	var b strings.Builder
 	v.first(&b)
-	_, err := io.WriteString(w, Printable(b.String()))
+	_, err := io.WriteString(w, configs.Printable(b.String()))
 	return err
 }
 
