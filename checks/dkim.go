@@ -72,8 +72,12 @@ func verifyDKIM(ctx context.Context, lookup dkim.Lookup, msg Message) policy.DKI
 	out := policy.DKIM{Result: policy.None, Domains: []string{}}
 	for _, s := range dkim.Verify(ctx, split, lookup, time.Now()) {
 		domain, ok := domainName(s.Domain)
-		if ok && s.Result == policy.Pass && !slices.Contains(out.Domains, domain) {
+		switch {
+		case !ok:
+		case s.Result == policy.Pass && !slices.Contains(out.Domains, domain):
 			out.Domains = append(out.Domains, domain)
+		case s.Result == policy.TempError && !slices.Contains(out.Unknown, domain):
+			out.Unknown = append(out.Unknown, domain)
 		}
 		if !ok {
 			domain = printable(s.Domain, smtp.MaxDomain)

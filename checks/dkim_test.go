@@ -375,6 +375,23 @@ func (f failing) ReadAt(p []byte, at int64) (int, error) {
 	return f.Reader.ReadAt(p[:min(int64(len(p)), 200-at)], at)
 }
 
+// A signature that holds does not hide whose could not be verified.
+func TestASignatureThatIsNotKnownIsNamed(t *testing.T) {
+	one, z := signedMessage(t, "", msgauth.SignOptions{Domain: "d.example"}, 1)
+	other, _, _ := strings.Cut(one, "\r\nFrom:")
+	both := strings.Replace(other, "d=d.example", "d=E.example", 1) + "\r\n" + one
+	check := func(unknown ...string) {
+		t.Helper()
+		d := runDKIMCheck(t, z.zone(t), both)
+		if d.Result != policy.Pass || !slices.Equal(d.Domains, []string{"d.example"}) || !slices.Equal(d.Unknown, unknown) || len(d.Signatures) != 2 {
+			t.Errorf("%+v", d)
+		}
+	}
+	check()
+	z.add("sel._domainkey.e.example", "rcode", "SERVFAIL")
+	check("e.example")
+}
+
 // Trouble of ours is a temperror for every signature, and nobody is left behind
 // waiting for the rest of the message.
 func TestOurTroubleIsATemperror(t *testing.T) {
@@ -388,7 +405,7 @@ func TestOurTroubleIsATemperror(t *testing.T) {
 	}
 	all := func(what string, d policy.DKIM) {
 		t.Helper()
-		if d.Result != policy.TempError || len(d.Domains) != 0 {
+		if d.Result != policy.TempError || len(d.Domains) != 0 || !slices.Equal(d.Unknown, []string{"d.example"}) {
 			t.Errorf("%s: %+v", what, d)
 		}
 		for _, s := range d.Signatures {

@@ -247,7 +247,8 @@ type PRA struct {
 // DKIM is the best of the signatures read (RFC 6376, RFC 8601 §2.7.1).
 type DKIM struct {
 	Result     Result          `json:"result" expr:"result" results:"none neutral pass fail temperror permerror skipped" trouble:"fail neutral permerror temperror"`
-	Domains    []string        `json:"domains" expr:"domains" form:"domain"` // d= of those that passed, lower case
+	Domains    []string        `json:"domains" expr:"domains" form:"domain"`           // d= of those that passed, lower case
+	Unknown    []string        `json:"unknown,omitempty" expr:"unknown" form:"domain"` // d= of those whose result is temperror, lower case: they might have passed
 	Signatures []DKIMSignature `json:"signatures,omitempty" expr:"-" reason:""`
 }
 

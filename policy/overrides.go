@@ -157,7 +157,7 @@ func listOf(o *configs.Override, kind string) string {
 func overrideCondition(o *configs.Override, domain string, might bool) string {
 	name, dkim := "in_list(%q, client.name)", "any(dkim.domains, in_list(%q, #))"
 	if might {
-		name, dkim = "("+name+` or iprev.result == "temperror")`, "("+dkim+` or dkim.result == "temperror")`
+		name, dkim = "("+name+` or iprev.result == "temperror")`, "("+dkim+` or any(dkim.unknown, in_list(%[1]q, #)) or dkim.result == "temperror")`
 	}
 	var parts []string
 	for _, x := range []struct {

@@ -129,6 +129,12 @@ func TestWhatProvesAnOverrideCannotBeLookedUp(t *testing.T) {
 			configs.Override{Match: match, Proof: configs.Proof{DKIM: []string{"edu.example"}}, Excuse: []string{"spf"}},
 			func(f *Facts) { f.DKIM.Result = TempError },
 		},
+		"signature, and another one that holds": {
+			configs.Override{Match: match, Proof: configs.Proof{DKIM: []string{"edu.example"}}, Excuse: []string{"spf"}},
+			func(f *Facts) {
+				f.DKIM.Result, f.DKIM.Domains, f.DKIM.Unknown = Pass, []string{"author.example"}, []string{"edu.example"}
+			},
+		},
 		"name, for all": {
 			configs.Override{Match: match, Proof: configs.Proof{Name: []string{"mx.edu.example"}}, Do: "pass"},
 			func(f *Facts) { f.Iprev.Result = TempError },
@@ -148,6 +154,11 @@ func TestWhatProvesAnOverrideCannotBeLookedUp(t *testing.T) {
 		if v := chain.Decide(Message, &f); v.Rule != "spf" {
 			t.Errorf("%s: not proven: %+v", name, v)
 		}
+		f.DKIM.Result, f.DKIM.Domains, f.DKIM.Unknown = Pass, []string{"author.example"}, []string{"other.example"}
+		if v := chain.Decide(Message, &f); v.Rule != "spf" {
+			t.Errorf("%s: another's signature is unknown: %+v", name, v)
+		}
+		f.DKIM = DKIM{Result: None}
 		tc.trouble(&f)
 		if v := chain.Decide(Message, &f); v.Rule != "unproven-spf" || v.Disposition != DispositionDefer || v.Reply.Code != 451 {
 			t.Errorf("%s: in trouble: %+v", name, v)

@@ -18,7 +18,7 @@ func TestTextsOfFacts(t *testing.T) {
 		}
 	}
 	f := Facts{}
-	f.DKIM.Domains, f.DKIM.Signatures = []string{"a"}, []DKIMSignature{{"a", "b", Pass, "c"}}
+	f.DKIM.Domains, f.DKIM.Unknown, f.DKIM.Signatures = []string{"a"}, []string{"a"}, []DKIMSignature{{"a", "b", Pass, "c"}}
 	fillTexts(&f)
 	f.Rewrite(Texts(func(t *Text) bool { return t.Address }), note(&address))
 	f.Rewrite(Texts(func(t *Text) bool { return t.Private }), note(&private))
@@ -29,7 +29,7 @@ func TestTextsOfFacts(t *testing.T) {
 	}{
 		{address, "mail.from submitter.address rcpt.address pra.address"},
 		{private, "submitter.reason spf.reason spf.explanation spf_helo.reason mx.reason pra.reason dkim.signatures.reason"},
-		{header, "header.from_domain pra.address pra.domain pra.reason dkim.domains dkim.signatures.domain dkim.signatures.selector dkim.signatures.reason dmarc.domain"},
+		{header, "header.from_domain pra.address pra.domain pra.reason dkim.domains dkim.unknown dkim.signatures.domain dkim.signatures.selector dkim.signatures.reason dmarc.domain"},
 	} {
 		if d := cmp.Diff(tc.want, strings.Join(tc.got, " ")); d != "" {
 			t.Errorf("-want +got\n%s", d)

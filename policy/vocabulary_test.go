@@ -19,7 +19,7 @@ func TestTheContractsNames(t *testing.T) {
 			"dnsbl.listed dnsbl.score dnsbl.zones dns.healthy",
 		Rcpt:    "rcpt.address rcpt.domain",
 		Header:  "header.from_domain header.author header.from_count header.count pra.result pra.address pra.domain pra.matches_submitter",
-		Message: "dkim.result dkim.domains dmarc.result dmarc.policy dmarc.domain message.size",
+		Message: "dkim.result dkim.domains dkim.unknown dmarc.result dmarc.policy dmarc.domain message.size",
 	} {
 		for name := range strings.FieldsSeq(names) {
 			f := vocabulary[name]

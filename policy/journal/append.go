@@ -208,6 +208,9 @@ func appendMessage(b []byte, f *policy.Facts) []byte {
 	b = jsonline.Open(jsonline.Key(b, "dkim"))
 	b = jsonline.String(b, "result", string(f.DKIM.Result))
 	b = jsonline.Strings(b, "domains", f.DKIM.Domains)
+	if len(f.DKIM.Unknown) > 0 {
+		b = jsonline.Strings(b, "unknown", f.DKIM.Unknown)
+	}
 	if len(f.DKIM.Signatures) > 0 {
 		b = append(jsonline.Key(b, "signatures"), '[')
 		for i := range f.DKIM.Signatures {
