@@ -26,7 +26,8 @@ type Check struct {
 	// become known. All writes it.
 	Stage policy.Stage
 	// Uses says who wants the check besides the rules that read its facts, and the
-	// journal, which wants all checks that no message has to be held for.
+	// journal, which wants all checks that no message has to be held for, and that ask
+	// nobody what lasts between sessions.
 	Uses Use
 	// Result points at the check's result word in f.
 	Result func(f *policy.Facts) *policy.Result
@@ -53,6 +54,10 @@ type Check struct {
 	// holds it holds them too, and runs it when they are through. All writes it.
 	needs []string
 
+	// memory says that it asks what lasts between sessions: then the journal does not
+	// want it. All writes it.
+	memory bool
+
 	counts *metrics.Check // of its results; NewSet makes it
 }
 
@@ -61,7 +66,7 @@ type Use uint8
 
 // The uses.
 const (
-	Journal               Use = 1 << iota // keeps all that can be known without holding a message
+	Journal               Use = 1 << iota // keeps all that can be known without holding a message or asking the memory
 	AuthenticationResults                 // the field
 	ReceivedSPF                           // the field
 	ClientName                            // the Received field, and a backend that is told who the client is
@@ -69,7 +74,7 @@ const (
 
 // wantedFor says whether somebody of those besides rules wants c.
 func (c *Check) wantedFor(uses Use) bool {
-	return c.Uses&uses != 0 || uses&Journal != 0 && c.Stage < policy.Message
+	return c.Uses&uses != 0 || uses&Journal != 0 && c.Stage < policy.Message && !c.memory
 }
 
 // All returns the checks, in the order of their facts. The check of a field of
@@ -86,7 +91,7 @@ func All(d Deps) []Check {
 			panic("checks: the facts have a place for " + place.Name + ", and Deps has no method " + place.Field)
 		}
 		c := method.Interface().(func() Check)()
-		c.Name, c.Stage, c.needs = place.Name, place.Stage, place.Needs
+		c.Name, c.Stage, c.needs, c.memory = place.Name, place.Stage, place.Needs, place.Memory
 		all = append(all, c)
 	}
 	return all
@@ -120,10 +125,13 @@ type Deps struct {
 	Hostname string // our own name, %{r} in explanations (RFC 7208 §7.3)
 	Resolver Resolver
 	Config   configs.Checks
-	Timeout  time.Duration    // of one check, then temperror (RFC 7208 §4.6.4); 0: 20 s
-	Healthy  func() bool      // our own resolver's health, for dns.healthy; nil: always
-	Memory   *memory.Memory   // what lasts between sessions; nil: no check asks for it
-	Metrics  *metrics.Metrics // may be nil
-	Log      *slog.Logger     // may be nil
-	Uses     Use              // who wants results, besides those whom NewSet is told
+	Timeout  time.Duration  // of one check, then temperror (RFC 7208 §4.6.4); 0: 20 s
+	Healthy  func() bool    // our own resolver's health, for dns.healthy; nil: always
+	Memory   *memory.Memory // what lasts between sessions; nil: no check asks for it
+	// Reads says whether anybody reads a fact, so that a check need not ask for more; nil:
+	// all of them are read.
+	Reads   func(fact string) bool
+	Metrics *metrics.Metrics // may be nil
+	Log     *slog.Logger     // may be nil
+	Uses    Use              // who wants results, besides those whom NewSet is told
 }

@@ -84,7 +84,7 @@ func (s *Set) HasStage(st policy.Stage) bool { return len(s.byStage[st]) > 0 }
 // Run runs the checks of a stage side by side, each for Deps.Timeout at the
 // most, and comes back when all of them have. A check that panics or runs out
 // of time leaves temperror: whether that fails open is a rule that the operator
-// can read. At the mail stage dns.healthy is filled as well.
+// can read. At the mail stage dns.healthy, identity and state.healthy are filled as well.
 //
 // Nobody else may touch f meanwhile.
 func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Message) []Ran {
@@ -93,6 +93,9 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 		f.DNS.Healthy = s.deps.Healthy == nil || s.deps.Healthy()
 	}
 	if len(checks) == 0 {
+		if st == policy.Mail {
+			f.Identity = strongest(f)
+		}
 		return nil
 	}
 
@@ -101,13 +104,26 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 		r.cached = dnscache.NewAttempt(ctx)
 	}
 	r.run(ctx, false)
+	if st == policy.Mail {
+		f.Identity = strongest(f)
+	}
 	r.run(ctx, true)
+	if st == policy.Mail {
+		f.State.Healthy = s.healthy(f)
+	}
 	for i := range checks {
 		c, ran := &checks[i], &r.ran[i]
 		ran.Name, ran.Result = c.Name, *c.Result(f)
 		c.counts.Done(string(ran.Result), ran.Took)
 	}
 	return r.ran
+}
+
+// healthy says whether the store of what lasts between sessions told what it was
+// asked for.
+func (s *Set) healthy(f *policy.Facts) bool {
+	m := s.deps.Memory
+	return (m == nil || m.Healthy()) && f.Past.Result != policy.TempError && f.Rate.Result != policy.TempError
 }
 
 // settled begins c and says whether that was all.

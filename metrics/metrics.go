@@ -25,6 +25,7 @@ type Metrics struct {
 	sessions     prometheus.Gauge
 	transactions *prometheus.CounterVec
 	outcomes     known
+	messages     known
 
 	checkResults  *prometheus.CounterVec
 	checkDuration *prometheus.HistogramVec
@@ -95,6 +96,8 @@ func New() *Metrics {
 	m.sessions = f.NewGauge(gauge("sessions_active", "Sessions open now."))
 	m.transactions = counter("transactions_total", "Mail transactions, by verdict and by the rule that decided.", "disposition", "rule")
 
+	m.messages = newKnown(counter("messages_total", "Messages that were passed to a backend or refused, by the strongest proof of who the sender is, weakest first: none, iprev, amtp, spf, submitter, tls.", "identity"),
+		"none", "iprev", "amtp", "spf", "submitter", "tls")
 	m.outcomes = newKnown(counter("outcomes_total", "Mail transactions, by how they ended.", "outcome"),
 		"delivered", "refused", "backend_refused", "failed", "abandoned", "unknown")
 
@@ -196,6 +199,14 @@ func (m *Metrics) SessionEnded() {
 func (m *Metrics) Outcome(outcome string) {
 	if m != nil {
 		m.outcomes.inc(outcome)
+	}
+}
+
+// Message counts a message that was passed to a backend or refused, by the strongest
+// proof of who its sender is.
+func (m *Metrics) Message(identity string) {
+	if m != nil {
+		m.messages.inc(identity)
 	}
 }
 

@@ -36,6 +36,7 @@ func used() *Metrics {
 	m.DNSQueryTook(20 * time.Millisecond)
 	m.DNSCacheEntries(func() float64 { return 7 })
 	m.DNSHealthy(func() bool { return false })
+	m.Message("spf")
 	m.StateHealthy(func() bool { return false })
 	m.StateSizes(map[string]int64{"past": 3}, 4096)
 	m.BackendUp("mta", "127.0.0.1:10025", true)

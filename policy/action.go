@@ -70,6 +70,9 @@ func (h headerTemplate) expand(s expr.Scope) smtp.Field {
 // and the result words that it compares with, as the tags of Facts have it.
 func defaultReply(do Disposition, reads func(name string) bool, results map[string]bool) smtp.Reply {
 	if do == DispositionDefer {
+		if reads("state") || reads("past.result") || reads("rate.result") {
+			return smtp.Reply{Code: 451, Enhanced: "3.0", Text: "Temporary failure in processing, please try again later."}
+		}
 		if results[string(TempError)] || reads("dns") {
 			return smtp.Reply{Code: 451, Enhanced: "4.3", Text: "Temporary failure of the DNS, please try again later."}
 		}

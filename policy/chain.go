@@ -23,9 +23,20 @@ type Chain struct {
 	tagsSize    int
 	oneDomain   bool
 	readsSize   bool
+	remembers   []*check         // those that it reads and that ask what lasts between sessions
 	notes       []configs.Fault  // warnings about overrides
 	place       configs.Position // of what says whether the built-in rules count
 	lets        []configs.Let
+}
+
+// Recalls says whether the rule of that name reads what is remembered of senders.
+func (c *Chain) Recalls(rule string) bool {
+	for _, r := range c.rules {
+		if r.Name == rule {
+			return slices.ContainsFunc(c.remembers, func(of *check) bool { return r.reads(of.name) })
+		}
+	}
+	return false
 }
 
 // rule is one compiled rule.
@@ -104,6 +115,11 @@ func (c *Chain) sum() {
 		c.tagsSize += r.header.most()
 		c.oneDomain = c.oneDomain || r.oneDomain()
 		c.readsSize = c.readsSize || r.reads("message.size")
+	}
+	for _, of := range checksKnown {
+		if of.memory && slices.ContainsFunc(c.rules, func(r *rule) bool { return r.reads(of.name) }) {
+			c.remembers = append(c.remembers, of)
+		}
 	}
 }
 
@@ -335,6 +351,7 @@ func (c *Chain) decide(st Stage, s expr.Scope) (v Verdict) {
 			}
 		}
 	}()
+	silent := c.silent(s)
 	for _, r := range c.rules {
 		if r.stage > st {
 			if r.decides() {
@@ -343,7 +360,7 @@ func (c *Chain) decide(st Stage, s expr.Scope) (v Verdict) {
 			continue
 		}
 		current = r
-		if !r.when.Holds(s) {
+		if !r.holds(s, silent) {
 			continue
 		}
 		v.Rule, v.Stage = r.Name, r.stage

@@ -18,7 +18,9 @@ type check struct {
 	field   string   // of Facts
 	result  *fact    // its result word
 	facts   expr.Set // all that it finds: without it, they say nothing
+	told    expr.Set // of those, its result
 	needs   []string // the checks that it builds on
+	memory  bool     // it asks what lasts between sessions
 	reasons []reason
 
 	trouble  string       // the condition that its trouble is; empty: it may not be excused
@@ -65,7 +67,8 @@ func describeChecks() []*check {
 
 // describeCheck returns nil where the field is no check's.
 func describeCheck(field reflect.StructField) *check {
-	c := &check{name: field.Tag.Get("expr"), field: field.Name, identity: field.Tag.Get("identity"), needs: strings.Fields(field.Tag.Get("needs")), speaks: last}
+	_, memory := field.Tag.Lookup("memory")
+	c := &check{memory: memory, name: field.Tag.Get("expr"), field: field.Name, identity: field.Tag.Get("identity"), needs: strings.Fields(field.Tag.Get("needs")), speaks: last}
 	var own, result []factsReply // those of other facts than the result speak first: they say more
 	for _, name := range words.Names() {
 		f := vocabulary[name]
@@ -93,6 +96,7 @@ func describeCheck(field reflect.StructField) *check {
 	if c.result == nil {
 		return nil
 	}
+	c.told.Add(c.result.Fact)
 	c.replies = slices.Concat(own, result)
 	if r := repliesOf(field.Tag, c.name); r != nil {
 		c.replies = append(c.replies, *r)
@@ -127,13 +131,15 @@ type CheckField struct {
 	Field string // as Go does: "SPFHelo"
 	Stage Stage
 	Needs []string // the checks whose findings it reads, itself not counted
+	// Memory says that it asks what lasts between sessions, which is done for rules alone.
+	Memory bool
 }
 
 // Checks returns the checks that the facts have a place for, in the order of Facts.
 func Checks() []CheckField {
 	all := make([]CheckField, len(checksKnown))
 	for i, c := range checksKnown {
-		all[i] = CheckField{Name: c.name, Field: c.field, Stage: c.result.stage, Needs: c.needs}
+		all[i] = CheckField{Name: c.name, Field: c.field, Stage: c.result.stage, Needs: c.needs, Memory: c.memory}
 	}
 	return all
 }

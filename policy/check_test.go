@@ -20,6 +20,8 @@ func TestTroubleOfChecks(t *testing.T) {
 		{"iprev", "iprev.result" + broken, "mail.domain"},
 		{"mx", "mx.result" + broken, "mail.domain"},
 		{"dnsbl", "dnsbl.listed", "mail.domain"},
+		{"past", "", ""}, // there is nothing to be excused in what is remembered
+		{"rate", "", ""},
 		{"pra", "pra.result" + anything, "pra.domain"},
 		{"dkim", `dkim.result in ["fail", "neutral", "permerror", "temperror"]`, "header.from_domain"},
 		{"dmarc", "dmarc.result" + broken, "header.from_domain"},

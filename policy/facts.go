@@ -61,7 +61,10 @@ const (
 // A field that holds a result is a check's, and bears its name. All that the rest
 // of the program has to know of the check are tags, of that field or of those in it:
 //
-//	needs     the checks whose findings it reads
+//	needs     the checks whose findings it reads; also of facts that are no check's
+//	memory    it asks what lasts between sessions: where it has a temperror, its facts
+//	          but for the result are not measured, and a rule that hangs on them does
+//	          not match; only rules want it measured
 //	by        the check that finds this fact, where it is not the one around it;
 //	          client: nobody finds it, it is the client's word
 //	trouble   the words (true or false of a bool) that an override may excuse
@@ -88,6 +91,10 @@ type Facts struct {
 	MX        MX        `json:"mx" expr:"mx" stage:"mail" identity:"mail.domain" speaks:"8" refusal:"1.8 Sender domain takes no mail."`
 	DNSBL     DNSBL     `json:"dnsbl" expr:"dnsbl" stage:"mail" identity:"mail.domain" speaks:"9" refusal:"7.1 Client address is listed."`
 	DNS       DNS       `json:"dns" expr:"dns" stage:"mail"`
+	Identity  Identity  `json:"identity" expr:"identity" stage:"mail" needs:"submitter spf iprev"`
+	Past      Past      `json:"past" expr:"past" stage:"mail" needs:"submitter spf iprev" memory:"" refusal:"7.1 Sender is not well known here."`
+	Rate      Rate      `json:"rate" expr:"rate" stage:"mail" needs:"submitter spf iprev" memory:"" refusal:"7.1 Too much from this sender within the hour."`
+	State     State     `json:"state" expr:"state" stage:"mail"`
 	Rcpt      RcptTo    `json:"rcpt" expr:"rcpt" stage:"rcpt"` // the one recipient in question
 	Header    HeaderSum `json:"header" expr:"header" stage:"header"`
 	PRA       PRA       `json:"pra" expr:"pra" stage:"header" identity:"pra.domain" speaks:"2" refusal:"7.1 Purported responsible address not allowed."`
@@ -210,6 +217,53 @@ type DNS struct {
 	Healthy bool `json:"healthy" expr:"healthy"`
 }
 
+// Identity is who the sender is, by the strongest proof that the session holds.
+type Identity struct {
+	// Level names the proof, weakest first: a forward-confirmed name, mail that was
+	// fetched from the sender's own server, SPF pass, SUBMITTER pass, a verified client
+	// certificate; "none" where there is none.
+	Level  string `json:"level" expr:"level" words:"none iprev amtp spf submitter tls"`
+	Domain string `json:"domain" expr:"domain" form:"domain"` // that is so proven
+}
+
+// The words of Identity.Level, weakest first.
+const (
+	LevelNone      = "none"
+	LevelIprev     = "iprev"
+	LevelAMTP      = "amtp"
+	LevelSPF       = "spf"
+	LevelSubmitter = "submitter"
+	LevelTLS       = "tls"
+)
+
+// Levels are those words, weakest first.
+var Levels = []string{LevelNone, LevelIprev, LevelAMTP, LevelSPF, LevelSubmitter, LevelTLS}
+
+// Past is what this site remembers of Identity.Domain, or of the client's network
+// (an IPv4 /24, an IPv6 /64) where there is no such domain: pass where it remembers
+// something, none where it does not.
+type Past struct {
+	Result    Result `json:"result" expr:"result" results:"none pass temperror skipped"`
+	Days      int    `json:"days" expr:"days"`           // since the first message, whole ones
+	Delivered int64  `json:"delivered" expr:"delivered"` // messages that the backend took
+	Refused   int64  `json:"refused" expr:"refused"`     // messages that a rule refused for good
+}
+
+// Rate is what came within the last hour, of the client (an IPv4 address, an IPv6 /64)
+// and of Identity.Domain: none where nothing did, else pass.
+type Rate struct {
+	Result   Result `json:"result" expr:"result" results:"none pass temperror skipped"`
+	Messages int64  `json:"messages" expr:"messages"` // of the client: passed to the backend or refused
+	Refused  int64  `json:"refused" expr:"refused"`   // of these, refused for good by a rule
+	Unknown  int64  `json:"unknown" expr:"unknown"`   // recipients that the backend did not know
+	Domain   int64  `json:"domain" expr:"domain"`     // messages of Identity.Domain
+}
+
+// State is the store of what lasts between sessions.
+type State struct {
+	Healthy bool `json:"healthy" expr:"healthy"` // it answered what was asked for this message
+}
+
 // RcptTo is the one recipient in question.
 type RcptTo struct {
 	Address string `json:"address" expr:"address" form:"address"` // "postmaster" alone where the client left the domain out (RFC 5321 §4.5.1)
@@ -298,6 +352,9 @@ func (f *Facts) Begin(id string) {
 	f.MX.Result = Skipped
 	f.DNSBL.Zones, f.DNSBL.Result = []string{}, Skipped
 	f.DNS.Healthy = true
+	f.Identity.Level = LevelNone
+	f.Past.Result, f.Rate.Result = Skipped, Skipped
+	f.State.Healthy = true
 	f.PRA.Result = Skipped
 	f.DKIM.Domains, f.DKIM.Result = []string{}, Skipped
 	f.DMARC.Result = Skipped

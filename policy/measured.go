@@ -51,6 +51,25 @@ func factsByStage() (sets [Message + 1]expr.Set) {
 	return sets
 }
 
+// madeOf holds, for each check, the facts that are no check's and are made of what it
+// finds.
+var madeOf = factsMadeOf()
+
+func factsMadeOf() map[string]expr.Set {
+	sets := map[string]expr.Set{}
+	for _, f := range vocabulary {
+		if f.by != "" {
+			continue
+		}
+		for _, name := range f.needs {
+			set := sets[name]
+			set.Add(f.Fact)
+			sets[name] = set
+		}
+	}
+	return sets
+}
+
 // Measured returns the facts of f that mean something: those of a transaction
 // that was judged at the stage reached and at none later, less those of checks
 // that did not run. What is not in the set is empty for want of a look, and
@@ -61,9 +80,41 @@ func Measured(f *Facts, reached Stage) FactSet {
 	for _, c := range checksKnown {
 		if word := c.result.In(v).String(); word == string(Skipped) || word == "" {
 			known = known.Minus(c.facts)
+			known = known.Minus(madeOf[c.name])
 		}
 	}
 	return FactSet(known)
+}
+
+// silent returns the facts that were asked for and that the store of what lasts between
+// sessions did not tell.
+func (c *Chain) silent(s expr.Scope) (all expr.Set) {
+	for _, of := range c.remembers {
+		if of.result.Text(s) == string(TempError) {
+			all = all.With(of.facts.Minus(of.told))
+		}
+	}
+	return all
+}
+
+// holds says whether the condition holds. One that hangs on facts which the store did
+// not tell does not, whichever way it is written: such an answer lets nobody in, and
+// refuses nobody.
+func (r *rule) holds(s expr.Scope, silent expr.Set) bool {
+	if r.when.Reads().Minus(silent) == r.when.Reads() {
+		return r.when.Holds(s)
+	}
+	return r.when.Judge(s, silent.Others()) == expr.Yes
+}
+
+// judge is holds where only some facts were measured; those that the store did not
+// tell are among them, for that is what was found.
+func (r *rule) judge(s expr.Scope, known, silent expr.Set) expr.Truth {
+	t := r.when.Judge(s, known.Minus(silent))
+	if t == expr.Unknown && r.when.Reads().Within(known) {
+		return expr.No
+	}
+	return t
 }
 
 // Judgement is a verdict on facts of which some were perhaps never measured.
@@ -97,10 +148,11 @@ func (c *Chain) judge(s expr.Scope, known expr.Set) (j Judgement) {
 			j = Judgement{Verdict: c.decide(Message, s)}
 		}
 	}()
+	silent := c.silent(s)
 	var open expr.Set // on which rules hang that might have passed the message
 	var tags expr.Set // on which rules hang that might have tagged it
 	for _, r := range c.rules {
-		t := r.when.Judge(s, known)
+		t := r.judge(s, known, silent)
 		switch {
 		case t == expr.No:
 			continue
@@ -145,6 +197,8 @@ func (c *Chain) judge(s expr.Scope, known expr.Set) (j Judgement) {
 func (c *Chain) ExplainMeasured(f *Facts, measured FactSet) Explanation {
 	e := c.explain(f)
 	s, known := expr.On(f), expr.Set(measured)
+	silent := c.silent(s)
+	told := known.Minus(silent)
 	j := c.judge(s, known)
 	e.Disposition, e.Rule, e.Stage, e.Reply, e.Position = j.Disposition, j.Rule, j.Stage, j.Reply.String(), ""
 	if j.Determined() {
@@ -165,17 +219,17 @@ func (c *Chain) ExplainMeasured(f *Facts, measured FactSet) Explanation {
 		}
 		for _, p := range r.when.Parts {
 			px := explainPart(p, s, c.lists)
-			if p.Judge(s, known) == expr.Unknown {
+			if p.Judge(s, told) == expr.Unknown {
 				px.Unknown, px.Value, px.Note = true, false, ""
 			}
 			for k, operand := range p.Operands() {
-				if !operand.Reads().Within(known) {
+				if !operand.Reads().Within(told) {
 					px.Operands[k].Value = "not measured"
 				}
 			}
 			x.Parts = append(x.Parts, px)
 		}
-		switch r.when.Judge(s, known) {
+		switch r.judge(s, known, silent) {
 		case expr.No:
 			x.Outcome = "no match"
 		case expr.Unknown:

@@ -16,7 +16,7 @@ func TestMeasured(t *testing.T) {
 	f := Facts{}.Transaction("x")
 	names := func(reached Stage) []string { return Measured(&f, reached).Names() }
 	if got := names(Mail); slices.Contains(got, "spf.result") || slices.Contains(got, "rcpt.address") || slices.Contains(got, "client.name") ||
-		!slices.Contains(got, "mail.from") || !slices.Contains(got, "submitter.address") || slices.Contains(got, "submitter.result") {
+		!slices.Contains(got, "mail.from") || !slices.Contains(got, "submitter.address") || slices.Contains(got, "submitter.result") || slices.Contains(got, "identity.level") {
 		t.Errorf("at mail, no check ran: %q", got)
 	}
 	f.SPF.Result, f.Iprev.Result = Pass, Fail
@@ -24,6 +24,7 @@ func TestMeasured(t *testing.T) {
 		t.Errorf("at rcpt, with SPF and iprev: %q", got)
 	}
 	f.DKIM.Result, f.DMARC.Result, f.PRA.Result, f.Submitter.Result, f.DNSBL.Result, f.SPFHelo.Result, f.MX.Result = Pass, Pass, Pass, None, None, None, Pass
+	f.Past.Result, f.Rate.Result = None, None
 	if got := names(Message); !slices.Equal(got, words.Names()) {
 		t.Errorf("everything was measured, and only %q is known", got)
 	}

@@ -75,7 +75,7 @@ func (r *rule) needs(name string) bool {
 			switch {
 			case checkOf[name] == nil && (fact == name || strings.HasPrefix(fact, name+".")),
 				f.by == check && (name == check || f.Group != check),
-				f.by != "" && slices.Contains(checkOf[f.by].needs, check):
+				slices.Contains(f.needs, check):
 				return true
 			}
 		}

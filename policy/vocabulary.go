@@ -2,6 +2,7 @@ package policy
 
 import (
 	"reflect"
+	"strings"
 
 	"postern/policy/expr"
 )
@@ -11,6 +12,7 @@ type fact struct {
 	*expr.Fact
 	by    string // the check that finds it; empty: none does
 	stage Stage
+	needs []string // the checks whose findings it is made of
 }
 
 // words is what rules may read, by the tags of Facts; vocabulary holds the same facts
@@ -26,6 +28,7 @@ func describe() map[string]*fact {
 	for _, name := range words.Names() {
 		f := &fact{Fact: words.Fact(name)}
 		f.stage, _ = ParseStage(f.Inherited("stage"))
+		f.needs = strings.Fields(f.Inherited("needs"))
 		facts[name] = f
 		checks[f.Group] = checks[f.Group] || f.Result
 	}

@@ -41,7 +41,11 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 			v = *r.verdict
 		}
 	}
-	rec.Stage = tx.stage(outcome).String()
+	stage := tx.stage(outcome)
+	rec.Stage, rec.State = stage.String(), journal.StateEmail
+	if outcome == journal.OutcomeRefused && stage <= policy.Mail {
+		rec.State = journal.StateIdentified
+	}
 	rec.Reached = tx.reached.String()
 	if tx.reached == policy.Header && tx.facts.Message.Size > 0 {
 		rec.Reached = policy.Message.String() // it was read to its end: its size is known
@@ -65,6 +69,7 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 	if tx.trace != nil {
 		rec.DNS = tx.trace.Answers()
 	}
+	tx.remember(outcome, v)
 	tx.srv.publish(tx.set, rec, &tx.facts, v, tx.judged, tx.reply, tx.tagsOf(v))
 }
 
@@ -95,7 +100,7 @@ func (tx *transaction) tagsOf(v policy.Verdict) []smtp.Field {
 // recordRefusal records a verdict that came before any transaction: on the
 // connection, or on HELO.
 func (srv *Server) recordRefusal(set *Settings, session string, f *policy.Facts, v policy.Verdict) {
-	rec := &journal.Record{Time: srv.now(), ID: f.ID, Session: session, Outcome: journal.OutcomeRefused, Stage: v.Stage.String(), Reached: v.Stage.String()}
+	rec := &journal.Record{Time: srv.now(), ID: f.ID, Session: session, Outcome: journal.OutcomeRefused, State: journal.StateIdentified, Stage: v.Stage.String(), Reached: v.Stage.String()}
 	srv.publish(set, rec, f, v, true, v.Reply.WithID(f.ID), v.Tags)
 }
 
@@ -150,6 +155,7 @@ func (srv *Server) logTransaction(rec *journal.Record) {
 		slog.String("disposition", rec.Disposition),
 		slog.Bool("observed", rec.Observed),
 		slog.String("outcome", string(rec.Outcome)),
+		slog.String("state", string(rec.State)),
 		slog.String("reply", rec.Reply),
 		slog.String("backend", rec.Backend),
 		slog.String("backend_reply", rec.BackendReply),

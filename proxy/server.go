@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"postern/checks"
+	"postern/checks/memory"
 	"postern/configs"
 	"postern/metrics"
 	"postern/policy"
@@ -42,6 +43,7 @@ type Settings struct {
 	Candidate *policy.Chain
 	Observe   bool // judge, log and count, but refuse nothing
 	Backends  *backend.Set
+	Memory    *memory.Memory // is told what came of each transaction; nil: nobody is
 	Headers   configs.Headers
 	Limits    configs.Limits
 	Timeouts  configs.Timeouts

@@ -398,6 +398,7 @@ func (s *session) logConnection() {
 		slog.String("helo", s.peer.helo.Name),
 		slog.String("tls", version),
 		slog.String("result", string(s.result)),
+		slog.String("state", string(journal.StateLogout)),
 		slog.Int("transactions", s.transactions),
 		slog.Int("messages", s.messages),
 		slog.Int("errors", s.manners.faults),

@@ -15,6 +15,9 @@ func (s Set) With(t Set) Set { return Set{s[0] | t[0], s[1] | t[1]} }
 // Minus returns the facts of s that are not in t.
 func (s Set) Minus(t Set) Set { return Set{s[0] &^ t[0], s[1] &^ t[1]} }
 
+// Others returns the facts that are not in s.
+func (s Set) Others() Set { return Set{^s[0], ^s[1]} }
+
 // Within says whether all facts of s are in t.
 func (s Set) Within(t Set) bool { return s.Minus(t) == Set{} }
 

@@ -123,6 +123,9 @@ func (t *Fact) Inherited(key string) string {
 	return ""
 }
 
+// Text returns the fact under s; its kind is Text.
+func (t *Fact) Text(s Scope) string { return t.In(s.facts).String() }
+
 // In returns the fact's place in v, which holds the struct.
 func (t *Fact) In(v reflect.Value) reflect.Value {
 	for _, i := range t.index {

@@ -182,7 +182,33 @@ func appendSender(b []byte, f *policy.Facts) []byte {
 	b = jsonline.Close(jsonline.String(b, "result", string(d.Result)))
 
 	b = jsonline.Open(jsonline.Key(b, "dns"))
-	return jsonline.Close(jsonline.Bool(b, "healthy", f.DNS.Healthy))
+	b = jsonline.Close(jsonline.Bool(b, "healthy", f.DNS.Healthy))
+	return appendMemory(b, f)
+}
+
+// appendMemory is who the sender is, and what was remembered of it.
+func appendMemory(b []byte, f *policy.Facts) []byte {
+	b = jsonline.Open(jsonline.Key(b, "identity"))
+	b = jsonline.String(b, "level", f.Identity.Level)
+	b = jsonline.Close(jsonline.String(b, "domain", f.Identity.Domain))
+
+	p := &f.Past
+	b = jsonline.Open(jsonline.Key(b, "past"))
+	b = jsonline.String(b, "result", string(p.Result))
+	b = jsonline.Int(b, "days", int64(p.Days))
+	b = jsonline.Int(b, "delivered", p.Delivered)
+	b = jsonline.Close(jsonline.Int(b, "refused", p.Refused))
+
+	r := &f.Rate
+	b = jsonline.Open(jsonline.Key(b, "rate"))
+	b = jsonline.String(b, "result", string(r.Result))
+	b = jsonline.Int(b, "messages", r.Messages)
+	b = jsonline.Int(b, "refused", r.Refused)
+	b = jsonline.Int(b, "unknown", r.Unknown)
+	b = jsonline.Close(jsonline.Int(b, "domain", r.Domain))
+
+	b = jsonline.Open(jsonline.Key(b, "state"))
+	return jsonline.Close(jsonline.Bool(b, "healthy", f.State.Healthy))
 }
 
 // appendMessage is what is known from RCPT on.

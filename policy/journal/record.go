@@ -23,6 +23,19 @@ const (
 	OutcomeUnknown        Outcome = "unknown"         // the end of the message went to the backend, its answer never came
 )
 
+// State is one of the five states of mail: where a transaction was when it ended, and
+// what a connection comes to.
+type State string
+
+// The states. Information and Retrieved are about mail that waits at its sender's.
+const (
+	StateIdentified  State = "identified"  // who the sender is was told, and MAIL was not let in
+	StateEmail       State = "email"       // MAIL was let in: recipients, and perhaps a message
+	StateLogout      State = "logout"      // the connection is over; of its own line of the log alone
+	StateInformation State = "information" // the mail is held at its sender's, and a notice is stored
+	StateRetrieved   State = "retrieved"   // the mail came since it was asked for
+)
+
 // NotAsked is the disposition of a transaction that ended before policy was asked,
 // as one that a limit refused.
 const NotAsked = "none"
@@ -54,6 +67,7 @@ type Record struct {
 	Candidate *Candidate `json:"candidate,omitempty"`
 
 	Outcome      Outcome `json:"outcome"`
+	State        State   `json:"state,omitempty"`         // empty: a record of a version that did not tell
 	Backend      string  `json:"backend,omitempty"`       // name and address, "mta 127.0.0.1:10025"
 	BackendReply string  `json:"backend_reply,omitempty"` // its last reply
 	Error        string  `json:"error,omitempty"`         // trouble of ours, in our own words

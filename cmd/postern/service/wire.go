@@ -163,9 +163,9 @@ func Build(cfg *configs.Config, w *World, old *Parts) (*Parts, error) {
 		Hostname: name, TLS: tlsConfig,
 		Checks: checks.NewSet(checks.Deps{
 			Hostname: name, Resolver: answers, Config: measured, Timeout: cfg.DNS.Total, Healthy: p.Resolver.Healthy,
-			Memory: p.Memory, Metrics: w.metrics, Log: w.Log, Uses: p.uses(w.Everything),
+			Memory: p.Memory, Reads: p.wants, Metrics: w.metrics, Log: w.Log, Uses: p.uses(w.Everything),
 		}, p.wants),
-		Chain: p.Rules.Chain, Candidate: p.candidate.Chain, Observe: cfg.Policy.Mode == "observe", Backends: p.Backends,
+		Chain: p.Rules.Chain, Candidate: p.candidate.Chain, Observe: cfg.Policy.Mode == "observe", Backends: p.Backends, Memory: p.Memory,
 		Headers: cfg.Headers, Limits: cfg.Limits, Timeouts: cfg.Timeouts,
 		TraceDNS: w.Everything || cfg.Journal.Path != "", LenientXtext: cfg.Checks.Submitter.LenientXtext,
 	}

@@ -1,0 +1,37 @@
+package checks
+
+import (
+	"context"
+
+	"postern/checks/memory"
+	"postern/policy"
+)
+
+// Rate asks what came of the client, and of the domain that is proven, within the hour.
+func (d Deps) Rate() Check {
+	ofDomain := d.Reads == nil || d.Reads("rate.domain")
+	return Check{
+		Doc:    "What came within the hour: messages of the client, those refused, recipients that the MTA did not know, messages of the proven domain.",
+		Result: func(f *policy.Facts) *policy.Result { return &f.Rate.Result },
+		waits:  true,
+		begin: func(f *policy.Facts, _ Message) (settled bool) {
+			f.Rate = policy.Rate{Result: policy.TempError}
+			return !d.remembers()
+		},
+		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
+			k := MemoryKeys(f)
+			k.Who = memory.Key{}
+			if !ofDomain {
+				k.Domain = memory.Key{}
+			}
+			r, err := d.Memory.Recall(ctx, k)
+			if err != nil {
+				return // the memory says what is wrong, once
+			}
+			f.Rate = policy.Rate{Result: policy.Pass, Messages: r.Client.Messages, Refused: r.Client.Refused, Unknown: r.Client.Unknown, Domain: r.Domain}
+			if r.Client == (memory.Rate{}) && r.Domain == 0 {
+				f.Rate.Result = policy.None
+			}
+		},
+	}
+}
