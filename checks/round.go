@@ -16,6 +16,7 @@ type round struct {
 	facts  *policy.Facts
 	msg    Message
 	cached *dnscache.Attempt // asks the cache alone; nil where there is none
+	others sync.WaitGroup    // of wait
 }
 
 // run runs the checks that read results of others, or those that read none, and waits
@@ -51,11 +52,14 @@ func (r *round) run(ctx context.Context, readers bool) {
 func (r *round) wait(ctx context.Context, later []int) {
 	ctx, cancel := context.WithTimeout(ctx, r.set.deps.Timeout)
 	defer cancel()
-	turn := func(i int) { r.ran[i].Took = r.set.run(ctx, &r.checks[i], r.facts, r.msg) }
-	var others sync.WaitGroup
 	for _, i := range later[1:] {
-		others.Go(func() { turn(i) })
+		r.others.Go(func() { r.one(ctx, i) })
 	}
-	turn(later[0])
-	others.Wait()
+	r.one(ctx, later[0])
+	r.others.Wait()
+}
+
+// one runs the check at that place.
+func (r *round) one(ctx context.Context, i int) {
+	r.ran[i].Took = r.set.run(ctx, &r.checks[i], r.facts, r.msg)
 }

@@ -69,7 +69,12 @@ func (tx *transaction) runChecks(st policy.Stage, msg checks.Message) {
 			tx.ctx = dnscache.WithTrace(tx.ctx, tx.trace)
 		}
 	}
-	tx.ran = append(tx.ran, tx.set.Checks.Run(tx.ctx, st, &tx.facts, msg)...)
+	ran := tx.set.Checks.Run(tx.ctx, st, &tx.facts, msg)
+	if tx.ran == nil { // of most transactions nothing else comes
+		tx.ran = ran
+		return
+	}
+	tx.ran = append(tx.ran, ran...)
 }
 
 // judge asks the chain what follows from the facts at a stage. It returns the

@@ -53,6 +53,7 @@ func digits(s string) bool {
 // escape is the inverse, for a name without its last dot.
 func escape(name string) string {
 	var b strings.Builder
+	b.Grow(len(name) + 1)
 	for i := 0; i < len(name); i++ {
 		switch c := name[i]; {
 		case c <= ' ' || c > '~':
@@ -73,8 +74,10 @@ func askable(name string) bool {
 	if name == "" || len(name) > 253 {
 		return false
 	}
-	if _, err := netip.ParseAddr(name); err == nil {
-		return false
+	if last := name[len(name)-1]; last >= '0' && last <= '9' || strings.Contains(name, ":") { // else the error would be garbage
+		if _, err := netip.ParseAddr(name); err == nil {
+			return false
+		}
 	}
 	for label := range strings.SplitSeq(name, ".") {
 		if label == "" || len(label) > 63 {

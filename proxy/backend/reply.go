@@ -70,8 +70,11 @@ func (c *Conn) EndSent() bool { return c.endSent }
 
 // count counts the first failure, unless it is that we hung up ourselves.
 func (c *Conn) count(err error) error {
+	if err == nil || c.faulty {
+		return err
+	}
 	var e *Error
-	if c.faulty || !errors.As(err, &e) {
+	if !errors.As(err, &e) {
 		return err
 	}
 	c.mu.Lock()
