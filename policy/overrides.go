@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,6 +31,10 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 	excused := map[string][]string{}  // the lets by check
 	unproven := map[string][]string{} // the conditions by check, or passed
 	refusing := refusingRules(p)
+	taken := map[string]bool{} // names of lets
+	for _, let := range p.Let {
+		taken[let.Name] = true
+	}
 	for i := range p.Overrides {
 		o := &p.Overrides[i]
 		rule := configs.Rule{
@@ -68,6 +73,7 @@ func (c *compilation) overrides(p configs.Policy, lists *Lists) (configs.Policy,
 				if len(known) > 0 {
 					let += "_" + check
 				}
+				let = unlike(taken, let, "_", len(let)+2)
 				known[condition] = let
 				lets = append(lets, configs.Let{Name: let, Is: condition, Position: o.Position, IsPosition: o.Position})
 			}
@@ -111,6 +117,10 @@ const passed = "pass"
 // would speak against it, but what proves it could not be looked up: that is trouble
 // of ours, and no reason to refuse for good.
 func unlessUnproven(rules []configs.Rule, refusing refusing, unproven map[string][]string, at configs.Position) (all []configs.Rule, lets []configs.Let) {
+	taken := map[string]bool{}
+	for i := range rules {
+		taken[rules[i].Name] = true
+	}
 	for i := range rules {
 		name := "override_proof_known"
 		var conditions []string
@@ -126,8 +136,7 @@ func unlessUnproven(rules []configs.Rule, refusing refusing, unproven map[string
 				lets = append(lets, configs.Let{Name: name, Is: is, Position: at, IsPosition: at})
 			}
 			r := rules[i]
-			r.Name = "unproven-" + r.Name
-			r.Name = r.Name[:min(len(r.Name), maxName)]
+			r.Name = unlike(taken, "unproven-"+r.Name, "-", maxName)
 			r.Do, r.Reply, r.ReplyPosition = "defer", unprovenReply, at
 			r.Unless = append(slices.Clip(r.Unless), name)
 			all = append(all, r)
@@ -141,6 +150,18 @@ func unlessUnproven(rules []configs.Rule, refusing refusing, unproven map[string
 func lookedUp(o *configs.Override) bool { return len(o.Proof.Name)+len(o.Proof.DKIM) > 0 }
 
 const unprovenReply = "451 4.4.3 Temporary failure of the DNS, please try again later."
+
+// unlike returns a name of at most so many octets that is not taken, and takes it: that
+// one, or one with a number behind it.
+func unlike(taken map[string]bool, name, before string, most int) string {
+	is := name[:min(len(name), most)]
+	for n := 2; taken[is]; n++ {
+		number := before + strconv.Itoa(n)
+		is = name[:min(len(name), most-len(number))] + number
+	}
+	taken[is] = true
+	return is
+}
 
 // identifier is a name as a let may have it.
 func identifier(name string) string {

@@ -175,6 +175,35 @@ func TestWhatProvesAnOverrideCannotBeLookedUp(t *testing.T) {
 	}
 }
 
+// What is made of an override has names of its own, whatever those of the site are.
+func TestNamesOfWhatIsMadeOfAnOverride(t *testing.T) {
+	name := configs.Proof{Name: []string{"mx.edu.example"}}
+	match := configs.Match{Domains: []string{"edu.example"}}
+	p := site(
+		configs.Override{Name: "o", Match: match, Proof: name, Excuse: []string{"submitter", "spf"}},
+		configs.Override{Name: "o-spf", Match: match, Proof: name, Excuse: []string{"spf"}},
+	)
+	p.Let = append(p.Let, configs.Let{Name: "override_o", Is: "true"})
+	long := strings.Repeat("x", maxName-1)
+	p.Rules = []configs.Rule{
+		{Name: long + "1", When: `forged or override_o and submitter.result == "fail"`, Do: "reject"},
+		{Name: "spf", When: "forged", Do: "reject"}, {Name: "unproven-spf", When: "forged", Do: "reject"},
+		{Name: long + "2", When: "forged", Do: "reject"},
+	}
+	var names []string
+	for _, s := range mustCompile(t, p, listsOn("2026-11-21")).Plan() {
+		names = append(names, s.Rule)
+	}
+	cut := "unproven-" + long
+	want := []string{
+		cut[:maxName], long + "1", "unproven-spf-2", "spf", "unproven-unproven-spf", "unproven-spf", cut[:maxName-2] + "-2", long + "2",
+		"override:o", "override:o-spf",
+	}
+	if d := cmp.Diff(want, names); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}
+
 // Each kind of proof, and what makes it hold.
 func TestProofs(t *testing.T) {
 	base := func() Facts {
