@@ -12,8 +12,9 @@ import (
 	"postern/proxy/wire"
 )
 
-// command is one row of the command table. Handlers return a reply, or none
-// where the reply comes later; the loop alone writes, counts and closes.
+// command is one row of the command table. Handlers return a reply, or none where it
+// comes later or they have said it themselves, as that to a message. They never close the
+// connection: closing tells the loop to.
 type command struct {
 	run func(s *session, arg string) smtp.Reply
 	// needs is what must have happened before: needsNothing, needsHello or
