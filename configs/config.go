@@ -335,7 +335,10 @@ type Admin struct {
 // Log is the log on standard error.
 type Log struct {
 	Level  string `yaml:"level" words:"debug info warn error"` // debug | info | warn | error
-	Format string `yaml:"format" words:"json text"`            // json | text
+	Format string `yaml:"format" words:"json text logfmt"`     // json | text | logfmt
+	// NoQueue is the name of the program in lines such as Postfix has for a refusal, for
+	// programs that read those: "postfix/smtpd"; empty: there are none.
+	NoQueue string `yaml:"noqueue"`
 }
 
 // Default returns what is in effect where nothing is said.

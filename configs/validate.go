@@ -21,6 +21,9 @@ const minDuration = 50 * time.Millisecond
 // who build them.
 func (l *loader) validate(c *Config) {
 	l.bounds(reflect.ValueOf(c).Elem(), "")
+	if c.Log.NoQueue != "" && !programName.MatchString(c.Log.NoQueue) {
+		l.fault("log.noqueue", "log.noqueue: %q is no name of a program, such as postfix/smtpd", c.Log.NoQueue)
+	}
 	if c.Hostname != "" && !isHostname(c.Hostname) {
 		l.fault("hostname", "hostname: %q is no domain name", c.Hostname)
 	}
@@ -368,6 +371,10 @@ func checkDNSServer(s string) error {
 }
 
 var hostLabel = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
+
+// programName is what may stand before the colon in a line of syslog (RFC 3164 §4.1.3), with Postfix's
+// slashes and hyphens.
+var programName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$`)
 
 // isHostname accepts names of one label too (RFC 5321 has no use for them, /etc/hostname does).
 func isHostname(s string) bool {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -17,7 +16,6 @@ import (
 	"postern/configs"
 	"postern/metrics"
 	"postern/policy/journal"
-	"postern/policy/journal/jsonline"
 	"postern/proxy"
 	"postern/proxy/backend"
 )
@@ -241,14 +239,4 @@ func sameBackends(a, b *configs.Config) bool {
 		return configs.Config{Hostname: c.Hostname, Backends: c.Backends, Routes: c.Routes, Timeouts: c.Timeouts, Limits: share}
 	}
 	return same(pick(a), pick(b))
-}
-
-// NewLogger writes the log as configured.
-func NewLogger(c configs.Log, w io.Writer) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.Level)) // the words were checked
-	if c.Format == "text" {
-		return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
-	}
-	return slog.New(jsonline.NewHandler(w, level))
 }

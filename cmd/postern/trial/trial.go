@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/netip"
 	"os"
 	"reflect"
@@ -82,11 +81,11 @@ func Session(ctx context.Context, opt configs.Options, ip netip.Addr, m Mail, er
 	if err != nil {
 		return nil, err
 	}
-	level := slog.LevelWarn
+	log := configs.Log{Level: "warn", Format: "text"}
 	if cfg.Log.Level == "debug" {
-		level = slog.LevelDebug
+		log.Level = "debug"
 	}
-	r, err := newRig(ctx, cfg, &service.World{Log: slog.New(slog.NewTextHandler(errout, &slog.HandlerOptions{Level: level}))})
+	r, err := newRig(ctx, cfg, &service.World{Log: service.NewLogger(log, errout)})
 	if err != nil {
 		return nil, err
 	}
@@ -142,10 +141,22 @@ func (t *Tested) WriteJSON(w io.Writer) error {
 	}{t.record.Facts, answers, t.verdict()})
 }
 
-// WriteText prints what came of a session for people.
+// WriteText prints what came of a session for people, the verdict first.
 func (t *Tested) WriteText(w io.Writer) error {
 	var b strings.Builder
-	b.WriteString("Facts\n")
+	v := t.verdict()
+	b.WriteString("Verdict\n  " + v.Disposition)
+	if v.Rule != "" {
+		b.WriteString(" by rule " + v.Rule + " at " + v.Stage)
+	}
+	b.WriteString(": " + v.Reply + "\n")
+	if t.record.Observed {
+		b.WriteString("  the mode is observe: it is not carried out\n")
+	}
+	for _, tag := range v.Tags {
+		b.WriteString("  adds " + tag + "\n")
+	}
+	b.WriteString("\nFacts\n")
 	tw := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	writeFacts(tw, reflect.ValueOf(t.record.Facts), "")
 	_ = tw.Flush() // into a Builder
@@ -166,19 +177,6 @@ func (t *Tested) WriteText(w io.Writer) error {
 	b.WriteString("\nRules\n")
 	view.WriteRules(&b, x.Explanation)
 	view.WriteChanges(&b, x.Explanation)
-
-	v := t.verdict()
-	b.WriteString("\nVerdict\n  " + v.Disposition)
-	if v.Rule != "" {
-		b.WriteString(" by rule " + v.Rule + " at " + v.Stage)
-	}
-	b.WriteString(": " + v.Reply + "\n")
-	if t.record.Observed {
-		b.WriteString("  the mode is observe: it is not carried out\n")
-	}
-	for _, tag := range v.Tags {
-		b.WriteString("  adds " + tag + "\n")
-	}
 	_, err := io.WriteString(w, configs.Printable(b.String()))
 	return err
 }
