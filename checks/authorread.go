@@ -103,7 +103,7 @@ func (r *authorReading) read(value string) {
 		r.ambiguous, r.authors.More = true, true
 	}
 	if strings.ContainsAny(value, "\u202d\u202e") {
-		r.ambiguous = true // it is not seen as it stands
+		r.ambiguous = true // a reader does not see the address as it stands
 	}
 	colon, group, semicolon := false, false, false
 	for _, t := range tokens {

@@ -133,5 +133,5 @@ type Deps struct {
 	Reads   func(fact string) bool
 	Metrics *metrics.Metrics // may be nil
 	Log     *slog.Logger     // may be nil
-	Uses    Use              // who wants results, besides those whom NewSet is told
+	Uses    Use              // who wants results, besides the wanted of NewSet
 }

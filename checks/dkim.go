@@ -18,7 +18,7 @@ func (d Deps) DKIM() Check {
 	lookup := keyLookup(d.Resolver)
 	return Check{
 		Doc:    "The DKIM signatures of the message (RFC 6376).",
-		waits:  true, // for its turn, and it reads the whole message
+		waits:  true, // the check waits for its turn, and reads the whole message
 		Result: func(f *policy.Facts) *policy.Result { return &f.DKIM.Result },
 		stands: true,
 		begin: func(f *policy.Facts, msg Message) bool {
@@ -29,7 +29,7 @@ func (d Deps) DKIM() Check {
 	}
 }
 
-// Signed says whether a message bears a DKIM-Signature. One that does not needs
+// Signed says whether a message bears a DKIM-Signature. An unsigned message needs
 // no holding: all that the message stage would find out is known from its header.
 func Signed(h smtp.Header) bool {
 	return slices.ContainsFunc(h, func(f smtp.Field) bool { return fieldIs(f.Name, "DKIM-Signature") })
@@ -59,7 +59,7 @@ func verifyDKIM(ctx context.Context, lookup dkim.Lookup, msg Message) policy.DKI
 		split, lookup = unread(msg.Header, err)
 	}
 	if end, ok := ctx.Deadline(); ok && severallySigned(msg.Header) {
-		// The message is read when all keys are there. One that does not come must
+		// The message is read when all keys are there. A key that does not come must
 		// leave time to verify the other signatures.
 		keys, cancel := context.WithTimeout(ctx, time.Until(end)/2)
 		defer cancel()

@@ -45,8 +45,8 @@ func authors(f *policy.Facts, msg Message) (domains []string, all bool) {
 // §5.3.1 lets a receiver end at more than one; but then whoever puts an address
 // of his own, or rubbish, beside that of his victim would go unjudged (§11.5).
 //
-// They are judged side by side, in the time of one, and what is found to be
-// refused ends it: nobody buys time for his victim's domain with a slow one.
+// The domains are judged side by side, in the time of one, and the first that is found
+// to be refused ends it: a slow domain beside that of the victim buys nobody time.
 func dmarcOf(ctx context.Context, d Deps, f *policy.Facts, authors []string, all bool) policy.DMARC {
 	m := dmarcEvaluation{resolver: d.Resolver, fetched: map[string]fetched{}}
 	m.identifiers, m.unread = identifiersOf(f)
@@ -106,7 +106,7 @@ func badness(d policy.DMARC) int {
 		return 5
 	case d.Result == policy.TempError && d.Policy == "quarantine":
 		return 4
-	case d.Result == policy.PermError: // of those that cannot be judged
+	case d.Result == policy.PermError: // the domain cannot be judged
 		return 3
 	case d.Result == policy.Fail, d.Result == policy.TempError:
 		return 2
@@ -120,7 +120,7 @@ func badness(d policy.DMARC) int {
 type identifier struct {
 	domain string
 	dkim   bool
-	sure   bool // it passed; else its result is temperror, and nobody knows
+	sure   bool // the identifier passed; else its result is temperror, and nobody knows
 }
 
 // identifiersOf returns those of a message, the sure ones first. unread: there
@@ -300,7 +300,7 @@ func organizational(found []*dmarcRecord, start string) string {
 // maxWalk bounds the queries of one walk (RFC 9989 §4.10).
 const maxWalk = 8
 
-// walk collects the records of domain and those above it, nearest first
+// walk collects the records of domain and of the domains above it, nearest first
 // (RFC 9989 §4.10). Deep names are cut to seven labels after the first query,
 // so that nobody can have us ask for more than eight names.
 func (m *dmarcEvaluation) walk(ctx context.Context, domain string) ([]*dmarcRecord, error) {

@@ -23,7 +23,7 @@ type DNSBLExamination struct {
 type DNSBLAnswer struct {
 	Name  string       // as it was asked for, less the list's key
 	Codes []netip.Addr // none: it is not listed, or Err
-	Err   error        // it could not be read
+	Err   error        // the list could not be read
 	// Refused says that a code tells of an error: 127.255.255.0/24, or 127.0.0.1 where
 	// it is not configured, by which lists say that they do not answer us.
 	Refused bool

@@ -29,7 +29,7 @@ type Severity int
 // Severities.
 const (
 	SeverityError   Severity = iota // the configuration is refused
-	SeverityWarning                 // it is legal, and hardly meant
+	SeverityWarning                 // what is written is legal, and hardly meant
 )
 
 // Fault is one thing wrong in the configuration.

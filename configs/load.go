@@ -158,8 +158,8 @@ const FileVariable = "POSTERN_CONFIG"
 // linked is what Kubernetes makes up in every container for a service named postern.
 var linked = regexp.MustCompile(`^POSTERN_(SERVICE_(HOST|PORT)(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
-// environment binds the POSTERN_ variables that are set and good. One that is no key is a
-// fault, as an unknown key of the file is.
+// environment binds the POSTERN_ variables that are set and good. A variable that is no
+// key is a fault, as an unknown key of the file is.
 func (l *loader) environment(v *viper.Viper) {
 	known := map[string]string{}
 	for key := range keys(reflect.TypeFor[Config](), "") {

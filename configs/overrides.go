@@ -16,7 +16,7 @@ const OverrideMark = "override:"
 
 // End returns the moment from which the override no longer counts.
 func (o *Override) End() time.Time {
-	last, _ := time.Parse(time.DateOnly, o.Until) // it was checked
+	last, _ := time.Parse(time.DateOnly, o.Until) // the date was checked
 	return last.AddDate(0, 0, 1)
 }
 

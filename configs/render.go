@@ -55,7 +55,7 @@ func Render(err error, read func(file string) (io.ReadCloser, error)) string {
 	return b.String()
 }
 
-// FaultsOf takes an error apart into its faults; one that has no place gets at.
+// FaultsOf takes an error apart into its faults; a fault that has no place gets at.
 func FaultsOf(at Position, err error) (faults Faults) {
 	for _, e := range flatten(err) {
 		var f *Fault

@@ -172,7 +172,7 @@ func (l *loader) convert(s *source, n *yaml.Node, t reflect.Type, path string) a
 			p := fmt.Sprintf("%s[%d]", path, i)
 			list[i] = l.convert(s, e, t.Elem(), p)
 			if list[i] == nil {
-				// A bad element keeps its place, so that those behind it keep theirs.
+				// A bad element keeps its place, so that the elements behind it keep theirs.
 				if l.nodes > maxNodes {
 					return nil
 				}

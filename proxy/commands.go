@@ -20,10 +20,10 @@ type command struct {
 	// needs is what must have happened before: needsNothing, needsHello or
 	// needsMail.
 	needs need
-	// pipelined commands need not wait for the answers of those before
-	// (RFC 2920 §3.1); all others see every earlier reply settled.
+	// pipelined: the command need not wait for the answers to earlier ones (RFC 2920
+	// §3.1). Before any other command runs, every earlier reply is settled.
 	pipelined bool
-	// waits: the client must hear the answer before it goes on, whatever that is.
+	// waits: the client must hear the answer before it goes on, be it yes or no.
 	waits bool
 }
 
@@ -57,7 +57,7 @@ var commands = map[string]command{
 	"SOML": {run: notImplemented},
 	"SAML": {run: notImplemented},
 	"AUTH": {run: notImplemented},
-	// From whom no header is expected: see unexpectedProxyHeader.
+	// A PROXY header of version 1, from a peer that should send none.
 	"PROXY": {run: unexpectedProxyHeader},
 	// NOT: passed on. Whoever may say XCLIENT to the backend may be anybody.
 	"XCLIENT":  {run: notImplemented},
@@ -140,7 +140,7 @@ func (s *session) fault(r smtp.Reply) {
 	}
 	s.manners.last = r
 	if d := s.set.Limits.Tarpit; d > 0 && s.manners.faults > freeErrors {
-		// Who is made to wait makes nobody else wait.
+		// A client that is made to wait must not make others wait for its connection.
 		giveUpFor(&s.loan, s.tx, errPenalty, "given up: a client that is made to wait keeps no connection")
 		t := time.NewTimer(d)
 		select {

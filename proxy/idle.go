@@ -30,7 +30,7 @@ type idle struct {
 	deadline time.Time // of the command that is waited for
 	place    parkedAt  // while it is parked; guarded by the lock of parking
 
-	givesWay atomic.Bool // to another session
+	givesWay atomic.Bool // the session is to end, so that another one has its place
 
 	mu          sync.Mutex
 	waiting     bool      // for a command
@@ -124,7 +124,7 @@ func (i *idle) wait(tx *transaction, l *relay.Loan, rest time.Duration) error {
 		// More than a line may be: it is read to its end, and that must come soon.
 		i.waitBy(time.Now().Add(min(relay.IdleLimit, rest)))
 	case asked, err == nil && !i.wire.HasLine():
-		i.waitBy(i.deadline) // for the rest of it, if there is one
+		i.waitBy(i.deadline) // the rest of the command, if there is any, has the time of a command
 	}
 	return err
 }

@@ -50,11 +50,11 @@ type message struct {
 	pace   wire.Pace // of the client, over all its BDATs
 	limit  int64     // octets of the whole message, by BDAT
 	left   int64     // octets of the client's BDAT still to come
-	last   bool      // it is the last one
+	last   bool      // no BDAT comes behind this one
 
 	// What is kept of it.
 	head    []byte      // the header section and what came with its end, while gathered
-	room    hold.Room   // for that
+	room    hold.Room   // what head takes of the room for all
 	body    int         // where in head the body begins, once that is known
 	hold    *hold.Spool // the message, not dot-stuffed, where it must be held
 	unstuff smtp.Unstuffer
@@ -453,7 +453,7 @@ func (m *message) spool(b []byte) {
 
 func (m *message) cannotHold(err error) {
 	tx := m.tx
-	if !errors.Is(err, hold.ErrNoRoom) { // that is counted, and the client's doing
+	if !errors.Is(err, hold.ErrNoRoom) { // ErrNoRoom is counted, and the client's doing
 		tx.srv.log.LogAttrs(tx.srv.ctx, slog.LevelError, "cannot hold a message",
 			slog.String("id", tx.facts.ID), slog.String("error", err.Error()))
 	}

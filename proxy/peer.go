@@ -16,10 +16,10 @@ import (
 type peer struct {
 	client policy.Client // what facts say of it at connect
 	addr   netip.AddrPort
-	who    share.Client // as one that has a share; zero while not known
-	// counted: against the limits.
+	who    share.Client // the client as the holder of a share; zero while it is not known
+	// counted: the session counts against the limits.
 	counted bool
-	// unrationed: it counts against the number of all connections and no other
+	// unrationed: the session counts against the number of all connections and no other
 	// limit.
 	unrationed bool
 

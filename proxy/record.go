@@ -48,7 +48,7 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 	}
 	rec.Reached = tx.reached.String()
 	if tx.reached == policy.Header && tx.facts.Message.Size > 0 {
-		rec.Reached = policy.Message.String() // it was read to its end: its size is known
+		rec.Reached = policy.Message.String() // the message was read to its end, since its size is known
 	}
 	if len(tx.rcpts.list) > 0 {
 		rec.Recipients = make(journal.Recipients, 0, len(tx.rcpts.list))

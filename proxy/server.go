@@ -265,8 +265,8 @@ func (srv *Server) Leave(ctx context.Context) error {
 func (srv *Server) ended() <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
-		// Serve may have accepted one a moment ago, and not counted it yet: only
-		// once it has returned nobody is added to those below.
+		// Serve may have accepted a connection a moment ago that wg does not count yet.
+		// Once Serve has returned, nothing is added to wg any more.
 		srv.serving.Wait()
 		srv.wg.Wait()
 		close(done)

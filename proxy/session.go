@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	// freeErrors are answered at once, those after them as limits.tarpit says.
+	// freeErrors is how many errors of a session are answered at once; later ones wait as
+	// limits.tarpit says.
 	freeErrors = 3
 	// idleCommandLimit ends a session that talks without ever sending mail: so
 	// many commands since the last message, and as many more as a message may
@@ -31,8 +32,8 @@ const (
 )
 
 // session is one SMTP connection: the loop that reads commands, and the owners of what
-// it has. One goroutine runs it at a time, half duplex; what others may call of it,
-// wake and abort, touches what idle and loan guard with locks of their own.
+// it has. One goroutine runs it at a time, half duplex. What others call of it (wake, abort,
+// and what makeRoom asks) touches what idle and loan guard with locks of their own.
 type session struct {
 	// Immutable.
 	srv      *Server
@@ -289,7 +290,7 @@ func (s *session) nextLine(resumed bool) ([]byte, error) {
 		s.wake()
 	}
 	err := s.idle.wait(s.tx, &s.loan, s.set.Timeouts.Command)
-	if !errors.Is(err, errSilent) { // one that is parked waits on
+	if !errors.Is(err, errSilent) { // a session that is parked waits on
 		s.idle.setWaiting(false)
 	}
 	if err != nil {

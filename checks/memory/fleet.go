@@ -39,8 +39,8 @@ type fleet struct {
 
 var errClosed = errors.New("memory: the store is closed")
 
-// connect returns the connection to the servers. One that cannot be made costs
-// each who asks no more than Timeout.
+// connect returns the connection to the servers. A connection that cannot be made costs
+// each caller no more than Timeout.
 func (f *fleet) connect() (valkey.Client, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -369,7 +369,7 @@ func (m *Memory) ping(ctx context.Context) error {
 	select {
 	case m.asking <- struct{}{}:
 	default:
-		return ErrUnhealthy // those who asked before are held up still
+		return ErrUnhealthy // earlier callers are held up still
 	}
 	go func() {
 		defer func() { <-m.asking }()

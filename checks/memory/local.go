@@ -177,7 +177,8 @@ func encode(until time.Time, numbers ...int64) []byte {
 	return b
 }
 
-// over says whether an entry is forgotten. One that is too short is.
+// over says whether an entry is forgotten; an entry that is too short counts as
+// forgotten.
 func over(v []byte, now time.Time) bool {
 	return len(v) < 8 || int64(binary.BigEndian.Uint64(v)) <= now.Unix()
 }

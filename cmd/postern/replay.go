@@ -55,7 +55,7 @@ refused) it is undetermined, and counted apart.`,
 				return err
 			}
 			if err := audit.Whole(r.Read); err != nil {
-				return err // who gates on new rejects must not take a part for the whole
+				return err // a script that goes by new rejects must not take a part for the whole
 			}
 			switch limited := cmd.Flags().Changed("fail-if-new-rejects"); {
 			case limited && r.Verdicts == r.Undetermined+r.Unjudged:

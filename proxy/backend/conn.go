@@ -37,7 +37,7 @@ import (
 type Conn struct {
 	pool   *Pool
 	client Client
-	who    share.Client // the client as one that has a share
+	who    share.Client // the client as the holder of a share
 
 	mu     sync.Mutex // guards the three below against Abort
 	l      *link
@@ -47,10 +47,10 @@ type Conn struct {
 	out     []byte    // what was queued; a prefix of it has been written
 	buf     *[]byte   // where out came from
 	written int       // length of that prefix
-	queue   []command // commands; those before head have been answered
+	queue   []command // commands before head have been answered
 	first   [8]command
 	head    int
-	sent    int // those before it have been written
+	sent    int // commands before this one have been written
 
 	serial bool // the backend has no PIPELINING
 	// replay: the link lay idle before, and may have ended without telling.
@@ -362,7 +362,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 	c.replay = false // too much to keep
 	if c.data && len(p) < smallPiece {
-		// It may be the dot, before which FinalReply looks at what was said.
+		// A small piece may be the final dot, and before that one FinalReply reads what
+		// the backend has said.
 		if err := c.Flush(); err != nil {
 			return 0, err
 		}

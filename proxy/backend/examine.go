@@ -49,8 +49,8 @@ type Told struct {
 	// Greeting is the first line behind 220: of the answer to XCLIENT, or the
 	// greeting after a PROXY header.
 	Greeting string
-	// XClient says that XCLIENT is offered to this client as well. Postfix stops to
-	// offer it to one that is not authorized: it goes by the address that it was told.
+	// XClient says that XCLIENT is offered to this client as well. Postfix no longer
+	// offers it once it was told of a client that is not authorized to use it.
 	XClient bool
 }
 
@@ -81,7 +81,8 @@ func (s *Set) Examine(ctx context.Context, c Client) []Examination {
 	}
 	wg.Wait()
 	for i := range all {
-		// Who cannot be talked to cannot be told: once is enough to say so.
+		// Where the address could not be talked to, that it could not be told of a client
+		// would be the same finding twice.
 		var e *Error
 		if x := &all[i]; x.Err == nil || errors.As(x.Err, &e) && e.Kind == KindIdentity {
 			x.Told = tellings[i]

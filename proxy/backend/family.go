@@ -25,7 +25,7 @@ func (a *address) noIPv6(ctx context.Context) (no bool, err error) {
 		t.try(ctx, a, Client{Addr: ap, Local: netip.AddrPortFrom(ap.Addr(), 25), Helo: a.pool.o.Hostname, ESMTP: true})
 		var e *Error
 		if errors.As(t.Err, &e) && e.TurnsAway {
-			return nil // it knows very well who that is
+			return nil // the MTA knows very well who that is
 		}
 		return t.Err
 	}

@@ -177,7 +177,7 @@ func (l *link) xclient(c Client, d time.Duration) error {
 	err := l.ehlo(ehloName(c, l.at.pool.o.Hostname), d)
 	var e *Error
 	if errors.As(err, &e) && e.Kind == KindRefused {
-		// It is the client's name that was said, and the MTA has rules for those.
+		// EHLO said the client's name, and the MTA has rules for names.
 		// NOT: 500, 502 and 503, which are about the command and its place.
 		switch e.Reply.Code {
 		case 500, 502, 503:

@@ -94,7 +94,7 @@ func (l *link) reply(d time.Duration) (smtp.Reply, error) {
 // ask sends one line and reads its reply.
 func (l *link) ask(line string, d time.Duration) (smtp.Reply, error) {
 	if err := l.write([]byte(line+"\r\n"), d); err != nil {
-		// It may have said why before it closed.
+		// The backend may have said why before it closed the connection.
 		if r, e := l.reply(lastWords); e == nil || !r.IsZero() {
 			return r, l.refuse(KindLost, r, "write: "+err.Error())
 		}
@@ -116,7 +116,7 @@ func (l *link) ehlo(name string, d time.Duration) error {
 	if r.Code != 250 {
 		during := "EHLO"
 		if l.at.pool.identity == identityProxyV2 {
-			// Whoever expects none takes the header for a command.
+			// A backend that expects no PROXY header takes it for a command.
 			during += ", behind a PROXY header (does this port expect one?)"
 		}
 		return l.refuse(KindRefused, r, during)
@@ -125,7 +125,7 @@ func (l *link) ehlo(name string, d time.Duration) error {
 	l.caps = parseCapabilities(r.Text)
 	l.caps.TLS, l.caps.Verified = secure, verified
 	if secure {
-		// It must not be listed any more (RFC 3207 §4.2).
+		// STARTTLS must not be listed any more (RFC 3207 §4.2).
 		l.caps.StartTLS = false
 	}
 	return nil

@@ -20,7 +20,7 @@ type loans struct {
 
 	mu      sync.Mutex
 	waiting []*waiter // in the order in which they came
-	spare   []*Conn   // those whose sessions could do without
+	spare   []*Conn   // connections whose sessions could do without them
 }
 
 // waiter is a session that waits for a connection. Its channel bears true when it
@@ -92,8 +92,8 @@ func (l *loans) leave(w *waiter) bool {
 	return i >= 0
 }
 
-// giveBack gives a connection back, or on: to the one that has waited longest of
-// those whose clients have not their share already.
+// giveBack gives a connection back, or on: to the session that has waited longest among
+// those whose clients do not have their share already.
 func (l *loans) giveBack(who share.Client) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -127,7 +127,7 @@ func (p *Pool) acquire(ctx context.Context, who share.Client) error {
 		return nil
 	}
 	if !p.loans.leave(w) && <-w.ch {
-		p.loans.giveBack(who) // it came at the same moment
+		p.loans.giveBack(who) // the connection came at the same moment
 	}
 	return p.busy(why)
 }
@@ -146,7 +146,7 @@ func (p *Pool) wait(ctx context.Context, w *waiter) error {
 		select {
 		case served := <-w.ch:
 			if !served {
-				w.ch <- false // for acquire, which looks again
+				w.ch <- false // acquire looks again
 				return errManyWait
 			}
 			return nil
@@ -171,8 +171,8 @@ const (
 	// buffer, within that time is never asked.
 	spareInText = 30 * time.Second
 	// envelopeFor is how long a client may be busy with envelopes and no message
-	// before its connection counts as one of no use, used or not. One that has more
-	// connections than who waits has no longer for a message either.
+	// before its connection counts as one of no use, used or not. A client that has more
+	// connections than the one that waits has no longer for a message either.
 	envelopeFor = time.Minute
 )
 

@@ -233,8 +233,8 @@ func (d *delivery) Commit() smtp.Reply {
 	}
 	// The name has to survive as well.
 	if err := syncDir(filepath.Join(d.m.Dir, "new")); err != nil {
-		// It is there, and may be gone after a power cut: then the client has
-		// it still, since we did not say 250.
+		// The message is there, and may be gone after a power cut: the client must
+		// keep it, so we do not say 250.
 		if os.Remove(filepath.Join(d.m.Dir, "new", d.name)) == nil {
 			return storage
 		}

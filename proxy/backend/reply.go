@@ -162,8 +162,8 @@ func (c *Conn) next() (smtp.Reply, error) {
 			continue
 		case kindHiddenRset:
 			if !r.Positive() {
-				// It has not forgotten whom it served before. A new one has nothing
-				// to forget.
+				// The connection has not forgotten whom it served before. A new
+				// connection has nothing to forget.
 				if c.replay && c.restart() {
 					continue
 				}

@@ -22,7 +22,7 @@ type Set struct {
 	o      Options
 	pools  []*Pool
 	routes []route
-	routed []*Pool // those that a recipient can be sent to, each once
+	routed []*Pool // pools that a recipient can be sent to, each once
 }
 
 // route is one recipient pattern and where it leads.

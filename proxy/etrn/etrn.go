@@ -18,7 +18,7 @@ import (
 
 // Host is a host that keeps mail for a domain.
 type Host struct {
-	Domain  string // whose mail is wanted
+	Domain  string // the domain whose mail is wanted
 	Address string // host:port
 	// TLS verifies the host after STARTTLS, which is then a must; nil: all is said in
 	// the clear.

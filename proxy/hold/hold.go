@@ -30,13 +30,13 @@ const (
 // Space is the room for messages that are held until their last fact is known, and
 // for large header sections while they are gathered. The zero Space is ready.
 type Space struct {
-	octets  share.Budget     // of held messages, wherever they are
-	memory  share.Budget     // of that what is in memory, and header sections
+	octets  share.Budget     // held messages, wherever they are
+	memory  share.Budget     // what of them is in memory, and header sections
 	Metrics *metrics.Metrics // may be nil
 
 	mu     sync.Mutex
 	looked time.Time // when the disk was looked at
-	free   int64     // and what was free
+	free   int64     // octets that were free on it then
 }
 
 // ErrNoRoom is that limits.held or limits.held_per_client is reached.

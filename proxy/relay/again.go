@@ -10,9 +10,9 @@ import (
 // looked at before the message begins.
 const tiredAfter = time.Second
 
-// present sees to it that there is a backend to begin the message with. One that was
-// tired of waiting for a slow client, or for a message that was held, has heard of an
-// envelope and no more: that is said again on another connection.
+// present sees to it that there is a backend to begin the message with. A backend that was
+// tired of waiting for a slow client, or for a message that was held, has heard an
+// envelope and no more: the envelope is said again on another connection.
 func (o *Outgoing) present(held bool) bool {
 	bc := o.c.loan.conn
 	if bc != nil && (!held && time.Since(o.spoken) < tiredAfter || bc.Alive()) {
@@ -35,7 +35,7 @@ func (o *Outgoing) sayAgain() bool {
 	c.loan.Drop()
 	start := time.Now()
 	defer c.tx.Took("backend", start)
-	// Its client may be waiting for the end already, and has ten minutes.
+	// The client may be waiting for the answer to its message already, and has ten minutes.
 	ctx, cancel := context.WithTimeout(c.site.Context, c.timeouts.EndOfData/4)
 	defer cancel()
 	bc, err := c.pool.Open(ctx, c.tx.Client())

@@ -22,7 +22,7 @@ type Outgoing struct {
 	err     error     // the end could not be sent
 
 	one  oneChunk // framing, if it is that
-	dots dots     // or that
+	dots dots     // framing, if it is that
 
 	ending *time.Timer // ends the conversation with a backend that is too long about the end
 }
@@ -270,9 +270,9 @@ func (o *Outgoing) write(b []byte) Fate {
 	if err == nil {
 		return Fate{}
 	}
-	// Perhaps it said why before it hung up.
+	// The backend may have said why before it hung up.
 	reply, rerr := c.loan.conn.Reply()
-	for rerr == nil && reply.Positive() { // to BDATs before
+	for rerr == nil && reply.Positive() { // the answer to an earlier BDAT
 		reply, rerr = c.loan.conn.Reply()
 	}
 	if rerr == nil && !reply.Intermediate() {

@@ -42,7 +42,7 @@ func (c Client) IsValid() bool { return c.Address.IsValid() }
 // Limits is what there is to divide.
 type Limits struct {
 	All int64 // for all together; 0: there is no end of it
-	// Each is for one client. 0: as much as it leaves free for others. One that
+	// Each is for one client. 0: as much as it leaves free for others. A client that
 	// takes what it can get then has a half of All, and seven have an eighth each
 	// and leave an eighth, whatever they do.
 	Each int64

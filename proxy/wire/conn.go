@@ -35,7 +35,7 @@ type Options struct {
 }
 
 // Conn is one connection. It belongs to the goroutine of its session; only Interrupt and
-// Close may be called by others.
+// Cut may be called by others.
 type Conn struct {
 	// FlushWithin is how long the client may take to read what was said. Set it before
 	// Flush is called.

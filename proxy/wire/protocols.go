@@ -29,7 +29,7 @@ func (c *Conn) OtherProtocol() error {
 	for n := 1; ; n++ {
 		b, err := c.in.br.Peek(n)
 		if err != nil {
-			return nil // it comes again with the line
+			return nil // the error comes again with the line
 		}
 		if b[0] == tlsHandshake && c.encrypted == nil {
 			return ErrTLS

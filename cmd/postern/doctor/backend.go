@@ -136,7 +136,7 @@ func clientTold(it topic, b configs.Backend, x backend.Examination) {
 	}
 	t := x.Told
 	if t == nil {
-		return // it does not even greet
+		return // the backend does not even greet
 	}
 	const postfix = "Postfix: -o smtpd_authorized_xclient_hosts= (or smtpd_authorized_xforward_hosts=) with the address that Postern comes from, in master.cf"
 	client := exampleClient.Addr.Addr().String()
@@ -203,7 +203,7 @@ func (d *patient) announced(r *Report) {
 	listener := service.Listeners(d.Config)[0]
 	listener.ProxyProtocol, listener.Pregreet = nil, 0
 	if listener.TLS == "implicit" {
-		listener.TLS = "off" // it is encrypted already
+		listener.TLS = "off" // the connection is encrypted already
 	}
 	server := proxy.New(proxy.Options{Log: slog.New(slog.DiscardHandler)}, d.Settings)
 	done := make(chan struct{})

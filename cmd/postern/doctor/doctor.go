@@ -76,7 +76,7 @@ func configFaults(err error) *Report {
 // check is one thing that is looked at.
 type check struct {
 	name  string // of its findings, or of the first of them
-	title string // stands above them; empty: they stand with those before them
+	title string // stands above its findings; empty: they stand with those of the check before
 	run   func(*patient, context.Context, *Report)
 }
 

@@ -146,7 +146,7 @@ func open(address string) bool {
 // scrape is what the proxy that runs says of itself on its admin address.
 type scrape struct {
 	err           error // nobody answers
-	up            bool  // it is Postern
+	up            bool  // what answered is Postern
 	version       string
 	notReady      []string
 	maxFiles      uint64 // 0: not told
@@ -214,7 +214,8 @@ func scrapeAdmin(ctx context.Context, address string) (s scrape) {
 	return s
 }
 
-// read picks what matters out of a page of metrics. One that cannot be read is none of ours.
+// read picks what matters out of a page of metrics. A page that cannot be read is none of
+// ours.
 func (s *scrape) read(page io.Reader) {
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(page)

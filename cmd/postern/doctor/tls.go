@@ -121,7 +121,7 @@ func userAlone(file string) string {
 func (d *patient) forTheGroup(it topic, file string) {
 	info, err := os.Stat(file)
 	if err != nil || info.Mode().Perm()&0o044 != 0o040 {
-		return // it was told of already, or it is well
+		return // the certificate was told of already, or it is well
 	}
 	if of, ok := info.Sys().(*syscall.Stat_t); ok && int(of.Gid) == d.journalReaders() {
 		it.Warn(userAlone(file), "%s can be read by its group (%v), whose members may read the journal, and need no key for that", file, info.Mode().Perm())

@@ -46,7 +46,7 @@ func listen(address string, leaving, staying []*standing) (net.Listener, error) 
 	if ln, err = shared.Listen(context.Background(), "tcp", address); err != nil {
 		return nil, ours(address, inTheWay[0], err)
 	}
-	_ = share(ln, false) // it is one like all others
+	_ = share(ln, false) // the socket is one like all others
 	return ln, nil
 }
 

@@ -56,7 +56,7 @@ func takeEstate() (*estate, error) {
 	if !ok {
 		return nil, nil
 	}
-	_ = os.Unsetenv(estateVariable) // it is not for our children
+	_ = os.Unsetenv(estateVariable) // the variable is not for our children
 	e := &estate{}
 	if err := json.Unmarshal([]byte(text), &e.sockets); err != nil {
 		return nil, fmt.Errorf("%s: %w", estateVariable, err)

@@ -242,7 +242,7 @@ func (s *Service) use(p *Parts) {
 	s.watch(ctx, p.Config.Included(), func() {
 		select {
 		case s.included <- struct{}{}:
-		default: // it will be read anyway
+		default: // a notice waits already, and brings what the file has by then
 		}
 	})
 	for _, r := range []*rules{&p.Rules, &p.candidate} {

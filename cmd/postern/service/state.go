@@ -84,7 +84,7 @@ func stateTLS(c *configs.State) (*tls.Config, error) {
 }
 
 // OpenState makes the store that a configuration names, or nil where it names none.
-// It is connected or opened when it is first asked.
+// The store is connected, or its file opened, when it is first asked.
 func OpenState(c *configs.State, w *World) (memory.Store, error) {
 	switch {
 	case c.Path != "":

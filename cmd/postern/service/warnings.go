@@ -92,7 +92,7 @@ func (p *Parts) neverThere(chain *policy.Chain) (warnings []configs.Fault) {
 // backendWarnings tells of backends by which mail ends where nobody looks, or an
 // MTA relays for the world.
 func backendWarnings(cfg *configs.Config) (warnings []configs.Fault) {
-	// Who only tries it names no listener in a file.
+	// Somebody who only tries Postern names no listener in a file.
 	if at := cfg.At("listeners"); len(cfg.Backends) == 0 && len(cfg.Listeners) > 0 && at.Line > 0 {
 		warnings = append(warnings, configs.Warning(at, "there are listeners and no backends: mail for any recipient is accepted, and stays in the folder Maildir"))
 	}

@@ -179,7 +179,7 @@ func (p *Parts) Close(other *Parts) {
 		p.Backends.Close()
 	}
 	if p.Memory != nil && (other == nil || p.Memory != other.Memory) {
-		_ = p.Memory.Close() // who served with it has closed it, and told what was wrong
+		_ = p.Memory.Close() // the server that used it has closed it, and told what was wrong
 	}
 }
 

@@ -35,7 +35,7 @@ func newRig(ctx context.Context, cfg *configs.Config, w *service.World) (r *rig,
 	r = &rig{listeners: service.Listeners(cfg)}
 	for i := range r.listeners {
 		ln := &r.listeners[i]
-		ln.ProxyProtocol = nil // who runs a session says who the client is
+		ln.ProxyProtocol = nil // a test says itself who the client is
 		if ln.TLS == "implicit" {
 			ln.TLS = "starttls"
 		}
@@ -79,8 +79,8 @@ func (r *rig) close() {
 // caller is the client that is acted.
 type caller struct {
 	ip       netip.Addr
-	listener string      // it connects to; empty: the first
-	tls      *tls.Config // it says STARTTLS with this; nil: it does not
+	listener string      // the listener that the client connects to; empty: the first
+	tls      *tls.Config // what the client says STARTTLS with; nil: it does not
 }
 
 // session runs one session, and returns what came of its last transaction.

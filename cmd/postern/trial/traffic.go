@@ -335,7 +335,7 @@ func (w *mixedWorld) submitter() (caller, Mail, []string) {
 	m := Mail{Helo: "mail." + sends.name, From: "joan@" + author.name, Submitter: "list@" + sends.name}
 	from := at(sends.ip)
 	if w.random.IntN(4) == 0 {
-		from = at("203.0.113.99") // who says so, and is not
+		from = at("203.0.113.99") // a stranger, who says that he is the list
 	}
 	return from, m, nil
 }

@@ -122,7 +122,7 @@ func (b *Bar) Show(done, total int64, what string) {
 	full := int(float64(done) / float64(total) * cells)
 	percent := int(float64(done) / float64(total) * 100)
 	text := fmt.Sprintf("[%s%s] %3d %%  %s", strings.Repeat("#", full), strings.Repeat(".", cells-full), percent, configs.Printable(what))
-	_, _ = fmt.Fprintf(b.w, "\r\x1b[K%s", b.t.fit(text, b.t.Width-1)) // who does not see the bar misses nothing
+	_, _ = fmt.Fprintf(b.w, "\r\x1b[K%s", b.t.fit(text, b.t.Width-1)) // without the bar nothing is missed
 }
 
 // Clear takes the bar away, before something else is written or in the end.
