@@ -51,12 +51,9 @@ func (tx *transaction) Taken() iter.Seq2[smtp.Path, []smtp.Param] {
 	}
 }
 
-// Took adds to the record how long a stage has taken.
-func (tx *transaction) Took(stage string, since time.Time) {
-	if tx.took == nil {
-		tx.took = make(map[string]float64, 6)
-	}
-	tx.took[stage] += time.Since(since).Seconds()
+// Took adds to the record how long a step has taken.
+func (tx *transaction) Took(step string, since time.Time) {
+	*tx.took.Of(step) += time.Since(since).Seconds()
 }
 
 // awaitsBackend says whether the backend has answers to give to MAIL or RCPT. A nil

@@ -51,7 +51,7 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 		rec.Reached = policy.Message.String() // the message was read to its end, since its size is known
 	}
 	if len(tx.rcpts.list) > 0 {
-		rec.Recipients = make(journal.Recipients, 0, len(tx.rcpts.list))
+		rec.Recipients = make([]journal.Recipient, 0, len(tx.rcpts.list))
 	}
 	for i := range tx.rcpts.list {
 		r := &tx.rcpts.list[i]
@@ -128,7 +128,6 @@ func (srv *Server) publish(set *Settings, rec *journal.Record, f *policy.Facts, 
 	}
 	srv.logTransaction(rec)
 	if srv.record != nil {
-		rec.Detach()
 		srv.record(rec)
 	}
 }
@@ -141,6 +140,10 @@ func (srv *Server) logTransaction(rec *journal.Record) {
 	level := slog.LevelInfo
 	if rec.Outcome == journal.OutcomeFailed || rec.Outcome == journal.OutcomeUnknown {
 		level = slog.LevelError
+	}
+	// What is more than a word has in the log the octets that it has in the journal.
+	if err := rec.Seal(); err != nil {
+		srv.log.LogAttrs(srv.ctx, slog.LevelError, "the record of a transaction cannot be written", slog.String("id", rec.ID), slog.Any("error", err))
 	}
 	attrs := []slog.Attr{
 		slog.String("id", rec.ID),
@@ -161,13 +164,6 @@ func (srv *Server) logTransaction(rec *journal.Record) {
 		slog.String("backend_reply", rec.BackendReply),
 		slog.String("error", rec.Error),
 		slog.Int64("bytes", rec.Bytes),
-		slog.Any("took", rec.Took),
-		slog.Any("recipients", rec.Recipients),
-		slog.Any("tags", rec.Tags),
-		slog.Any("facts", journal.Facts{Facts: &rec.Facts}),
 	}
-	if rec.Candidate != nil {
-		attrs = append(attrs, slog.Any("candidate", rec.Candidate))
-	}
-	srv.log.LogAttrs(srv.ctx, level, "transaction", attrs...)
+	srv.log.LogAttrs(srv.ctx, level, "transaction", append(attrs, rec.Attrs()...)...)
 }

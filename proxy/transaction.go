@@ -37,7 +37,7 @@ type transaction struct {
 	ctx     context.Context // of its checks: the server's, and on whose behalf they ask
 	trace   *dnscache.Trace
 	ran     []checks.Ran
-	took    map[string]float64
+	took    journal.Took
 	judged  bool           // policy was asked
 	verdict policy.Verdict // the last one
 	reached policy.Stage   // at which it was given

@@ -167,7 +167,7 @@ journal: {path: journal, hash_local_parts: true, hash_key: key}
 	if err == nil || !strings.Contains(err.Error(), "That was no greeting.") {
 		t.Errorf("the client heard %v", err)
 	}
-	id := await(`"transaction","id":"([^"]+)"`)
+	id := await(`"transaction","id":"([^"]+)".*"greeting":\{"result":"fail","contact":"[a-z.]+@rude.example"`)
 	answer, err := http.Get("http://" + admin + "/metrics")
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,8 @@ package journal
 import (
 	"bytes"
 	"errors"
+	"log/slog"
+	"sync"
 
 	"postern/policy/journal/jsonline"
 )
@@ -17,29 +19,75 @@ const (
 	maxLine = 1 << 20
 	// keptRecipients is how many recipients of a record stay that is too long.
 	keptRecipients = 100
+	// maxKept bounds the buffers that are used again; most lines have 3 KiB.
+	maxKept = 64 << 10
 )
 
 var errTooLong = errors.New("journal: the record is too long")
 
-// encoder makes lines of records.
+// Seal makes the record's line, once for all who want it: the record must not be
+// changed any more.
+func (r *Record) Seal() (err error) {
+	r.line, err = r.Line()
+	return err
+}
+
+// Line returns the record's line in the journal, its end included. A record that is too
+// long loses its DNS answers there, then most of its recipients.
+func (r *Record) Line() ([]byte, error) {
+	if r.line != nil {
+		return r.line, nil
+	}
+	return r.encode()
+}
+
+// Attrs returns what the log shows of a sealed record and is more than a word, each with
+// the JSON that it has in the record's line; null is what that leaves out.
+func (r *Record) Attrs() []slog.Attr {
+	took, recipients, tags, facts, candidate := jsonline.Ready{Value: r.Took}, jsonline.Ready{Value: r.Recipients}, jsonline.Ready{Value: r.Tags},
+		jsonline.Ready{Value: &r.Facts}, jsonline.Ready{Value: r.Candidate}
+	if r.line != nil {
+		for name, value := range jsonline.Members(r.line) {
+			switch name {
+			case "took":
+				took.JSON = value
+			case "recipients":
+				recipients.JSON = value
+			case "tags":
+				tags.JSON = value
+			case "facts":
+				facts.JSON = value
+			case "candidate":
+				candidate.JSON = value
+			}
+		}
+	}
+	attrs := []slog.Attr{slog.Any("took", took), slog.Any("recipients", recipients), slog.Any("tags", tags), slog.Any("facts", facts), slog.Any("candidate", candidate)}
+	if r.Candidate == nil {
+		return attrs[:len(attrs)-1]
+	}
+	return attrs
+}
+
+// encoder is an encoder with its buffer.
 type encoder struct {
-	hash *hasher // nil: addresses stay
 	buf  bytes.Buffer
 	json *jsonline.Encoder
 }
 
-func newEncoder(hash *hasher) *encoder {
-	e := &encoder{hash: hash}
+var encoders = sync.Pool{New: func() any {
+	e := new(encoder)
 	e.json = jsonline.NewEncoder(&e.buf, "")
 	return e
-}
+}}
 
-// encode returns the line of a record, which is good until the next one. A record
-// that is too long loses its DNS answers, then most of its recipients.
-func (e *encoder) encode(r *Record) ([]byte, error) {
-	if e.hash != nil {
-		r = e.hash.record(r)
-	}
+func (r *Record) encode() ([]byte, error) {
+	e := encoders.Get().(*encoder)
+	defer func() {
+		if e.buf.Cap() <= maxKept {
+			encoders.Put(e)
+		}
+	}()
 	for step := 0; ; step++ {
 		e.buf.Reset()
 		if err := e.json.Encode(struct {
@@ -49,7 +97,7 @@ func (e *encoder) encode(r *Record) ([]byte, error) {
 			return nil, err
 		}
 		if e.buf.Len() <= maxLine {
-			return e.buf.Bytes(), nil
+			return bytes.Clone(e.buf.Bytes()), nil
 		}
 		short := *r
 		short.Truncated = true

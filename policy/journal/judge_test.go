@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -173,31 +172,6 @@ func TestHashesAreNotJudged(t *testing.T) {
 	for i, want := range []string{Undetermined, Undetermined, "pass"} {
 		if got := r.Judge(chain, i, known); got.Disposition != want {
 			t.Errorf("recipient %d: %+v, want %s", i, got, want)
-		}
-	}
-}
-
-// TestDetach: no fact is a part of the header section any more, and all are what they were.
-func TestDetach(t *testing.T) {
-	text := "From: ann@good.example s1"
-	header, domain, selector := text, text[len("From: ann@"):len(text)-3], text[len(text)-2:]
-	r := sample("x")
-	r.Facts.Header.FromDomain, r.Facts.PRA.Domain, r.Facts.DMARC.Domain = domain, domain, domain
-	r.Facts.PRA.Address = text[len("From: ") : len(text)-3]
-	r.Facts.DKIM.Domains = []string{domain}
-	r.Facts.DKIM.Signatures = []policy.DKIMSignature{{Domain: domain, Selector: selector, Result: policy.Pass}}
-	before := marshal(t, r)
-	r.Detach()
-	if after := marshal(t, r); after != before {
-		t.Errorf("before %s\nafter  %s", before, after)
-	}
-	start := uintptr(unsafe.Pointer(unsafe.StringData(header)))
-	for _, s := range []string{
-		r.Facts.Header.FromDomain, r.Facts.PRA.Domain, r.Facts.DMARC.Domain, r.Facts.PRA.Address,
-		r.Facts.DKIM.Domains[0], r.Facts.DKIM.Signatures[0].Domain, r.Facts.DKIM.Signatures[0].Selector,
-	} {
-		if at := uintptr(unsafe.Pointer(unsafe.StringData(s))); at >= start && at < start+uintptr(len(header)) {
-			t.Errorf("%q is still a part of the header", s)
 		}
 	}
 }

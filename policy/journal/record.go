@@ -3,7 +3,6 @@
 package journal
 
 import (
-	"strings"
 	"time"
 
 	"postern/checks/dnscache"
@@ -61,7 +60,7 @@ type Record struct {
 	Reply       string   `json:"reply"`                // the last reply of the transaction, as the client heard it
 	Tags        []string `json:"tags,omitempty"`       // "Name: value"
 
-	Recipients Recipients `json:"recipients,omitempty"`
+	Recipients []Recipient `json:"recipients,omitempty"`
 	// Candidate is the verdict of the candidate policy, where there is one, on
 	// the same facts.
 	Candidate *Candidate `json:"candidate,omitempty"`
@@ -73,7 +72,7 @@ type Record struct {
 	Error        string  `json:"error,omitempty"`         // trouble of ours, in our own words
 	Bytes        int64   `json:"bytes"`                   // of the message, as received
 
-	Took   Took              `json:"took,omitempty"`
+	Took   Took              `json:"took,omitzero"`
 	Checks []Check           `json:"checks,omitempty"`
 	DNS    []dnscache.Answer `json:"dns,omitempty"`
 
@@ -81,14 +80,45 @@ type Record struct {
 	// the record was too long and lost its DNS answers or some recipients.
 	Hashed    bool `json:"hashed,omitempty"`
 	Truncated bool `json:"truncated,omitempty"`
+
+	line []byte // see Seal
 }
 
-// Took is seconds by stage: mail, rcpt, header, message, data, end_of_data,
-// backend.
-type Took map[string]float64
+// Took is seconds by step.
+type Took struct {
+	Backend   float64 `json:"backend,omitempty"`     // getting a connection, and the answer to DATA
+	Data      float64 `json:"data,omitempty"`        // reading the message and sending it on
+	EndOfData float64 `json:"end_of_data,omitempty"` // the backend's answer to the whole message
+	Header    float64 `json:"header,omitempty"`
+	Mail      float64 `json:"mail,omitempty"`
+	Message   float64 `json:"message,omitempty"`
+	Rcpt      float64 `json:"rcpt,omitempty"`
+}
 
-// Recipients is what became of each RCPT.
-type Recipients []Recipient
+// Sum returns the seconds of all steps.
+func (t Took) Sum() float64 {
+	return t.Backend + t.Data + t.EndOfData + t.Header + t.Mail + t.Message + t.Rcpt
+}
+
+// Of returns the seconds of a step by its name in JSON. A step that there is not is a
+// mistake of the program, and is counted as the message's.
+func (t *Took) Of(step string) *float64 {
+	switch step {
+	case "backend":
+		return &t.Backend
+	case "data":
+		return &t.Data
+	case "end_of_data":
+		return &t.EndOfData
+	case "header":
+		return &t.Header
+	case "mail":
+		return &t.Mail
+	case "rcpt":
+		return &t.Rcpt
+	}
+	return &t.Message
+}
 
 // Recipient is what became of one RCPT.
 type Recipient struct {
@@ -126,14 +156,4 @@ type Check struct {
 	Name   string        `json:"name"`
 	Result policy.Result `json:"result"`
 	Took   float64       `json:"took"` // seconds
-}
-
-// ofHeader are the texts that become known with the header section, or later.
-var ofHeader = policy.Texts(func(t *policy.Text) bool { return t.Stage >= policy.Header })
-
-// Detach copies those texts that are parts of a larger one. The facts of the
-// header section are slices of it, and it may have a quarter of a mebibyte: a
-// record that waits for a slow disk must not keep it.
-func (r *Record) Detach() {
-	r.Facts.Rewrite(ofHeader, func(_ *policy.Text, s string) string { return strings.Clone(s) })
 }

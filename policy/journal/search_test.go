@@ -349,7 +349,7 @@ func FuzzSearch(f *testing.F) {
 		if !s.Decode(line, &r) {
 			return
 		}
-		text, err := newEncoder(nil).encode(&r)
+		text, err := r.Line()
 		if err != nil || !s.Decode(text, &r) {
 			return
 		}

@@ -18,7 +18,7 @@ import (
 // The bounds of what waits for the disk.
 const (
 	queueLength = 4096
-	queueOctets = 64 << 20 // by the estimate of weight
+	queueOctets = 64 << 20
 	// batch is what is gathered before it is written while more is waiting.
 	batch = 64 << 10
 	// patience is how long a disk that failed is left alone.
@@ -44,7 +44,7 @@ type disk interface {
 }
 
 // Writer keeps records in files by day. Mail never waits for it: Write hands a
-// record to one goroutine, and where that is behind, because the disk is slow
+// line to one goroutine, and where that is behind, because the disk is slow
 // or full, the record is dropped and counted.
 type Writer struct {
 	config  configs.Journal
@@ -52,12 +52,12 @@ type Writer struct {
 	log     *complaints
 	now     func() time.Time
 	open    func(dir, day string) (disk, int64, error)
-	encoder *encoder
+	hash    *hasher // nil: addresses stay
 
 	mu     sync.RWMutex // closed is written under it, and nothing is queued after
 	closed bool
-	queue  chan *Record
-	octets atomic.Int64 // that wait, about
+	queue  chan []byte  // lines
+	octets atomic.Int64 // that wait
 
 	reopen chan struct{}
 	shared atomic.Bool
@@ -86,17 +86,15 @@ type Writer struct {
 func New(c configs.Journal, o Options) (*Writer, error) {
 	w := &Writer{
 		config: c, metrics: o.Metrics, now: o.Now, open: o.disk,
-		queue: make(chan *Record, queueLength), reopen: make(chan struct{}, 1), untidy: make(chan struct{}, 1), ended: make(chan struct{}),
+		queue: make(chan []byte, queueLength), reopen: make(chan struct{}, 1), untidy: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
-	var hash *hasher
 	if c.HashLocalParts {
 		key, err := readKey(c.HashKey)
 		if err != nil {
 			return nil, err
 		}
-		hash = &hasher{key: key}
+		w.hash = &hasher{key: key}
 	}
-	w.encoder = newEncoder(hash)
 	if w.now == nil {
 		w.now = time.Now
 	}
@@ -119,15 +117,24 @@ func New(c configs.Journal, o Options) (*Writer, error) {
 	return w, nil
 }
 
-// Write hands over a record, which nobody may change any more. It does not wait:
-// a record that finds the queue full is dropped.
+// Write hands over the record's line, see Record.Line. It does not wait: a line that
+// finds the queue full is dropped.
 func (w *Writer) Write(r *Record) {
-	octets := weight(r)
+	if w.hash != nil {
+		r = w.hash.record(r)
+	}
+	line, err := r.Line()
+	if err != nil {
+		w.metrics.JournalRecord("error")
+		w.log.begun(troubleRecord, err)
+		return
+	}
+	octets := int64(len(line))
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if !w.closed && w.octets.Add(octets) <= queueOctets {
 		select {
-		case w.queue <- r:
+		case w.queue <- line:
 			return
 		default:
 		}
@@ -137,18 +144,6 @@ func (w *Writer) Write(r *Record) {
 		w.log.begun(troubleSlow, nil)
 	}
 	w.metrics.JournalRecord("dropped")
-}
-
-// weight is about what a record takes of memory. Only what can be much is counted.
-func weight(r *Record) int64 {
-	n := 4<<10 + 512*len(r.Recipients)
-	for i := range r.DNS {
-		n += 200
-		for _, a := range r.DNS[i].Answer {
-			n += len(a)
-		}
-	}
-	return int64(n)
 }
 
 // Reopen makes the next record go into a file that is opened anew, for those
@@ -192,12 +187,12 @@ func (w *Writer) run() {
 	defer w.closeFile()
 	for {
 		select {
-		case r, open := <-w.queue:
+		case line, open := <-w.queue:
 			if !open {
 				w.flush()
 				return
 			}
-			w.add(r)
+			w.add(line)
 			// One record that found room in a full queue does not mean that the disk keeps up.
 			idle := len(w.queue) == 0
 			if idle || len(w.pending) >= batch {
@@ -213,15 +208,9 @@ func (w *Writer) run() {
 	}
 }
 
-// add appends a record to what is pending, in the file of the day.
-func (w *Writer) add(r *Record) {
-	w.octets.Add(-weight(r))
-	line, err := w.encoder.encode(r)
-	if err != nil {
-		w.metrics.JournalRecord("error")
-		w.log.begun(troubleRecord, err)
-		return
-	}
+// add appends a line to what is pending, in the file of the day.
+func (w *Writer) add(line []byte) {
+	w.octets.Add(-int64(len(line)))
 	if day := dayOf(w.now()); w.file != nil && day != w.day {
 		w.flush()
 		w.closeFile()

@@ -36,8 +36,8 @@ type Transaction interface {
 	// Taken are the recipients that the client was told are taken, with the parameters
 	// that went to the backend.
 	Taken() iter.Seq2[smtp.Path, []smtp.Param]
-	// Took adds to the record what a stage has taken since then.
-	Took(stage string, since time.Time)
+	// Took adds to the record what a step has taken since then.
+	Took(step string, since time.Time)
 }
 
 // Mail is what the client said by MAIL.

@@ -18,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"postern/configs"
+	"postern/policy"
 	"postern/policy/journal"
 	"postern/policy/journal/jsonline"
 )
@@ -121,29 +122,35 @@ func (h *lineHandler) append(b []byte, group string, a slog.Attr) []byte {
 	if h.people {
 		return appendForPeople(b, key, v)
 	}
-	switch of := v.Any().(type) {
-	case jsonline.Appender:
-		return appendFlat(b, key, of.AppendJSON(nil))
+	switch of := valueOf(v).(type) {
 	case []string:
 		return appendPair(b, key, strings.Join(of, ", "))
+	default:
+		if ready, ok := v.Any().(jsonline.Ready); ok {
+			return appendFlat(b, key, ready.JSON)
+		}
 	}
 	return appendPair(b, key, v.String())
+}
+
+// valueOf returns the value of an attribute, without the JSON that it has.
+func valueOf(v slog.Value) any {
+	if ready, ok := v.Any().(jsonline.Ready); ok {
+		return ready.Value
+	}
+	return v.Any()
 }
 
 // appendForPeople appends what somebody wants to read in a log: nothing that is empty, no facts,
 // of which explain shows all, and recipients and times in short.
 func appendForPeople(b []byte, key string, v slog.Value) []byte {
 	text := ""
-	switch of := v.Any().(type) {
-	case journal.Facts:
+	switch of := valueOf(v).(type) {
+	case *policy.Facts:
 		return b
 	case journal.Took:
-		var sum float64
-		for _, seconds := range of {
-			sum += seconds
-		}
-		text = time.Duration(sum * float64(time.Second)).Round(10 * time.Microsecond).String()
-	case journal.Recipients:
+		text = time.Duration(of.Sum() * float64(time.Second)).Round(10 * time.Microsecond).String()
+	case []journal.Recipient:
 		key = "to"
 		var all []string
 		for i := range of {
@@ -302,7 +309,7 @@ func (h *noqueueHandler) Handle(ctx context.Context, r slog.Record) error {
 type refused struct {
 	client, name, helo, from, stage, disposition, outcome, reply string
 	observed                                                     bool
-	recipients                                                   journal.Recipients
+	recipients                                                   []journal.Recipient
 }
 
 func (x *refused) take(a slog.Attr) bool {
@@ -324,9 +331,9 @@ func (x *refused) take(a slog.Attr) bool {
 	case "observed":
 		x.observed = a.Value.Kind() == slog.KindBool && a.Value.Bool()
 	case "recipients":
-		x.recipients, _ = a.Value.Any().(journal.Recipients)
+		x.recipients, _ = valueOf(a.Value).([]journal.Recipient)
 	case "facts":
-		if f, ok := a.Value.Any().(journal.Facts); ok {
+		if f, ok := valueOf(a.Value).(*policy.Facts); ok {
 			x.name = f.Client.Name
 		}
 	}

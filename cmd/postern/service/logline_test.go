@@ -16,9 +16,15 @@ import (
 
 // aTransaction writes the line of one, as the proxy has it.
 func aTransaction(l *slog.Logger, r *journal.Record) {
-	l.Info("transaction", "id", r.ID, "client", r.Facts.Client.IP, "helo", r.Facts.Helo.Name, "from", r.Facts.Mail.From, "submitter", "", "stage", r.Stage,
-		"disposition", r.Disposition, "observed", r.Observed, "outcome", string(r.Outcome), "reply", r.Reply, "bytes", int64(0),
-		"took", r.Took, "recipients", r.Recipients, "tags", r.Tags, "facts", journal.Facts{Facts: &r.Facts}, "candidate", r.Candidate)
+	if err := r.Seal(); err != nil {
+		panic(err)
+	}
+	args := []any{"id", r.ID, "client", r.Facts.Client.IP, "helo", r.Facts.Helo.Name, "from", r.Facts.Mail.From, "submitter", "", "stage", r.Stage,
+		"disposition", r.Disposition, "observed", r.Observed, "outcome", string(r.Outcome), "reply", r.Reply, "bytes", int64(0)}
+	for _, a := range r.Attrs() {
+		args = append(args, a)
+	}
+	l.Info("transaction", args...)
 }
 
 func refusedRecord() *journal.Record {
@@ -27,8 +33,8 @@ func refusedRecord() *journal.Record {
 	f.Mail.From, f.SPF.Result, f.SPF.Reason = "ann@a.example", policy.Fail, `"-all" of a.example`
 	return &journal.Record{
 		ID: "7k2m9d0x4qzr", Facts: f, Stage: "rcpt", Disposition: "reject", Rule: "spf-fail", Outcome: journal.OutcomeRefused, Reply: "550 5.7.23 no (7k2m9d0x4qzr)",
-		Recipients: journal.Recipients{{Address: "bob@example.org", Disposition: "reject", Rule: "spf-fail", Reply: "550 5.7.23 no (7k2m9d0x4qzr)"}},
-		Took:       journal.Took{"mail": .0125, "rcpt": .001}, Tags: []string{"X-A: b", "X-C: d"}, Candidate: &journal.Candidate{Disposition: "tag", Rule: "soft"},
+		Recipients: []journal.Recipient{{Address: "bob@example.org", Disposition: "reject", Rule: "spf-fail", Reply: "550 5.7.23 no (7k2m9d0x4qzr)"}},
+		Took:       journal.Took{Mail: .0125, Rcpt: .001}, Tags: []string{"X-A: b", "X-C: d"}, Candidate: &journal.Candidate{Disposition: "tag", Rule: "soft"},
 	}
 }
 
@@ -89,7 +95,7 @@ func TestLogNoQueue(t *testing.T) {
 		"at RCPT": {func(*journal.Record) {}, head + `RCPT from mail\.a\.example\[192\.0\.2\.1\]: 550 5\.7\.23 no \(7k2m9d0x4qzr\); from=<ann@a\.example> to=<bob@example\.org> proto=ESMTP helo=<mail\.a\.example>\n`},
 		"two, one of whom was taken": {func(r *journal.Record) {
 			r.Outcome, r.Reply, r.Facts.Client.Name = journal.OutcomeDelivered, "250 OK", ""
-			r.Recipients = append(journal.Recipients{{Address: "c@example.org", Disposition: "pass", Reply: "250 OK"}}, r.Recipients...)
+			r.Recipients = append([]journal.Recipient{{Address: "c@example.org", Disposition: "pass", Reply: "250 OK"}}, r.Recipients...)
 		}, head + `RCPT from unknown\[192\.0\.2\.1\]: 550 .* to=<bob@example\.org> .*\n`},
 		"at the end": {func(r *journal.Record) {
 			r.Stage, r.Recipients[0].Disposition, r.Recipients[0].Reply = "message", "pass", "250 OK"

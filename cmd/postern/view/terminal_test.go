@@ -69,7 +69,7 @@ func TestFoundLine(t *testing.T) {
 	var r journal.Record
 	r.Time, r.ID, r.Outcome, r.Disposition, r.Rule = time.Date(2026, 11, 21, 10, 0, 0, 0, time.Local), "7k2m9d0x4qzr", journal.OutcomeRefused, "reject", "spf-fail"
 	r.Facts.Client.IP, r.Facts.Mail.From, r.Reached = "192.0.2.1", "ann\x1b]0;\n@a.example", "rcpt"
-	r.Recipients, r.Reply = journal.Recipients{{Address: "b@example.org"}, {Address: "c@example.org"}}, "550 5.7.23 no"
+	r.Recipients, r.Reply = []journal.Recipient{{Address: "b@example.org"}, {Address: "c@example.org"}}, "550 5.7.23 no"
 	when := Moment(r.Time)
 	for _, x := range []struct {
 		t    Terminal

@@ -2,7 +2,6 @@
 package journaltest
 
 import (
-	"encoding/json"
 	"fmt"
 	"iter"
 	"os"
@@ -24,14 +23,11 @@ func Folder(t testing.TB, records iter.Seq[*journal.Record]) string {
 		t.Fatal(err)
 	}
 	for r := range records {
-		line, err := json.Marshal(struct {
-			V int `json:"v"`
-			*journal.Record
-		}{1, r})
+		line, err := r.Line()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.Write(append(line, '\n')); err != nil {
+		if _, err := f.Write(line); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -59,7 +55,7 @@ func Delivery(i int, domain string, spf policy.Result) *journal.Record {
 		Time: time.Date(2026, 11, 21, 10, 0, i%60, 0, time.UTC), ID: id, Session: "s", Facts: f,
 		Reached: "message", Stage: "message", RuleStage: "rcpt", Disposition: "pass", Reply: "250 2.6.0 OK", Outcome: journal.OutcomeDelivered, Bytes: 4321,
 		Recipients: []journal.Recipient{{Address: "bob@local.example", Disposition: "pass", Reply: "250 2.1.5 OK", Undecided: true, Taken: true}},
-		Took:       map[string]float64{"mail": .012, "rcpt": .001, "header": .02, "data": .03},
+		Took:       journal.Took{Mail: .012, Rcpt: .001, Header: .02, Data: .03},
 		Checks:     []journal.Check{{Name: "spf", Result: spf, Took: .01}},
 		DNS:        []dnscache.Answer{{Name: domain, Type: "TXT", Answer: []string{"v=spf1 -all"}, TTL: 3600, Source: dnscache.SourceNetwork}},
 	}

@@ -1,9 +1,13 @@
+// Package jsonline writes JSON in lines that can be looked at as they are: HTML's
+// characters stay, and those that are not printable are escaped. encoding/json and
+// log/slog do the rest.
 package jsonline
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"io"
-	"slices"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -17,15 +21,17 @@ const hex = "0123456789abcdef"
 // text: what a stranger wrote would show as something else. JSON has such
 // characters nowhere but inside of texts.
 func escape(value []byte) []byte {
-	i := slices.IndexFunc(value, func(c byte) bool { return c >= 0x7f })
+	i := unprintable(value)
 	if i < 0 {
 		return value
 	}
 	// The value is the caller's, and stays as it is.
-	b := append(make([]byte, 0, len(value)+64), value[:i]...)
-	for _, r := range string(value[i:]) {
+	b := make([]byte, 0, len(value)+64)
+	for i >= 0 {
+		b = append(b, value[:i]...)
+		r, n := utf8.DecodeRune(value[i:])
 		switch {
-		case unicode.IsPrint(r) || r < ' ': // the end of a line, and an indent, are between texts
+		case unicode.IsPrint(r):
 			b = utf8.AppendRune(b, r)
 		case r > 0xffff:
 			high, low := utf16.EncodeRune(r)
@@ -33,8 +39,29 @@ func escape(value []byte) []byte {
 		default:
 			b = appendEscape(b, r)
 		}
+		value = value[i+n:]
+		i = unprintable(value)
 	}
-	return b
+	return append(b, value...)
+}
+
+// unprintable returns where the first octet is that no printable character of ASCII has,
+// those below U+0020 aside, or -1.
+func unprintable(b []byte) int {
+	const ones, high = 0x0101010101010101, 0x8080808080808080
+	i := 0
+	for ; i+8 <= len(b); i += 8 {
+		// One more than DEL has the high bit, and so has all that is above it.
+		if v := binary.LittleEndian.Uint64(b[i:]); (v|(v+ones))&high != 0 {
+			break
+		}
+	}
+	for ; i < len(b); i++ {
+		if b[i] >= 0x7f {
+			return i
+		}
+	}
+	return -1
 }
 
 func appendEscape(b []byte, r rune) []byte {
@@ -52,6 +79,15 @@ func NewEncoder(w io.Writer, indent string) *Encoder {
 	e.SetEscapeHTML(false) // <> are in every address
 	e.SetIndent("", indent)
 	return &Encoder{e}
+}
+
+// Marshal returns what an Encoder writes, without the end of the line.
+func Marshal(v any) ([]byte, error) {
+	var buf bytes.Buffer
+	if err := NewEncoder(&buf, "").Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
 }
 
 // Encode writes v and the end of the line.

@@ -1,26 +1,41 @@
 package jsonline
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
-	"strconv"
 	"sync"
-	"time"
 )
 
-// handler writes the lines of slog.JSONHandler. It has a short way for records
-// of plain attributes and Appenders, and leaves all others to that.
+// handler writes the lines of slog.JSONHandler. What is Ready at the end of a record it
+// appends as it is: slog would have it read again to see that it is JSON, which costs
+// more than it cost to make it.
 type handler struct {
-	slog.Handler // takes what the short way does not
+	slog.Handler // takes what has none
 	w            io.Writer
+	lines        sync.Pool // of *line
+}
+
+// line is where a line is made whose end is Ready.
+type line struct {
+	buf   bytes.Buffer
+	head  slog.Handler // writes to buf
+	attrs []slog.Attr
 }
 
 // NewHandler returns a handler that writes to w what slog.NewJSONHandler would, with
 // characters escaped that are not printable, from that level on. Each record is one Write, and no two at a time.
 func NewHandler(w io.Writer, level slog.Leveler) slog.Handler {
 	w = &serial{w: w}
-	return &handler{Handler: slog.NewJSONHandler(escaper{w}, &slog.HandlerOptions{Level: level}), w: w}
+	options := &slog.HandlerOptions{Level: level}
+	h := &handler{Handler: slog.NewJSONHandler(escaper{w}, options), w: w}
+	h.lines.New = func() any {
+		l := new(line)
+		l.head = slog.NewJSONHandler(escaper{&l.buf}, options)
+		return l
+	}
+	return h
 }
 
 // serial keeps the two that write to w apart.
@@ -38,57 +53,60 @@ func (s *serial) Write(p []byte) (int, error) {
 // maxKept bounds the lines whose buffer is used again; most have 2 KiB.
 const maxKept = 16 << 10
 
-var lines = sync.Pool{New: func() any { b := make([]byte, 0, 2<<10); return &b }}
-
 // Handle implements slog.Handler.
 func (h *handler) Handle(ctx context.Context, r slog.Record) error {
-	line := lines.Get().(*[]byte)
-	b := Open((*line)[:0])
-	if !r.Time.IsZero() {
-		b = append(r.Time.AppendFormat(append(Key(b, slog.TimeKey), '"'), time.RFC3339Nano), '"')
-	}
-	b = String(b, slog.LevelKey, r.Level.String())
-	b = String(b, slog.MessageKey, r.Message)
-	plain := true
+	l := h.lines.Get().(*line)
+	defer func() {
+		if clear(l.attrs); l.buf.Cap() <= maxKept {
+			l.buf.Reset()
+			l.attrs = l.attrs[:0]
+			h.lines.Put(l)
+		}
+	}()
+	ready := 0
 	r.Attrs(func(a slog.Attr) bool {
-		b, plain = appendAttr(b, a)
-		return plain
+		l.attrs = append(l.attrs, a)
+		if _, ok := readyIn(a); ok {
+			ready++
+		} else if ready > 0 {
+			ready = 0
+			return false // it is not at the end
+		}
+		return true
 	})
-	var err error
-	if plain {
-		b = append(Close(b), '\n')
-		_, err = h.w.Write(b)
-	}
-	if cap(b) <= maxKept {
-		*line = b
-		lines.Put(line)
-	}
-	if !plain {
+	if ready == 0 {
 		return h.Handler.Handle(ctx, r)
 	}
+	own := len(l.attrs) - ready
+	head := slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
+	head.AddAttrs(l.attrs[:own]...)
+	if err := l.head.Handle(ctx, head); err != nil {
+		return err
+	}
+	l.buf.Truncate(l.buf.Len() - len("}\n"))
+	for _, a := range l.attrs[own:] {
+		v, _ := readyIn(a)
+		l.buf.WriteString(`,"`)
+		l.buf.WriteString(a.Key)
+		l.buf.WriteString(`":`)
+		if v.JSON == nil {
+			l.buf.WriteString("null")
+		}
+		l.buf.Write(v.JSON)
+	}
+	l.buf.WriteString("}\n")
+	_, err := h.w.Write(l.buf.Bytes())
 	return err
 }
 
-// appendAttr appends an attribute, if it is a plain one.
-func appendAttr(b []byte, a slog.Attr) ([]byte, bool) {
-	b = append(AppendString(append(b, ','), a.Key), ':')
-	switch v := a.Value; v.Kind() {
-	case slog.KindString:
-		return AppendString(b, v.String()), true
-	case slog.KindInt64:
-		return strconv.AppendInt(b, v.Int64(), 10), true
-	case slog.KindBool:
-		return strconv.AppendBool(b, v.Bool()), true
-	case slog.KindFloat64:
-		f := v.Float64()
-		return AppendFloat(b, f), f-f == 0 // NOT: what is no number, or endless, which slog calls an error
-	case slog.KindAny:
-		switch v := v.Any().(type) {
-		case Appender:
-			return v.AppendJSON(b), true
-		case []string:
-			return AppendStrings(b, v), true
-		}
+// readyIn returns the value of an attribute that is Ready and whose key needs no escape.
+func readyIn(a slog.Attr) (Ready, bool) {
+	if a.Value.Kind() != slog.KindAny {
+		return Ready{}, false
 	}
-	return b, false
+	v, ok := a.Value.Any().(Ready)
+	for _, c := range a.Key {
+		ok = ok && (c == '_' || c >= 'a' && c <= 'z')
+	}
+	return v, ok
 }

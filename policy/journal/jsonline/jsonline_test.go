@@ -27,6 +27,15 @@ func reference(t *testing.T, v any) string {
 	return string(bytes.TrimSuffix(buf.Bytes(), []byte("\n")))
 }
 
+func marshal(t *testing.T, v any) string {
+	t.Helper()
+	text, err := Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
 // hidden are characters that a terminal obeys or does not show.
 var hidden = regexp.MustCompile("[^[:print:]\n\\pL\\pM\\pN\\pP\\pS]")
 
@@ -43,16 +52,24 @@ func same(got, want string) bool {
 func TestHiddenCharacters(t *testing.T) {
 	const text = "a\x1b[2J\x7f \u0085\u009b31m \u200b\u200e\u200f \u061c \u202a\u202b\u202c\u202d\u202e \u2066\u2067\u2068\u2069 \ufeff \u00a0 \u2028 \U000e0041 <é日📧> \xff"
 	const want = `"a\u001b[2J\u007f \u0085\u009b31m \u200b\u200e\u200f \u061c \u202a\u202b\u202c\u202d\u202e \u2066\u2067\u2068\u2069 \ufeff \u00a0 \u2028 \udb40\udc41 <é日📧> \ufffd"`
-	if got := string(AppendString(nil, text)); got != want {
+	if got := marshal(t, text); got != want {
 		t.Errorf("a text:\n%s\nwant\n%s", got, want)
+	}
+	for n := range 20 { // wherever in a line they are
+		for _, c := range []string{"\x7f", "\u0080", "\u2028", "\U000e0041"} {
+			line := marshal(t, strings.Repeat("~", n)+c+strings.Repeat("~", n))
+			if hidden.MatchString(line) || !strings.Contains(line, `~\u`) && n > 0 {
+				t.Errorf("%q", line)
+			}
+		}
 	}
 	var buf bytes.Buffer
 	if err := NewEncoder(&buf, "\t").Encode(map[string][]string{text: {text}}); err != nil || buf.String() != "{\n\t"+want+": [\n\t\t"+want+"\n\t]\n}\n" {
 		t.Errorf("an object: %s %v", buf.String(), err)
 	}
 	for name, log := range map[string]func(*slog.Logger){
-		"by the short way":   func(l *slog.Logger) { l.Info(text, text, text) },
-		"by slog's own":      func(l *slog.Logger) { l.Info(text, text, errors.New(text)) },
+		"with octets":        func(l *slog.Logger) { l.Info(text, text, errors.New(text), "octets", Ready{JSON: []byte("{}")}) },
+		"without":            func(l *slog.Logger) { l.Info(text, text, errors.New(text)) },
 		"with what was said": func(l *slog.Logger) { l.With(text, text).Info(text) },
 	} {
 		buf.Reset()
@@ -63,72 +80,79 @@ func TestHiddenCharacters(t *testing.T) {
 	}
 }
 
-// FuzzValues: every text and every number is written as encoding/json writes it, but that
-// nothing is hidden in it.
-func FuzzValues(f *testing.F) {
+// FuzzMembers: a text and a number are written as encoding/json writes them, but that
+// nothing is hidden in the text; and each member of an object is found as it was written.
+func FuzzMembers(f *testing.F) {
 	f.Add("user@example.org", 0.25)
-	f.Add(`"quoted\" <a&b>`, 1e-7)
+	f.Add(`"quoted\" <a&b> {[,]}\\`, 1e-7)
 	f.Add("\x00\t\n\x1b\x7f \u009b \u202e \U000e0041", 1e21)
 	f.Add("gr\u00fc\u00dfe \u2028 \U0001f4e7 \xff\xfe", math.Copysign(0, -1))
 	f.Add("", math.MaxFloat64)
 	f.Fuzz(func(t *testing.T, s string, v float64) {
-		if got, want := string(AppendString([]byte("x"), s)), reference(t, s); got[0] != 'x' || !same(got[1:], want) {
-			t.Errorf("%s, want %s", got, want)
+		if v-v != 0 {
+			t.Skip() // JSON has no such number
 		}
-		list := []string{s, "", s}
-		if got, want := string(AppendStrings(nil, list)), reference(t, list); !same(got, want) {
-			t.Errorf("%s, want %s", got, want)
-		}
-		want := "null"
-		if !math.IsNaN(v) && !math.IsInf(v, 0) {
-			want = reference(t, v)
-		}
-		if got := string(AppendFloat(nil, v)); got != want {
-			t.Errorf("%s, want %s", got, want)
+		values := map[string]any{"a": s, "b": v, "c": []any{s, v, map[string]any{s: s}}, "d": map[string]any{}, "e": nil, "f": true, "g": []string{}}
+		for _, last := range []string{"a", "b", "c", "d", "e", "f", "g"} {
+			values["z"] = values[last]
+			object, err := Marshal(values)
+			if err != nil || !same(string(object), reference(t, values)) {
+				t.Fatalf("%s, want %s", object, reference(t, values))
+			}
+			found := map[string]string{}
+			for name, value := range Members(object) {
+				found[name] = string(value)
+			}
+			for name, value := range values {
+				if want, _ := Marshal(value); found[name] != string(want) {
+					t.Errorf("%s of %s: %s, want %s", name, object, found[name], want)
+				}
+			}
+			if len(found) != len(values) {
+				t.Errorf("%s has %d members", object, len(found))
+			}
 		}
 	})
 }
 
-func TestObjects(t *testing.T) {
-	b := Open([]byte("line "))
-	b = String(b, "text", `a "b"`)
-	b = Close(Open(Key(b, "empty")))
-	b = Int(b, "int", -5)
-	b = Bool(b, "bool", true)
-	b = Strings(b, "none", nil)
-	b = Close(Strings(b, "list", []string{"a", "b"}))
-	if want := `line {"text":"a \"b\"","empty":{},"int":-5,"bool":true,"none":null,"list":["a","b"]}`; string(b) != want {
-		t.Errorf("%s, want %s", b, want)
+func TestMembers(t *testing.T) {
+	for object, want := range map[string]int{"{}": 0, "{}\n": 0, `{"a":1}`: 1, `{"a":{"b":[{}]},"c":"}"}`: 2} {
+		n := 0
+		for range Members([]byte(object)) {
+			n++
+		}
+		for range Members([]byte(object)) {
+			break // early
+		}
+		if n != want {
+			t.Errorf("%s has %d members", object, n)
+		}
 	}
 }
-
-// point is an Appender whose JSON reflection finds as well.
-type point struct {
-	X int `json:"x"`
-}
-
-func (p point) AppendJSON(b []byte) []byte { return Close(Int(Open(b), "x", int64(p.X))) }
 
 // TestHandler: whatever is logged, the line is that of slog.JSONHandler.
 func TestHandler(t *testing.T) {
 	now := time.Date(2026, 11, 21, 12, 0, 0, 123456000, time.FixedZone("", 3600))
 	plain := []slog.Attr{
 		slog.String("text", "\"<&>\" \u2028 \xff"), slog.Int("int", -3), slog.Bool("bool", true), slog.Float64("float", 0.000123),
-		slog.Float64("tiny", 1e-9), slog.Any("list", []string{"a", "\n"}), slog.Any("nil list", []string(nil)), slog.Any("point", point{7}),
-		slog.String(`key "with" <marks>`, ""),
+		slog.Float64("tiny", 1e-9), slog.Any("list", []string{"a", "\n"}), slog.Any("nil list", []string(nil)), slog.String(`key "with" <marks>`, ""),
 	}
 	for name, attrs := range map[string][]slog.Attr{
-		"nothing":      nil,
-		"plain":        plain,
-		"duration":     {slog.Duration("d", time.Second)},
-		"time":         {slog.Time("t", now)},
-		"error":        {slog.Any("error", errors.New("no"))},
-		"nil":          {slog.Any("nil", nil)},
-		"zero attr":    {{}, slog.Int("a", 1)},
-		"group":        {slog.Group("g", slog.Int("a", 1)), slog.Group("empty")},
-		"unsigned":     {slog.Uint64("u", math.MaxUint64)},
-		"map":          {slog.Any("m", map[string]int{"b": 1, "a": 2})},
-		"not a number": {slog.String("a", "b"), slog.Any("f", math.NaN())},
+		"nothing":               nil,
+		"plain":                 plain,
+		"octets":                append(plain[:len(plain):len(plain)], slog.Any("octets", Ready{JSON: []byte(`{"a":"<>"}`)}), slog.Any("none", Ready{})),
+		"octets alone":          {slog.Any("octets", Ready{JSON: []byte(`[]`)})},
+		"octets above":          {slog.Any("octets", Ready{JSON: []byte(`[]`)}), slog.Int("a", 1), slog.Any("more", Ready{JSON: []byte(`1`)})},
+		"octets by an odd name": {slog.Any("o\"", Ready{JSON: []byte(`[]`)})},
+		"duration":              {slog.Duration("d", time.Second)},
+		"time":                  {slog.Time("t", now)},
+		"error":                 {slog.Any("error", errors.New("no"))},
+		"nil":                   {slog.Any("nil", nil)},
+		"zero attr":             {{}, slog.Int("a", 1)},
+		"group":                 {slog.Group("g", slog.Int("a", 1)), slog.Group("empty")},
+		"unsigned":              {slog.Uint64("u", math.MaxUint64)},
+		"map":                   {slog.Any("m", map[string]int{"b": 1, "a": 2})},
+		"not a number":          {slog.String("a", "b"), slog.Any("f", math.NaN())},
 	} {
 		for _, with := range []func(*slog.Logger) *slog.Logger{
 			func(l *slog.Logger) *slog.Logger { return l },
@@ -178,8 +202,8 @@ func TestHandlerLinesStayWhole(t *testing.T) {
 	for _, log := range []*slog.Logger{slog.New(h), slog.New(h).With("a", 1)} {
 		go func() {
 			for range 100 {
-				log.Info("plain", "a", 1)
-				log.Info("not plain", "d", time.Second)
+				log.Info("with octets", "a", 1, "octets", Ready{JSON: []byte(`{"b":[]}`)})
+				log.Info("without", "d", time.Second)
 			}
 			done <- struct{}{}
 		}()
