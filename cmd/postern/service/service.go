@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -393,7 +394,7 @@ func (s *Service) tryReload() error {
 		return err
 	}
 	old := s.parts.Load()
-	p, err := Build(cfg, &s.World, old)
+	p, warnings, err := s.rebuild(cfg, old)
 	if err != nil {
 		return err
 	}
@@ -402,12 +403,31 @@ func (s *Service) tryReload() error {
 		p.Close(old)
 		return err
 	}
-	for _, w := range p.Warnings(time.Now()) {
+	for _, w := range warnings {
 		s.Log.Warn("configuration", "warning", w.Error())
 	}
 	s.use(p)
 	s.standOn(running)
 	return nil
+}
+
+// rebuild builds what a configuration asks for beside what runs, and looks it over. A
+// mistake of ours over one rule of a file is no reason to end all sessions: the file is
+// not taken.
+func (s *Service) rebuild(cfg *configs.Config, old *Parts) (p *Parts, warnings []configs.Fault, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.Log.Error("panic over a configuration", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			if p != nil {
+				p.Close(old)
+			}
+			p, err = nil, fmt.Errorf("panic: %v", v)
+		}
+	}()
+	if p, err = Build(cfg, &s.World, old); err != nil {
+		return nil, nil, err
+	}
+	return p, p.Warnings(time.Now()), nil
 }
 
 // watch calls changed after files have changed, until ctx ends.

@@ -119,6 +119,27 @@ func TestStartThatFailsLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+// A configuration over which we panic is not taken, and the running one stays in force.
+func TestAReloadThatPanicsChangesNothing(t *testing.T) {
+	defer leaktest.None(t)
+	file := filepath.Join(t.TempDir(), "postern.yaml")
+	write(t, file, quiet)
+	s := started(t, file)
+	defer s.Stop(nil)
+	parts := s.parts.Load()
+	s.Now = func() time.Time { panic("out of luck") }
+	write(t, file, quiet+`
+lists: [{name: friends, entries: ["a.example # until 2027-01-01"]}]
+policy: {rules: [{name: a, when: 'in_list("friends", mail.domain)', do: reject}]}
+`)
+	if err := s.tryReload(); err == nil || !strings.Contains(err.Error(), "out of luck") {
+		t.Fatal(err)
+	}
+	if s.parts.Load() != parts {
+		t.Error("something has changed")
+	}
+}
+
 // A reload that cannot open one of its listeners opens none, and keeps the others.
 func TestReloadThatCannotListenChangesNothing(t *testing.T) {
 	defer leaktest.None(t)
