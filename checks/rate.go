@@ -2,6 +2,7 @@ package checks
 
 import (
 	"context"
+	"time"
 
 	"postern/checks/memory"
 	"postern/policy"
@@ -9,7 +10,9 @@ import (
 
 // Rate asks what came of the client, and of the domain that is proven, within the hour.
 func (d Deps) Rate() Check {
-	ofDomain := d.Reads == nil || d.Reads("rate.domain")
+	reads := func(fact string) bool { return d.Reads == nil || d.Reads(fact) }
+	surge := reads("rate.surge")
+	ofDomain := surge || reads("rate.domain")
 	return Check{
 		Doc:    "What came within the hour: messages of the client, those refused, recipients that the MTA did not know, messages of the proven domain.",
 		Result: func(f *policy.Facts) *policy.Result { return &f.Rate.Result },
@@ -20,7 +23,9 @@ func (d Deps) Rate() Check {
 		},
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
 			k := MemoryKeys(f)
-			k.Who = memory.Key{}
+			if k.Who = (memory.Key{}); surge {
+				k.Who = k.Domain
+			}
 			if !ofDomain {
 				k.Domain = memory.Key{}
 			}
@@ -28,7 +33,7 @@ func (d Deps) Rate() Check {
 			if err != nil {
 				return // the memory says what is wrong, once
 			}
-			f.Rate = policy.Rate{Result: policy.Pass, Messages: r.Client.Messages, Refused: r.Client.Refused, Unknown: r.Client.Unknown, Domain: r.Domain}
+			f.Rate = policy.Rate{Result: policy.Pass, Messages: r.Client.Messages, Refused: r.Client.Refused, Unknown: r.Client.Unknown, Domain: r.Domain, Surge: r.Surge(time.Now())}
 			if r.Client == (memory.Rate{}) && r.Domain == 0 {
 				f.Rate.Result = policy.None
 			}

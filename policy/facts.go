@@ -257,6 +257,9 @@ type Rate struct {
 	Refused  int64  `json:"refused" expr:"refused"`   // of these, refused for good by a rule
 	Unknown  int64  `json:"unknown" expr:"unknown"`   // recipients that the backend did not know
 	Domain   int64  `json:"domain" expr:"domain"`     // messages of Identity.Domain
+	// Surge is how many times as many those are as this domain's usual in an hour,
+	// rounded down; 0 for one that is known for less than a day.
+	Surge int64 `json:"surge" expr:"surge"`
 }
 
 // State is the store of what lasts between sessions.

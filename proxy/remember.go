@@ -13,10 +13,7 @@ import (
 // remember tells the memory what came of a transaction that has ended. It waits for
 // nothing: the memory writes it down later.
 func (tx *transaction) remember(outcome journal.Outcome, v policy.Verdict) {
-	switch outcome {
-	case journal.OutcomeAbandoned, journal.OutcomeFailed:
-		// NOT: a message. The client sent none, or has to send it again for our trouble.
-	default:
+	if outcome.IsMessage() {
 		tx.srv.metrics.Message(tx.facts.Identity.Level)
 	}
 	// NOT: the memory that the session began with, which a reload may have closed.
@@ -32,19 +29,18 @@ func (tx *transaction) remember(outcome journal.Outcome, v policy.Verdict) {
 
 // event is what a transaction adds to what is remembered, less by whom.
 func (tx *transaction) event(outcome journal.Outcome, v policy.Verdict) (e memory.Event) {
-	switch outcome {
-	case journal.OutcomeAbandoned, journal.OutcomeFailed:
-	case journal.OutcomeDelivered:
-		e.Delivered, e.Messages = 1, 1
-	case journal.OutcomeRefused:
+	if outcome.IsMessage() {
 		e.Messages = 1
+	}
+	switch outcome {
+	case journal.OutcomeDelivered:
+		e.Delivered = 1
+	case journal.OutcomeRefused:
 		// NOT: what is deferred, which is to come again, and may be our own trouble; nor
 		// what a rule refused for what is remembered, or a ban would feed itself.
 		if tx.judged && v.Disposition == policy.DispositionReject && !tx.set.Observe && !tx.set.Chain.Recalls(v.Rule) {
 			e.Refused = 1
 		}
-	default:
-		e.Messages = 1
 	}
 	for i := range tx.rcpts.list {
 		if r := &tx.rcpts.list[i]; r.queued && unknownRecipient(r.reply) {

@@ -142,6 +142,14 @@ func (m *Memory) TakeBack() {
 	m.healthy.Store(true)
 }
 
+// Pretend says, for a trial, whether the store is to be taken for healthy.
+func (m *Memory) Pretend(healthy bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.left, m.failures = !healthy, 0
+	m.healthy.Store(healthy)
+}
+
 // Healthy says whether the store is asked at all.
 func (m *Memory) Healthy() bool { return m.healthy.Load() }
 

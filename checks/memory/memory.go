@@ -116,6 +116,18 @@ type Recalled struct {
 	Domain int64 // messages of the proven domain within the last hour
 }
 
+// Surge is how many times as many messages of the domain came within the hour as come
+// usually, rounded down: as had come by then in an hour of the time since the first. It
+// is 0 where that is less than a day ago.
+func (r Recalled) Surge(now time.Time) int64 {
+	hours := int64(now.Sub(r.Past.First)/time.Hour) - 1
+	if r.Past.First.IsZero() || hours < 23 || r.Domain <= 0 {
+		return 0
+	}
+	before := max(r.Past.Delivered+r.Past.Refused-r.Domain, 1)
+	return int64(min(float64(r.Domain)*float64(hours)/float64(before), math.MaxInt32))
+}
+
 // Past is what is remembered of a sender.
 type Past struct {
 	First     time.Time // when it was first seen; zero: never

@@ -16,15 +16,18 @@ import (
 
 // SenderReport is who sent what, and what came of it.
 type SenderReport struct {
-	Journal    string        `json:"journal"`
-	From       time.Time     `json:"from"`
-	To         time.Time     `json:"to"`
-	Total      Traffic       `json:"total"`
-	Domains    []*SenderRow  `json:"domains"` // by volume; the last may be all others
-	Sources    []*SenderRow  `json:"sources"`
-	Forwarders []Forwarder   `json:"forwarders"`
-	Broken     []broken      `json:"broken"`
-	Read       journal.Stats `json:"read"`
+	Journal string    `json:"journal"`
+	From    time.Time `json:"from"`
+	To      time.Time `json:"to"`
+	Total   Traffic   `json:"total"`
+	// Identity counts the messages that were passed to a backend or refused, by the
+	// proof of who the sender is (identity.level).
+	Identity   map[string]int64 `json:"identity"`
+	Domains    []*SenderRow     `json:"domains"` // by volume; the last may be all others
+	Sources    []*SenderRow     `json:"sources"`
+	Forwarders []Forwarder      `json:"forwarders"`
+	Broken     []broken         `json:"broken"`
+	Read       journal.Stats    `json:"read"`
 }
 
 // Traffic is how much there was and what was found and decided.
@@ -259,6 +262,7 @@ type gathering struct {
 	networks         bool
 	from, to         time.Time
 	total            Traffic
+	identity         map[string]int64 // messages by identity.level
 	domains, sources senderTable
 }
 
@@ -274,6 +278,9 @@ func (g *gathering) add(r *journal.Record) {
 	}
 	f := &r.Facts
 	g.total.add(r)
+	if i := slices.Index(policy.Levels, f.Identity.Level); i >= 0 && r.Outcome.IsMessage() {
+		g.identify(policy.Levels[i], 1)
+	}
 	name := strings.Clone(f.Mail.Domain) // the record is read into again
 	if name == "" {
 		name = nullSender
@@ -320,6 +327,13 @@ func brokenTerm(r *journal.Record) string {
 	return reason
 }
 
+func (g *gathering) identify(level string, n int64) {
+	if g.identity == nil {
+		g.identity = map[string]int64{}
+	}
+	g.identity[level] += n
+}
+
 func (g *gathering) merge(h *gathering) {
 	if g.from.IsZero() || !h.from.IsZero() && h.from.Before(g.from) {
 		g.from = h.from
@@ -328,6 +342,9 @@ func (g *gathering) merge(h *gathering) {
 		g.to = h.to
 	}
 	g.total.merge(&h.total)
+	for level, n := range h.identity {
+		g.identify(level, n)
+	}
 	g.domains.merge(&h.domains)
 	g.sources.merge(&h.sources)
 }
@@ -385,7 +402,7 @@ func Senders(ctx context.Context, dir string, q journal.Query, networks bool, no
 	if all.total.Messages == 0 {
 		return nil, NoRecords(dir, stats)
 	}
-	r := &SenderReport{Journal: dir, From: all.from, To: all.to, Total: all.total, Read: stats}
+	r := &SenderReport{Journal: dir, From: all.from, To: all.to, Total: all.total, Identity: all.identity, Read: stats}
 	r.Domains, r.Sources = all.domains.list("domains"), all.sources.list("sources")
 	for _, s := range all.sources.sorted() {
 		if f, ok := s.forwarder(now); ok {

@@ -22,6 +22,10 @@ const (
 	OutcomeUnknown        Outcome = "unknown"         // the end of the message went to the backend, its answer never came
 )
 
+// IsMessage says whether it is about a message that was passed to the backend or
+// refused: not one that never came, or that the client has to send again for trouble.
+func (o Outcome) IsMessage() bool { return o != OutcomeAbandoned && o != OutcomeFailed }
+
 // State is one of the five states of mail: where a transaction was when it ended, and
 // what a connection comes to.
 type State string

@@ -18,6 +18,9 @@ const (
 	// connectPatience is how long a connection to a server of the state may take to
 	// come up, or to show that it is there still. Mail does not wait for it.
 	connectPatience = 2 * time.Second
+	// trialTimeout is state.timeout where nobody waits: a busy machine makes no other
+	// verdict.
+	trialTimeout = time.Minute
 	// maxPassword bounds the file of a password, in octets.
 	maxPassword = 4 << 10
 )
@@ -115,21 +118,22 @@ func (p *Parts) remember(w *World, old *Parts) error {
 		p.Memory = old.Memory
 		return nil
 	}
-	var store memory.Store
+	store, timeout := w.Store, trialTimeout
 	if w.Serves {
 		var err error
 		if store, err = OpenState(c, w); err != nil {
 			return err
 		}
+		timeout = c.Timeout
 	}
-	if store == nil && !p.recalls() {
+	if !p.recalls() && !(w.Serves && c.Configured()) {
 		return nil
 	}
 	if store == nil {
 		store = memory.NewProcess(time.Now)
 	}
 	p.Memory = memory.New(store, memory.Options{
-		Timeout: c.Timeout, Keep: c.Keep, Log: w.Log, Sizes: func(s memory.Sizes) { w.metrics.StateSizes(s.Entries, s.Bytes) },
+		Timeout: timeout, Keep: c.Keep, Log: w.Log, Sizes: func(s memory.Sizes) { w.metrics.StateSizes(s.Entries, s.Bytes) },
 		Dropped: func(n int) {
 			w.Log.Warn("counts of messages were lost, since the state store did not take them", "messages", n)
 		},

@@ -56,6 +56,8 @@ type World struct {
 	Everything bool
 	// Serves says that mail comes: the store that is configured is opened.
 	Serves bool
+	// Store stands in for what is remembered where nobody is served; nil: nobody is known.
+	Store memory.Store
 	// answers stands in for the DNS in the checks, nil: the configured servers do;
 	// now for the clock of lists, nil: time.Now.
 	Answers checks.Resolver

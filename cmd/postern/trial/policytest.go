@@ -112,6 +112,10 @@ func (b *bench) run(ctx context.Context, c *testCase) caseResult {
 		r.failure = err.Error() + "\n"
 		return r
 	}
+	b.script.say(remembered{c.Past, c.Rate})
+	if memory := b.rig.parts.Memory; memory != nil {
+		memory.Pretend(c.State.Healthy == nil || *c.State.Healthy)
+	}
 	t, err := b.rig.session(ctx, from, m)
 	if err != nil {
 		r.failure = err.Error() + "\n"

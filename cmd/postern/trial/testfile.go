@@ -58,6 +58,9 @@ type testCase struct {
 	Message     string          `yaml:"message"`
 	MessageFile string          `yaml:"message_file" path:"file"`
 	Sign        []string        `yaml:"sign"` // domains that sign it, with a key that is in the zone
+	Past        casePast        `yaml:"past"` // what is remembered of the sender
+	Rate        caseRate        `yaml:"rate"`
+	State       caseState       `yaml:"state"`
 	Expect      expectation     `yaml:"expect"`
 
 	Position            configs.Position `yaml:"-"`
@@ -185,6 +188,15 @@ func (c *testCase) fill(other *testCase) {
 	if len(c.Certificate.Names) == 0 {
 		c.Certificate = other.Certificate
 	}
+	if c.Past == (casePast{}) {
+		c.Past = other.Past
+	}
+	if c.Rate == (caseRate{}) {
+		c.Rate = other.Rate
+	}
+	if c.State.Healthy == nil {
+		c.State = other.State
+	}
 	c.StartTLS = c.StartTLS || other.StartTLS
 }
 
@@ -201,6 +213,7 @@ func (t *testFile) day() (time.Time, error) {
 type bench struct {
 	rig    *rig
 	signer *dnstest.Signer
+	script *script
 	ca     *authority
 
 	verbose bool // failures are explained by all rules
@@ -227,6 +240,8 @@ func (t *testFile) bench(ctx context.Context) (*bench, error) {
 	mode := cfg.TLS.ClientCertificates.Mode
 	cfg.TLS = configs.TLS{MinVersion: "1.2", Suites: "modern", ClientCertificates: configs.ClientCertificates{Mode: mode}}
 	w := &service.World{Log: slog.New(slog.DiscardHandler), Answers: zone, Now: func() time.Time { return now }}
+	b.script = newScript()
+	w.Store = b.script
 	if b.rig, err = newRig(ctx, cfg, w); err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 
 	"postern/configs"
+	"postern/policy"
 	"postern/policy/audit"
 )
 
@@ -54,6 +55,9 @@ func writeReportText(w io.Writer, r *audit.SenderReport) error {
 		period(r), t.Messages, t.Passed, t.Tagged, t.Deferred, t.Rejected, t.Delivered)
 	if t.Observed > 0 {
 		fmt.Fprintf(&b, "The policy only observed: %d of the %d deferred and rejected were not refused.\n", t.Observed, t.Refused())
+	}
+	if text := known(r); text != "" {
+		b.WriteString(text + ".\n")
 	}
 	b.WriteString("The columns of a check count pass/fail/neither; - is not measured.\n")
 	tabled := func(title, name string, rows []*audit.SenderRow) {
@@ -127,6 +131,11 @@ func writeReportCSV(w io.Writer, r *audit.SenderReport) error {
 		rows = append(rows, row)
 	}
 	add("total", "", "", "", &r.Total)
+	for _, level := range policy.Levels {
+		if n := r.Identity[level]; n > 0 {
+			add("identity", level, "", "", &audit.Traffic{Messages: n})
+		}
+	}
 	for _, d := range r.Domains {
 		add("domain", d.Name, "", "", &d.Traffic)
 	}
@@ -153,7 +162,7 @@ func writeReportCSV(w io.Writer, r *audit.SenderReport) error {
 var reportPage string
 
 var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
-	"period": period, "names": forwarderNames, "results": resultsText,
+	"period": period, "known": known, "names": forwarderNames, "results": resultsText,
 }).Parse(reportPage))
 
 func writeReportHTML(w io.Writer, r *audit.SenderReport) error {

@@ -107,6 +107,8 @@ func identities(r *journal.Record) []identity {
 		from = "<>"
 	}
 	add("MAIL FROM", from, "the client's word"+resulted(", SPF", f.SPF.Result))
+	add("proven", f.Identity.Domain, "by "+proofs[f.Identity.Level])
+	add("remembered", remembered(f), "")
 	add("SUBMITTER", f.Submitter.Address, "the client's word"+resulted(", checked", f.Submitter.Result))
 	for i := range r.Recipients {
 		add("RCPT TO", r.Recipients[i].Address, "the client's word")
