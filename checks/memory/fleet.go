@@ -406,7 +406,7 @@ func (f *fleet) Close() error {
 type Server struct {
 	Version     string
 	Eviction    string        // maxmemory-policy; "noeviction" loses no notice
-	Persistence string        // "aof", "rdb" or "none"
+	Persistence string        // "aof", "rdb", "none"; empty: it does not tell us
 	Latency     time.Duration // of one round trip
 	Skew        time.Duration // its clock ahead of ours
 }
@@ -445,13 +445,14 @@ func Examine(ctx context.Context, s Store) (out Server, err error) {
 		return ""
 	}
 	out.Version, out.Eviction = value("redis_version"), value("maxmemory_policy")
-	switch {
-	case value("aof_enabled") == "1":
+	if value("aof_enabled") == "1" {
 		out.Persistence = "aof"
-	case value("rdb_last_save_time") != "" && value("rdb_saves") != "0":
+	} else if save, err := c.Do(ctx, c.B().ConfigGet().Parameter("save").Build()).AsStrMap(); err == nil {
+		// NOT: an error where our user may not ask: it may do all that it needs to.
 		out.Persistence = "rdb"
-	default:
-		out.Persistence = "none"
+		if save["save"] == "" {
+			out.Persistence = "none"
+		}
 	}
 	return out, nil
 }

@@ -95,6 +95,7 @@ var examinations = []check{
 	{"backend", "Backends", (*patient).backendsAndOffers},
 	{"announced", "What clients are offered", nil},
 	{"admin", "Admin address", (*patient).adminSide},
+	{"state", "What is remembered", (*patient).memory},
 	{"journal", "Disk", (*patient).folders},
 }
 

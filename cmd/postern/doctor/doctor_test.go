@@ -262,13 +262,14 @@ postern_journal_records_total{result="written"} 1e+06
 postern_config_reloads_total{result="error"} 4
 postern_config_reloads_total{result="ok"} 9
 postern_dns_healthy 0
+postern_state_healthy 0
 process_max_fds 65536
 `
 
 func TestDoctorReadsTheMetrics(t *testing.T) {
 	var s scrape
 	s.read(strings.NewReader(scraped))
-	if !s.up || s.version != "v1.2.3" || s.lostRecords != 5 || s.failedReloads != 4 || !s.unhealthyDNS || s.maxFiles != 65536 {
+	if !s.up || s.version != "v1.2.3" || s.lostRecords != 5 || s.failedReloads != 4 || !s.unhealthyDNS || !s.unhealthyState || s.maxFiles != 65536 {
 		t.Errorf("%+v", s)
 	}
 	s = scrape{}

@@ -124,6 +124,9 @@ func (d *patient) adminSide(_ context.Context, r *Report) {
 	if is.unhealthyDNS {
 		it.Fault("see the name servers above: what is not in the cache is deferred", "its name servers are in trouble (postern_dns_healthy is 0)")
 	}
+	if is.unhealthyState {
+		it.Fault("see what is remembered, below, and the log", "its store gives no sign of life (postern_state_healthy is 0): rules that hang on it do not match")
+	}
 	if is.lostRecords > 0 {
 		it.Warn("a full or slow disk, or a folder that may not be written: the log says which", "its journal has lost %.0f records since it started", is.lostRecords)
 	}
@@ -145,14 +148,15 @@ func open(address string) bool {
 
 // scrape is what the proxy that runs says of itself on its admin address.
 type scrape struct {
-	err           error // nobody answers
-	up            bool  // what answered is Postern
-	version       string
-	notReady      []string
-	maxFiles      uint64 // 0: not told
-	unhealthyDNS  bool
-	lostRecords   float64
-	failedReloads float64
+	err            error // nobody answers
+	up             bool  // what answered is Postern
+	version        string
+	notReady       []string
+	maxFiles       uint64 // 0: not told
+	unhealthyDNS   bool
+	unhealthyState bool
+	lostRecords    float64
+	failedReloads  float64
 }
 
 const (
@@ -243,6 +247,7 @@ func (s *scrape) read(page io.Reader) {
 		}
 	})
 	each("postern_dns_healthy", func(value float64, _ func(string) string) { s.unhealthyDNS = value == 0 })
+	each("postern_state_healthy", func(value float64, _ func(string) string) { s.unhealthyState = value == 0 })
 	each("postern_journal_records_total", func(value float64, label func(string) string) {
 		if label("result") != "written" {
 			s.lostRecords += value

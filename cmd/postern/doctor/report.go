@@ -24,7 +24,7 @@ const (
 type Finding struct {
 	// Check is what was looked at, a closed set: configuration, process, clock, descriptors,
 	// dns.server, dns.names, dns.canaries, dnsbl, hostname, tls, certificate, listener,
-	// client.address, backend, backend.client, announced, admin, journal, lists, spool, maildir.
+	// client.address, backend, backend.client, announced, admin, state, journal, lists, spool, maildir.
 	Check   string `json:"check"`
 	Subject string `json:"subject,omitempty"` // of several: a server, a file, an address
 	Status  Status `json:"status"`
