@@ -131,6 +131,7 @@ type Deps struct {
 	// Reads says whether anybody reads a fact, so that a check need not ask for more; nil:
 	// all of them are read.
 	Reads   func(fact string) bool
+	Now     func() time.Time // nil: time.Now
 	Metrics *metrics.Metrics // may be nil
 	Log     *slog.Logger     // may be nil
 	Uses    Use              // who wants results, besides the wanted of NewSet

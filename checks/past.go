@@ -2,7 +2,6 @@ package checks
 
 import (
 	"context"
-	"time"
 
 	"postern/checks/memory"
 	"postern/policy"
@@ -23,7 +22,7 @@ func (d Deps) Past() Check {
 			if err != nil {
 				return // the memory says what is wrong, once
 			}
-			f.Past = policy.Past{Result: policy.Pass, Days: r.Past.Days(time.Now()), Delivered: r.Past.Delivered, Refused: r.Past.Refused}
+			f.Past = policy.Past{Result: policy.Pass, Days: r.Past.Days(d.now()), Delivered: r.Past.Delivered, Refused: r.Past.Refused}
 			if r.Past.First.IsZero() {
 				f.Past.Result = policy.None
 			}

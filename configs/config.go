@@ -36,6 +36,8 @@ type Config struct {
 	Journal   Journal    `yaml:"journal"`
 	State     State      `yaml:"state"`
 	Admin     Admin      `yaml:"admin"`
+	Control   Control    `yaml:"control"`
+	Retrieve  []Retrieve `yaml:"retrieve"`
 	Log       Log        `yaml:"log"`
 
 	// places holds where each value was said, by key path: "listeners[0].tls".
@@ -230,10 +232,12 @@ type Let struct {
 type Rule struct {
 	Name   string `yaml:"name"`
 	When   string `yaml:"when"`
-	Do     string `yaml:"do"` // reject | defer | tag | pass
+	Do     string `yaml:"do"` // reject | defer | hold | tag | pass
 	Reply  string `yaml:"reply"`
 	Header string `yaml:"header"`
 	At     string `yaml:"at"` // moves the decision to a later stage
+	// For is how long hold holds; 0: until an operator releases it.
+	For time.Duration `yaml:"for" min:"0s"`
 
 	BuiltIn bool   `yaml:"-"` // it is one of those that the program carries
 	Comment string `yaml:"-"` // what stands above it where it is written down
@@ -244,6 +248,7 @@ type Rule struct {
 	WhenPosition   Position `yaml:"-"` // of the first octet of the expression's text
 	ReplyPosition  Position `yaml:"-"`
 	HeaderPosition Position `yaml:"-"`
+	ForPosition    Position `yaml:"-"`
 }
 
 // Headers switches the fields we put on top.

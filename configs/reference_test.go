@@ -97,6 +97,8 @@ var elements = map[string]map[string]string{
 	"lists":               {"name": "some"},
 	"policy.let":          {"name": "some", "is": `"true"`},
 	"policy.rules":        {"name": "some", "when": `"true"`, "do": "pass"},
+	"policy.rules.for":    {"do": "hold"},
+	"retrieve":            {"domain": "example.org", "host": `"backup.example:25"`},
 	"overrides":           {"name": "some", "owner": "me", "reason": "why", "until": "2027-01-01"},
 	"overrides.excuse":    {"proof": "{address: [192.0.2.1]}"},
 	"overrides.do":        {"proof": "{address: [192.0.2.1]}"},
@@ -124,13 +126,11 @@ func TestExamplesOfTheReferenceLoad(t *testing.T) {
 		if inList {
 			element := maps.Clone(elements[list])
 			first, rest, deep := strings.Cut(sub, ".")
-			if list == "overrides" {
-				more, ok := elements["overrides."+first]
-				if !ok {
-					more = elements["overrides.otherwise"]
-				}
-				maps.Copy(element, more)
+			more, ok := elements[list+"."+first]
+			if !ok && list == "overrides" {
+				more = elements["overrides.otherwise"]
 			}
+			maps.Copy(element, more)
 			if element[first] = example; deep {
 				element[first] = "{" + rest + ": " + example + "}"
 			}

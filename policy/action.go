@@ -36,7 +36,7 @@ func isReserved(name string) bool {
 		slices.ContainsFunc(reserved, func(r string) bool { return strings.EqualFold(r, name) })
 }
 
-// replyTemplate is the reply of a reject or defer rule.
+// replyTemplate is the reply of a reject, defer or hold rule.
 type replyTemplate struct {
 	code     int
 	enhanced string
@@ -69,7 +69,10 @@ func (h headerTemplate) expand(s expr.Scope) smtp.Field {
 // defaultReply is the reply of a rule that gives none, by the facts that it reads
 // and the result words that it compares with, as the tags of Facts have it.
 func defaultReply(do Disposition, reads func(name string) bool, results map[string]bool) smtp.Reply {
-	if do == DispositionDefer {
+	switch do {
+	case DispositionHold:
+		return smtp.Reply{Code: 451, Enhanced: "7.1", Text: "Held, please send it again."}
+	case DispositionDefer:
 		if reads("state") || reads("past.result") || reads("rate.result") {
 			return smtp.Reply{Code: 451, Enhanced: "3.0", Text: "Temporary failure in processing, please try again later."}
 		}
@@ -153,10 +156,10 @@ func cutClass(status string) (string, bool) {
 
 // replyClass is the first digit of the replies that d gives.
 func (d Disposition) replyClass() byte {
-	if d == DispositionDefer {
-		return '4'
+	if d == DispositionReject {
+		return '5'
 	}
-	return '5'
+	return '4'
 }
 
 func dispositionOf(class byte) string {

@@ -85,6 +85,7 @@ func (c *compilation) faultAt(at configs.Position, format string, args ...any) {
 func Compile(p configs.Policy, lists *Lists) (*Chain, error) {
 	c := &compilation{}
 	p, lists, notes := c.overrides(Whole(p), lists)
+	p = c.holds(p)
 	lets := c.lets(p.Let, lists)
 	chain := &Chain{lists: lists, fingerprint: fingerprint(p), notes: notes, lets: p.Let, place: p.BuiltInPosition}
 	names := map[string]bool{}
@@ -194,7 +195,7 @@ func (c *compilation) rule(cr configs.Rule, i int, lets map[string]*expr.Express
 
 	do, ok := ParseDisposition(r.Do)
 	if !ok {
-		words := []string{"reject", "defer", "tag", "pass"}
+		words := []string{"reject", "defer", "hold", "tag", "pass"}
 		missing := ""
 		if r.Do == "" {
 			missing = "the rule has no do"
@@ -205,13 +206,12 @@ func (c *compilation) rule(cr configs.Rule, i int, lets map[string]*expr.Express
 		return r
 	}
 	r.do = do
-	refuses := do == DispositionReject || do == DispositionDefer
 	switch {
-	case refuses:
+	case do.Refuses():
 		fallback := defaultReply(do, r.reads, r.when.Results)
 		r.compileReply(c, r.Reply, textPosition(r.ReplyPosition, r.Position, what), fallback)
 	case r.Reply != "":
-		c.faultAt(textPosition(r.ReplyPosition, r.Position, what), "do: %s gives no reply: only reject and defer do", r.Do)
+		c.faultAt(textPosition(r.ReplyPosition, r.Position, what), "do: %s gives no reply: only reject, defer and hold do", r.Do)
 	}
 	switch {
 	case do == DispositionTag && r.Header == "":
@@ -248,6 +248,7 @@ func (c *compilation) stages(chain *Chain) {
 		}
 		c.moved(r)
 		c.knownInTime(r)
+		c.heldInTime(r)
 		if r.decides() && r.stage > floor {
 			floor, deciding = r.stage, r
 		}
@@ -295,23 +296,40 @@ func (r *rule) latest() []string {
 	return names
 }
 
+// ofOneRecipient returns the first of the facts that are of one recipient, and not of
+// all that a transaction can have.
+func ofOneRecipient(facts map[string]configs.Position) (name string, at configs.Position, ok bool) {
+	for _, name := range words.Names() {
+		if at, reads := facts[name]; reads && (name == "rcpt.address" || vocabulary[name].by == "hold") {
+			return name, at, true
+		}
+	}
+	return "", configs.Position{}, false
+}
+
 // knownInTime checks what a rule reads and writes against its stage.
 func (c *compilation) knownInTime(r *rule) {
 	for _, facts := range []map[string]configs.Position{r.when.Facts, r.written} {
-		if at, reads := facts["rcpt.address"]; reads && r.stage > Rcpt {
-			cure := "read rcpt.domain instead, or leave the other fact to a rule of its own"
-			if r.after != nil {
-				cure = fmt.Sprintf("move it above rule %q, or read rcpt.domain instead", r.after.Name)
-			}
-			if r.after != nil && strings.HasPrefix(r.after.Name, configs.OverrideMark) {
-				// Who wrote the override looks there, and may not have written the rule.
-				c.faultAt(r.after.Position, "%s passes at %s, since it reads %s, and so would delay rule %q (%s) that reads rcpt.address, which is known at rcpt alone: write excuse: [...] in place of do: pass",
-					r.after.Name, r.stage, strings.Join(r.after.latest(), ", "), r.Name, r.Position)
-				continue
-			}
-			c.faultAt(at, "rcpt.address cannot be read at %s, where one reply answers for all recipients: the rule is decided there %s; %s",
-				r.stage, r.whyNotEarlier(), cure)
+		name, at, reads := ofOneRecipient(facts)
+		if !reads || r.stage <= Rcpt || r.do == DispositionHold { // of which heldInTime speaks
+			continue
 		}
+		instead := ""
+		if name == "rcpt.address" {
+			instead = ", or read rcpt.domain instead"
+		}
+		cure := strings.TrimPrefix(instead, ", or ") + ", or leave the other fact to a rule of its own"
+		if r.after != nil {
+			cure = fmt.Sprintf("move it above rule %q", r.after.Name) + instead
+		}
+		if r.after != nil && strings.HasPrefix(r.after.Name, configs.OverrideMark) {
+			// Who wrote the override looks there, and may not have written the rule.
+			c.faultAt(r.after.Position, "%s passes at %s, since it reads %s, and so would delay rule %q (%s) that reads %s, which is known at rcpt alone: write excuse: [...] in place of do: pass",
+				r.after.Name, r.stage, strings.Join(r.after.latest(), ", "), r.Name, r.Position, name)
+			continue
+		}
+		c.faultAt(at, "%s cannot be read at %s, where one reply answers for all recipients: the rule is decided there %s; %s",
+			name, r.stage, r.whyNotEarlier(), strings.TrimPrefix(cure, ", or "))
 	}
 	for _, name := range words.Names() {
 		f := vocabulary[name]
@@ -322,7 +340,7 @@ func (c *compilation) knownInTime(r *rule) {
 }
 
 // Decide reads the chain from the top with the facts known at st. A rule counts
-// only once its stage has come; the first reject, defer or pass that matches
+// only once its stage has come; the first reject, defer, hold or pass that matches
 // decides, and one whose stage has not come yet keeps those below it waiting.
 // So a verdict that is Decided is that of the whole chain with all facts; only
 // tags of rules above the deciding one may still be added by a later call, up to

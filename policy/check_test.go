@@ -22,6 +22,7 @@ func TestTroubleOfChecks(t *testing.T) {
 		{"dnsbl", "dnsbl.listed", "mail.domain"},
 		{"past", "", ""}, // there is nothing to be excused in what is remembered
 		{"rate", "", ""},
+		{"hold", "", ""},
 		{"pra", "pra.result" + anything, "pra.domain"},
 		{"dkim", `dkim.result in ["fail", "neutral", "permerror", "temperror"]`, "header.from_domain"},
 		{"dmarc", "dmarc.result" + broken, "header.from_domain"},

@@ -96,6 +96,7 @@ type Facts struct {
 	Rate      Rate      `json:"rate" expr:"rate" stage:"mail" needs:"submitter spf iprev" memory:"" refusal:"7.1 Too much from this sender within the hour."`
 	State     State     `json:"state" expr:"state" stage:"mail"`
 	Rcpt      RcptTo    `json:"rcpt" expr:"rcpt" stage:"rcpt"` // the one recipient in question
+	Hold      Hold      `json:"hold" expr:"hold" stage:"rcpt" needs:"submitter spf iprev" memory:""`
 	Header    HeaderSum `json:"header" expr:"header" stage:"header"`
 	PRA       PRA       `json:"pra" expr:"pra" stage:"header" identity:"pra.domain" speaks:"2" refusal:"7.1 Purported responsible address not allowed."`
 	DKIM      DKIM      `json:"dkim" expr:"dkim" stage:"message" identity:"header.from_domain" speaks:"6" refusal:"7.20 No passing DKIM signature found."`
@@ -273,6 +274,18 @@ type RcptTo struct {
 	Domain  string `json:"domain" expr:"domain" form:"domain"`
 }
 
+// Hold is what is remembered of this mail, from this sender for the recipient in
+// question, having been held before: pass where there is a notice of it, none where
+// there is none, temperror where the store cannot tell.
+type Hold struct {
+	Result   Result `json:"result" expr:"result" results:"none pass temperror skipped"`
+	Age      int    `json:"age" expr:"age"`           // seconds since it came first; 0: it never came
+	Tries    int    `json:"tries" expr:"tries"`       // how often it was held before
+	Released bool   `json:"released" expr:"released"` // by an operator
+	// Notice is the id of the notice that is there, or was written: for postern release.
+	Notice string `json:"notice,omitempty" expr:"-" private:"no"`
+}
+
 // HeaderSum is what rules may know of the header section.
 type HeaderSum struct {
 	FromDomain string `json:"from_domain" expr:"from_domain" form:"domain"` // of the one author; empty where Author is not one
@@ -358,6 +371,7 @@ func (f *Facts) Begin(id string) {
 	f.Identity.Level = LevelNone
 	f.Past.Result, f.Rate.Result = Skipped, Skipped
 	f.State.Healthy = true
+	f.Hold.Result = Skipped
 	f.PRA.Result = Skipped
 	f.DKIM.Domains, f.DKIM.Result = []string{}, Skipped
 	f.DMARC.Result = Skipped

@@ -203,8 +203,8 @@ func TestWrongPolicies(t *testing.T) {
 			rule(func(*configs.Rule) {}).Rules[0],
 			rule(func(r *configs.Rule) { r.Position.Line = 9 }).Rules[0],
 		}}, []string{`p.yaml:9:5: there is already a rule "r": the name stands in logs and metrics, so it must tell which rule it was`}},
-		{"no do", rule(func(r *configs.Rule) { r.Do = "" }), []string{"p.yaml:2:5: the rule has no do: it is reject, defer, tag or pass"}},
-		{"an unknown do", rule(func(r *configs.Rule) { r.Do = "rejct" }), []string{"p.yaml:2:5: do: rejct is unknown (did you mean reject?): it is reject, defer, tag or pass"}},
+		{"no do", rule(func(r *configs.Rule) { r.Do = "" }), []string{"p.yaml:2:5: the rule has no do: it is reject, defer, hold, tag or pass"}},
+		{"an unknown do", rule(func(r *configs.Rule) { r.Do = "rejct" }), []string{"p.yaml:2:5: do: rejct is unknown (did you mean reject?): it is reject, defer, hold, tag or pass"}},
 		{"an unknown stage", rule(func(r *configs.Rule) { r.At = "rctp" }), []string{"p.yaml:2:5: at: rctp is no stage (did you mean rcpt?): it is connect, helo, mail, rcpt, header or message"}},
 		{"an earlier stage", rule(func(r *configs.Rule) { r.At = "helo" }), []string{"p.yaml:2:5: at: helo is too early: the rule is decided at mail, since it reads spf.result; at may move it later, never earlier"}},
 		{"a stage before that of a rule above", configs.Policy{Rules: []configs.Rule{
@@ -229,7 +229,7 @@ func TestWrongPolicies(t *testing.T) {
 		}},
 		{"an open ${", reply("reject", "550 5.7.1 No ${spf.result"), []string{"p.yaml:4:24: ${ without its }"}},
 		{"a fact of a later stage", reply("reject", "550 5.7.1 ${pra.address}"), []string{"p.yaml:4:21: ${pra.address} is known at header, but the rule is decided at mail: leave it out, or add at: header"}},
-		{"a reply to pass", reply("pass", "550 Go away."), []string{"p.yaml:4:11: do: pass gives no reply: only reject and defer do"}},
+		{"a reply to pass", reply("pass", "550 Go away."), []string{"p.yaml:4:11: do: pass gives no reply: only reject, defer and hold do"}},
 
 		{"tag without header", header(""), []string{`p.yaml:2:5: do: tag adds a header field, and the rule has none: header: "X-Postern-Tag: r"`}},
 		{"a header of reject", rule(func(r *configs.Rule) { r.Header = "X-Spam: yes" }), []string{"p.yaml:5:11: do: reject adds no header field: only tag does"}},
@@ -290,7 +290,7 @@ func TestWrongPolicies(t *testing.T) {
 			`p.yaml:3:25: spf.result is never "fial" (did you mean fail?): it is ` + resultWords,
 			"p.yaml:3:36: unknown name sfp.result (did you mean spf.result?)",
 			`p.yaml:3:11: reject answers 5yz, but the reply's code is 250: write "550", or do: pass`,
-			"p.yaml:3:11: do: drop is unknown: it is reject, defer, tag or pass",
+			"p.yaml:3:11: do: drop is unknown: it is reject, defer, hold, tag or pass",
 		}},
 		{"a block scalar", rule(func(r *configs.Rule) { r.When = "tls.peer.verified and\nspf.result == \"fial\"\n" }), []string{
 			`p.yaml:4:25: spf.result is never "fial" (did you mean fail?): it is ` + resultWords,

@@ -162,7 +162,7 @@ func (c *Chain) judge(s expr.Scope, known expr.Set) (j Judgement) {
 		case t == expr.Unknown && r.do == DispositionPass:
 			open = open.With(r.when.Reads().Minus(known))
 			continue
-		case t == expr.Unknown, r.do >= DispositionDefer && open != expr.Set{}:
+		case t == expr.Unknown, r.do.Refuses() && open != expr.Set{}:
 			// Refused or accepted: nobody knows.
 			if t == expr.Unknown {
 				open = open.With(r.when.Reads().Minus(known))
@@ -174,7 +174,7 @@ func (c *Chain) judge(s expr.Scope, known expr.Set) (j Judgement) {
 		case DispositionTag:
 			j.Tags = append(j.Tags, r.header.expand(s))
 			continue
-		case DispositionDefer, DispositionReject:
+		case DispositionHold, DispositionDefer, DispositionReject:
 			j.Reply = r.reply.expand(s)
 		}
 		j.Decided = true
@@ -259,7 +259,7 @@ func fingerprint(p configs.Policy) string {
 		fmt.Fprintf(h, "let %q %q\n", l.Name, l.Is)
 	}
 	for _, r := range p.Rules {
-		fmt.Fprintf(h, "rule %q %q %q %q %q %q\n", r.Name, whole(r), r.Do, r.Reply, r.Header, r.At)
+		fmt.Fprintf(h, "rule %q %q %q %q %q %q\n", r.Name, whole(r), r.Do, r.Reply, r.Header, r.At) // for: see holds
 	}
 	return hex.EncodeToString(h.Sum(nil)[:6])
 }

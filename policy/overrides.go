@@ -284,7 +284,7 @@ func isAddress(entry string) bool {
 	return err == nil || strings.Contains(entry, "/")
 }
 
-// refusing are the rules that reject or defer, with the facts that they read,
+// refusing are the rules that reject, defer or hold, with the facts that they read,
 // themselves or by a let.
 type refusing struct {
 	rules map[string][]int // by check
@@ -295,7 +295,7 @@ func refusingRules(p configs.Policy) refusing {
 	lets := letFacts(p.Let)
 	found := refusing{rules: map[string][]int{}, facts: make([]map[string]bool, len(p.Rules))}
 	for i, r := range p.Rules {
-		if r.Do != "reject" && r.Do != "defer" {
+		if !Refuses(r.Do) {
 			continue
 		}
 		found.facts[i] = factsIn(r.When, lets)

@@ -56,13 +56,13 @@ func textsFor(f *fact) []string {
 type generator struct {
 	t      *rapid.T
 	latest Stage
-	skip   string // a fact that must not be used
+	skip   bool // what is of one recipient alone
 }
 
 func (g generator) pick(kinds ...expr.Kind) *fact {
 	var fit []*fact
 	for _, name := range words.Names() {
-		if f := vocabulary[name]; f.stage <= g.latest && slices.Contains(kinds, f.Kind) && name != g.skip {
+		if f := vocabulary[name]; f.stage <= g.latest && slices.Contains(kinds, f.Kind) && (!g.skip || name != "rcpt.address" && f.by != "hold") {
 			fit = append(fit, f)
 		}
 	}
@@ -210,9 +210,14 @@ func genPolicy(t *rapid.T, lists *Lists) (*Chain, configs.Policy) {
 	for i := range rapid.IntRange(1, 8).Draw(t, "rules") {
 		g := generator{t: t, latest: Stage(rapid.IntRange(int(Connect), int(Message)).Draw(t, "latest"))}
 		if max(g.latest, floor) > Rcpt {
-			g.skip = "rcpt.address" // one reply for all
+			g.skip = true // one reply for all
 		}
-		r := configs.Rule{Name: fmt.Sprint("r", i), When: g.condition(2), Do: rapid.SampledFrom(dispositionNames[:]).Draw(t, "do")}
+		r := configs.Rule{Name: fmt.Sprint("r", i), When: g.condition(2)}
+		r.Do = rapid.SampledFrom(slices.DeleteFunc(slices.Clone(dispositionNames[:]), func(do string) bool { return g.skip && do == "hold" })).Draw(t, "do")
+		if r.Do == "hold" {
+			floor = Rcpt
+			r.For = time.Duration(rapid.IntRange(0, 2).Draw(t, "for")) * time.Second
+		}
 		if r.Do == "tag" {
 			r.Header = "X-Postern-Tag: " + r.Name + " ${client.ip}"
 		} else {
@@ -339,7 +344,7 @@ func TestExplainAgrees(t *testing.T) {
 			t.Fatalf("Explain says %+v, Decide %+v", e, v)
 		}
 		for _, change := range e.Changes {
-			if (change.Becomes >= DispositionDefer) == v.Refuses() {
+			if change.Becomes.Refuses() == v.Refuses() {
 				t.Fatalf("%+v turns nothing", change)
 			}
 			proposed++

@@ -216,7 +216,7 @@ func (m *message) judgeHeader() {
 		return
 	}
 	rest := m.head[m.body:]
-	tx.facts.Rcpt = tx.rcpts.firstTaken()
+	tx.ask(tx.rcpts.foremost())
 	msg := checks.Message{Header: sec.fields, Section: sec.octets}
 	tx.facts.Header = checks.HeaderFacts(msg)
 	if !m.judge(policy.Header, msg, start) {

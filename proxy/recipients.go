@@ -3,8 +3,10 @@ package proxy
 import (
 	"slices"
 	"strings"
+	"time"
 	"unsafe"
 
+	"postern/checks"
 	"postern/policy"
 	"postern/proxy/esmtp"
 	"postern/proxy/fields"
@@ -44,9 +46,21 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 		return tx.refuse(452, "5.3", "Too many recipients in one transaction")
 	}
 	r := recipient{path: to, address: smtp.Address(to), domain: esmtp.Domain(to)}
-	tx.facts.Rcpt = r.inQuestion()
+	tx.facts.Rcpt, tx.facts.Hold = r.inQuestion(), policy.Hold{Result: policy.Skipped}
+	if tx.set.Checks.HasStage(policy.Rcpt) {
+		start := time.Now()
+		tx.runChecks(policy.Rcpt, checks.Message{})
+		tx.Took("rcpt", start)
+	}
 	r.reply = tx.judge(policy.Rcpt)
+	if tx.verdict.Disposition == policy.DispositionHold && !tx.set.Observe {
+		r.reply = tx.noteHeld()
+	}
 	r.verdict = tx.rcpts.share(tx.verdict)
+	if tx.facts.Hold.Result != policy.Skipped {
+		hold := tx.facts.Hold
+		r.hold = &hold
+	}
 	if r.reply.IsZero() {
 		r.reply = tx.together(&r)
 	}
@@ -58,6 +72,23 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 	}
 	tx.rcpts.keep(r)
 	return smtp.Reply{}
+}
+
+// noteHeld writes the notice of mail that is held, before its client is told to come
+// again: one that it was told of, and that is forgotten, would have it told so again for
+// ever. Where the store does not take it nothing is held, and the rules are read as they
+// are then.
+func (tx *transaction) noteHeld() smtp.Reply {
+	if tx.set.Memory != nil {
+		n := checks.NoticeOf(&tx.facts)
+		n.Rule = tx.verdict.Rule
+		if _, err := tx.set.Memory.Hold(tx.ctx, n); err == nil {
+			tx.facts.Hold.Notice = n.ID
+			return tx.reply
+		}
+	}
+	tx.facts.Hold = policy.Hold{Result: policy.TempError}
+	return tx.judge(policy.Rcpt)
 }
 
 // together says whether r may share a transaction with the recipients before
@@ -112,6 +143,7 @@ type recipient struct {
 	queued  bool            // it went to the backend
 	taken   bool            // and the backend took it
 	verdict *policy.Verdict // shared by those who have the same
+	hold    *policy.Hold    // what is remembered of its having been held; nil: nobody asked
 	final   bool            // verdict is that on the message, not the one at RCPT
 	reply   smtp.Reply
 }
@@ -121,10 +153,25 @@ func (r *recipient) inQuestion() policy.RcptTo {
 	return policy.RcptTo{Address: r.address, Domain: r.domain}
 }
 
+// ask makes r the recipient in question; nil: nobody is.
+func (tx *transaction) ask(r *recipient) {
+	tx.facts.Rcpt, tx.facts.Hold = policy.RcptTo{}, policy.Hold{Result: policy.Skipped}
+	if r == nil {
+		return
+	}
+	tx.facts.Rcpt = r.inQuestion()
+	if r.hold != nil {
+		tx.facts.Hold = *r.hold
+	}
+}
+
 // keep adds a recipient. What is kept of it is its own, and kept once: no part of the
 // line that it came in, which its parameters may have made long.
 func (rs *recipients) keep(r recipient) {
 	size := int(unsafe.Sizeof(r)) + len(r.address) + len(r.reply.Text)
+	if r.hold != nil {
+		size += int(unsafe.Sizeof(*r.hold)) + len(r.hold.Notice)
+	}
 	if local, domain, n := r.path.Local, r.path.Domain, len(r.path.Local); r.address == local+"@"+domain {
 		r.path = smtp.Path{Local: r.address[:n], Domain: r.address[n+1:]}
 	} else {
@@ -181,17 +228,9 @@ func (rs *recipients) share(v policy.Verdict) *policy.Verdict {
 	return &v
 }
 
-// firstTaken is the recipient that stands for all once the header is read: what
-// together let in has the same verdict from there on.
-func (rs *recipients) firstTaken() policy.RcptTo {
-	if r := rs.foremost(); r != nil {
-		return r.inQuestion()
-	}
-	return policy.RcptTo{}
-}
-
-// foremost is the first recipient that the backend took. Where each has a verdict
-// of its own it is the first that would have been refused: a site that only
+// foremost is the first recipient that the backend took. It stands for all once the
+// header is read: what together let in has the same verdict from there on. Where each
+// has a verdict of its own it is the first that would have been refused: a site that only
 // observes wants to know of that one.
 func (rs *recipients) foremost() (first *recipient) {
 	for i := range rs.list {

@@ -30,12 +30,12 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 		for i := range tx.rcpts.list {
 			if r := &tx.rcpts.list[i]; r.verdict.Refuses() {
 				v = *r.verdict
-				tx.facts.Rcpt = r.inQuestion()
+				tx.ask(r)
 				tx.reply = r.reply
 			}
 		}
 	} else if r := tx.rcpts.foremost(); r != nil {
-		tx.facts.Rcpt = tx.rcpts.firstTaken()
+		tx.ask(r)
 		if tx.reached == policy.Rcpt || r.final {
 			// The last verdict may have been that of another recipient.
 			v = *r.verdict
@@ -57,8 +57,11 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 		r := &tx.rcpts.list[i]
 		rec.Recipients = append(rec.Recipients, journal.Recipient{
 			Address: r.address, Disposition: r.verdict.Disposition.String(), Rule: r.verdict.Rule, Reply: r.reply.String(),
-			Undecided: !r.verdict.Decided, Final: r.final, Taken: r.taken,
+			Undecided: !r.verdict.Decided, Final: r.final, Taken: r.taken, Hold: r.hold,
 		})
+		if r.hold != nil && *r.hold == tx.facts.Hold {
+			rec.Recipients[i].Hold = nil // it is that of the record
+		}
 	}
 	if len(tx.ran) > 0 {
 		rec.Checks = make([]journal.Check, 0, len(tx.ran))

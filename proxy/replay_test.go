@@ -14,6 +14,7 @@ import (
 
 	"postern/checks"
 	"postern/checks/dnstest"
+	"postern/checks/memory"
 	"postern/configs"
 	"postern/policy"
 	"postern/policy/journal"
@@ -43,7 +44,7 @@ var conditions = []string{
 	`spf.result == "fail"`, `spf.result in ["softfail", "neutral"]`, `spf.result == "temperror"`, `spf.result == "pass" and mail.domain == "good.example"`,
 	`spf_helo.result == "fail"`, `iprev.result != "pass"`, `mx.result == "fail"`, `client.name endsWith ".good.example"`, `mail.from == ""`, `mail.size > 500`,
 	`submitter.address != ""`, `submitter.result == "fail"`, `in_list("friends", client.ip)`, `in_list("friends", mail.domain)`,
-	`rcpt.address matches "(?i)^postmaster"`, `rcpt.domain == "second.example"`, `rcpt.address startsWith "bob" and spf.result == "fail"`,
+	`rcpt.address matches "(?i)^postmaster"`, `rcpt.domain == "second.example"`, `rcpt.address startsWith "bob" and spf.result == "fail"`, `hold.tries > 1`, `hold.released or hold.age > 20`,
 	`header.from_domain == "bad.example"`, `header.count > 3`, `pra.result == "fail"`, `pra.address == ""`,
 	`submitter.address != "" and not pra.matches_submitter`, `header.from_domain != mail.domain and spf.result != "pass"`,
 	`message.size > 700`, `dkim.result == "none" and message.size < 200`, `spf.result == "fail" and not (dkim.result == "pass")`, `true`,
@@ -54,11 +55,14 @@ func generatePolicy(rnd *rand.Rand, lists *policy.Lists, given ...configs.Rule) 
 	for {
 		p := configs.Policy{Mode: "enforce", Rules: slices.Clone(given)}
 		// Most policies have nothing that comes late, or all is decided late.
-		from := conditions[:[]int{5, 22, 28, len(conditions)}[rnd.IntN(4)]]
+		from := conditions[:[]int{5, 24, 30, len(conditions)}[rnd.IntN(4)]]
 		for i := range 1 + rnd.IntN(7) {
-			r := configs.Rule{Name: fmt.Sprint("r", i), When: from[rnd.IntN(len(from))], Do: []string{"reject", "defer", "pass", "tag", "tag"}[rnd.IntN(5)]}
+			r := configs.Rule{Name: fmt.Sprint("r", i), When: from[rnd.IntN(len(from))], Do: []string{"reject", "defer", "pass", "hold", "tag", "tag"}[rnd.IntN(6)]}
 			if rnd.IntN(4) == 0 {
 				r.When = fmt.Sprintf("(%s) and not (%s)", r.When, from[rnd.IntN(len(from))])
+			}
+			if r.Do == "hold" {
+				r.For = time.Duration(rnd.IntN(3)) * 10 * time.Second
 			}
 			if r.Do == "tag" {
 				r.Header = fmt.Sprintf("X-Tag-%d: ${client.ip} ${helo.name}", i)
@@ -104,7 +108,7 @@ func TestReplayEqualsLive(t *testing.T) {
 	if n := sum["transactions"] + drawn["transactions"]; !t.Failed() && n < replayPolicies*replayTransactions {
 		t.Errorf("only %d transactions", n)
 	}
-	for _, what := range []string{"pass", "tag", "defer", "reject", "unjudged", "several recipients", "candidate undetermined", "candidate differs", "reached header", "reached rcpt", "reached connect"} {
+	for _, what := range []string{"pass", "tag", "hold", "defer", "reject", "unjudged", "several recipients", "candidate undetermined", "candidate differs", "reached header", "reached rcpt", "reached connect"} {
 		if sum[what] == 0 {
 			t.Errorf("no %s: the generator is one-sided", what)
 		}
@@ -131,7 +135,13 @@ func replayOne(t *testing.T, rnd *rand.Rand, observe bool, given ...configs.Rule
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.set.Checks = checks.NewSet(checks.Deps{Hostname: "mx.test", Resolver: zone}, func(n string) bool {
+	// Some seconds pass with each look at the clock, and now and then the store fails.
+	clock := time.Unix(1_800_000_000, 0)
+	now := func() time.Time { clock = clock.Add(2 * time.Second); return clock }
+	store := &failing{Store: memory.NewProcess(now)}
+	r.set.Memory = memory.New(store, memory.Options{Timeout: time.Minute})
+	defer r.set.Memory.Close()
+	r.set.Checks = checks.NewSet(checks.Deps{Hostname: "mx.test", Resolver: zone, Memory: r.set.Memory, Now: now}, func(n string) bool {
 		return chain.Needs(n) || n != "dkim" && n != "dmarc" // DKIM is measured for this policy only, so the candidate misses it at times
 	})
 	r.set.Candidate = candidate
@@ -143,6 +153,10 @@ func replayOne(t *testing.T, rnd *rand.Rand, observe bool, given ...configs.Rule
 	live := 0
 	r.srv.record = func(rec *journal.Record) { live++; w.Write(rec) } // one session at a time
 	for live < replayTransactions {
+		store.fail.Store(int32(rnd.IntN(20))) // the second of these is reading, the third writing
+		if list, err := store.Held(t.Context(), 1, nil); err == nil && rnd.IntN(4) == 0 && len(list) > 0 {
+			_, _ = store.Release(t.Context(), []string{list[0].ID}) // it is there
+		}
 		replaySession(r, rnd)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -188,7 +202,7 @@ func equalVerdicts(t *testing.T, rec *journal.Record, chain, candidate *policy.C
 		switch {
 		case !whole.Determined():
 			t.Fatalf("undetermined, for want of %q: %+v", whole.Missing.Names(), rec)
-		case !whole.Refuses() && (whole.MissingTags != policy.FactSet{} || rec.Reached != "message") && rec.Disposition != "reject" && rec.Disposition != "defer":
+		case !whole.Refuses() && (whole.MissingTags != policy.FactSet{} || rec.Reached != "message") && !policy.Refuses(rec.Disposition):
 			// Tags of rules that were never reached.
 		case whole.Disposition.String() != rec.Disposition, whole.Rule != rec.Rule, whole.Rule != "" && whole.Stage.String() != rec.RuleStage:
 			t.Fatalf("live %s by %s at %s, replayed %+v\n%+v", rec.Disposition, rec.Rule, rec.Stage, whole, rec)
@@ -221,6 +235,9 @@ func equalVerdicts(t *testing.T, rec *journal.Record, chain, candidate *policy.C
 		if i < len(rec.Recipients) {
 			rc, f := rec.Recipients[i], rec.Facts
 			f.Rcpt = policy.RcptTo{Address: rc.Address, Domain: journal.DomainOf(rc.Address)}
+			if rc.Hold != nil {
+				f.Hold = *rc.Hold
+			}
 			at := policy.Rcpt
 			if rc.Final {
 				counts["final"]++

@@ -105,7 +105,7 @@ func rigSettings(t testing.TB, o rigOptions) *Settings {
 	return &Settings{
 		Hostname: cfg.Hostname,
 		TLS:      &tls.Config{Certificates: []tls.Certificate{rigCertificate()}},
-		Checks:   checks.NewSet(checks.Deps{Hostname: cfg.Hostname, Resolver: zone, Config: cfg.Checks}, func(n string) bool { return n != "dkim" && n != "dmarc" || chain.Needs(n) }),
+		Checks:   checks.NewSet(checks.Deps{Hostname: cfg.Hostname, Resolver: zone, Config: cfg.Checks}, func(n string) bool { return n != "dkim" && n != "dmarc" && n != "hold" || chain.Needs(n) }),
 		Chain:    chain, Observe: p.Mode == "observe",
 		Headers: cfg.Headers, Limits: cfg.Limits, Timeouts: cfg.Timeouts,
 	}

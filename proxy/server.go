@@ -43,7 +43,7 @@ type Settings struct {
 	Candidate *policy.Chain
 	Observe   bool // judge, log and count, but refuse nothing
 	Backends  *backend.Set
-	Memory    *memory.Memory // is told what came of each transaction; nil: nobody is
+	Memory    *memory.Memory // is told what came of each transaction, and of held mail; nil: nobody is, and none is held
 	Headers   configs.Headers
 	Limits    configs.Limits
 	Timeouts  configs.Timeouts

@@ -74,7 +74,21 @@ func (tx *transaction) runChecks(st policy.Stage, msg checks.Message) {
 		tx.ran = ran
 		return
 	}
-	tx.ran = append(tx.ran, ran...)
+	for _, r := range ran {
+		tx.note(r)
+	}
+}
+
+// note keeps that a check ran. One that runs for each recipient is kept once, with the
+// time of all.
+func (tx *transaction) note(ran checks.Ran) {
+	for i := range tx.ran {
+		if was := &tx.ran[i]; was.Name == ran.Name {
+			was.Result, was.Took = ran.Result, was.Took+ran.Took
+			return
+		}
+	}
+	tx.ran = append(tx.ran, ran)
 }
 
 // judge asks the chain what follows from the facts at a stage. It returns the
@@ -93,14 +107,14 @@ func (tx *transaction) judge(st policy.Stage) smtp.Reply {
 
 // judgeEach is judge for recipients that need not deserve the same.
 func (tx *transaction) judgeEach(st policy.Stage) {
-	rcpt := tx.facts.Rcpt
+	rcpt, hold := tx.facts.Rcpt, tx.facts.Hold
 	for i := range tx.rcpts.list {
 		if r := &tx.rcpts.list[i]; r.taken {
-			tx.facts.Rcpt = r.inQuestion()
+			tx.ask(r)
 			r.verdict, r.final = tx.rcpts.share(tx.set.Chain.Decide(st, &tx.facts)), true
 		}
 	}
-	tx.facts.Rcpt = rcpt
+	tx.facts.Rcpt, tx.facts.Hold = rcpt, hold
 }
 
 // settled says whether nothing that is still to be learned can change a verdict
@@ -131,7 +145,10 @@ func (tx *transaction) candidateWaits() bool {
 		if !r.taken {
 			continue
 		}
-		f.Rcpt = r.inQuestion()
+		f.Rcpt, f.Hold = r.inQuestion(), policy.Hold{Result: policy.Skipped}
+		if r.hold != nil {
+			f.Hold = *r.hold
+		}
 		if !c.Settled(policy.Header, c.Decide(policy.Header, &f)) {
 			return true
 		}

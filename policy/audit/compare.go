@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"postern/policy"
 	"postern/policy/journal"
 )
 
@@ -98,9 +99,9 @@ func (c *Comparison) verdict(r *journal.Record, was, becomes journal.Opinion) {
 		return
 	case becomes.Disposition == "reject" && was.Disposition != "reject":
 		c.NewRejects++
-	case becomes.Disposition == "defer" && was.Disposition == "reject":
+	case deferred(becomes.Disposition) && was.Disposition == "reject":
 		c.Softened++
-	case becomes.Disposition == "defer" && !was.Refuses():
+	case deferred(becomes.Disposition) && !was.Refuses():
 		c.NewDefers++
 	case !becomes.Refuses() && was.Refuses():
 		c.NewAccepts++
@@ -113,6 +114,9 @@ func (c *Comparison) verdict(r *journal.Record, was, becomes journal.Opinion) {
 	}
 	c.note(changeKey{was.Disposition, was.Rule, becomes.Disposition, becomes.Rule}, domain, 1, r.ID)
 }
+
+// deferred says whether the client of such a verdict is to come again.
+func deferred(disposition string) bool { return policy.Refuses(disposition) && disposition != "reject" }
 
 // note counts a change of a domain.
 func (c *Comparison) note(k changeKey, domain string, count int64, examples ...string) {
@@ -190,13 +194,13 @@ type domainRow struct {
 
 // gravity orders changes: new rejects first.
 func (r changeRow) gravity() int {
-	refused := r.Was == "reject" || r.Was == "defer"
+	refused := policy.Refuses(r.Was)
 	switch {
 	case r.Becomes == "reject" && r.Was != "reject":
 		return 0
-	case r.Becomes == "defer" && !refused:
+	case deferred(r.Becomes) && !refused:
 		return 1
-	case refused && r.Becomes != "reject" && r.Becomes != "defer":
+	case refused && !policy.Refuses(r.Becomes):
 		return 2
 	}
 	return 3

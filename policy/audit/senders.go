@@ -36,10 +36,11 @@ type Traffic struct {
 	Bytes     int64 `json:"bytes"`
 	Passed    int64 `json:"passed"`
 	Tagged    int64 `json:"tagged"`
+	Held      int64 `json:"held"`
 	Deferred  int64 `json:"deferred"`
 	Rejected  int64 `json:"rejected"`
 	Delivered int64 `json:"delivered"`
-	Observed  int64 `json:"observed"` // of the deferred and rejected, those that were not refused: the policy only observed
+	Observed  int64 `json:"observed"` // of the held, deferred and rejected, those that were not refused: the policy only observed
 
 	SPF       Results `json:"spf"`
 	DKIM      Results `json:"dkim"`
@@ -91,6 +92,8 @@ func (t *Traffic) add(r *journal.Record) {
 		t.Passed++
 	case "tag":
 		t.Tagged++
+	case "hold":
+		t.Held++
 	case "defer":
 		t.Deferred++
 	case "reject":
@@ -99,7 +102,7 @@ func (t *Traffic) add(r *journal.Record) {
 	if r.Outcome == journal.OutcomeDelivered {
 		t.Delivered++
 	}
-	if r.Observed && (r.Disposition == "defer" || r.Disposition == "reject") {
+	if r.Observed && policy.Refuses(r.Disposition) {
 		t.Observed++
 	}
 	f := &r.Facts
@@ -117,6 +120,7 @@ func (t *Traffic) merge(u *Traffic) {
 	t.Bytes += u.Bytes
 	t.Passed += u.Passed
 	t.Tagged += u.Tagged
+	t.Held += u.Held
 	t.Deferred += u.Deferred
 	t.Rejected += u.Rejected
 	t.Delivered += u.Delivered
@@ -129,7 +133,7 @@ func (t *Traffic) merge(u *Traffic) {
 }
 
 // Refused counts what the policy would not have.
-func (t *Traffic) Refused() int64 { return t.Deferred + t.Rejected }
+func (t *Traffic) Refused() int64 { return t.Held + t.Deferred + t.Rejected }
 
 // SenderRow is a domain or a source.
 type SenderRow struct {

@@ -115,6 +115,7 @@ func (h *hasher) record(r *Record) *Record {
 	for _, s := range []*string{&c.Reply, &c.BackendReply, &c.Error} {
 		*s = h.text(*s)
 	}
+	c.Facts.Hold.Notice = "" // whoever guesses the addresses could tell by it that they are these
 	c.Tags = slices.Clone(r.Tags)
 	for i := range c.Tags {
 		c.Tags[i] = h.text(c.Tags[i])
@@ -123,6 +124,11 @@ func (h *hasher) record(r *Record) *Record {
 	for i := range c.Recipients {
 		rc := &c.Recipients[i]
 		rc.Address, rc.Reply = h.address(rc.Address), h.text(rc.Reply)
+		if rc.Hold != nil {
+			hold := *rc.Hold
+			hold.Notice = ""
+			rc.Hold = &hold
+		}
 	}
 	c.DNS = slices.Clone(r.DNS)
 	for i := range c.DNS {

@@ -10,7 +10,7 @@ import (
 // Opinion is what a policy says of one recipient, or of a transaction that had
 // none.
 type Opinion struct {
-	Disposition string // pass, tag, defer, reject; Undetermined; empty: the transaction ended before there was a verdict
+	Disposition string // pass, tag, hold, defer, reject; Undetermined; empty: the transaction ended before there was a verdict
 	Rule        string
 	Missing     []string // for Undetermined: the facts that were never measured
 	// TagsUnknown says that a message that is accepted may be tagged otherwise:
@@ -18,8 +18,8 @@ type Opinion struct {
 	TagsUnknown bool
 }
 
-// Refuses says whether the opinion is reject or defer.
-func (o Opinion) Refuses() bool { return o.Disposition == "reject" || o.Disposition == "defer" }
+// Refuses says whether the opinion is reject, defer or hold.
+func (o Opinion) Refuses() bool { return policy.Refuses(o.Disposition) }
 
 // Known says whether there is an opinion at all.
 func (o Opinion) Known() bool { return o.Disposition != "" && o.Disposition != Undetermined }
@@ -114,12 +114,11 @@ func (r *Record) Units() int { return max(1, len(r.Recipients)) }
 // Judge returns what c says of the i-th recipient, or of the transaction if
 // there were none. known is what Measured returned.
 func (r *Record) Judge(c *policy.Chain, i int, known policy.FactSet) Opinion {
-	if len(r.Recipients) == 0 || r.Recipients[i].Address == r.Facts.Rcpt.Address {
+	if len(r.Recipients) == 0 || r.Recipients[i].Hold == nil && r.Recipients[i].Address == r.Facts.Rcpt.Address {
 		return opinion(c.Judge(&r.Facts, known))
 	}
-	address := r.Recipients[i].Address
-	other := r.For(address)
-	if r.Hashed { // whether the address is known is another matter for each
+	other := r.about(&r.Recipients[i])
+	if r.Hashed || other.Facts.Hold.Result != r.Facts.Hold.Result { // what is known is another matter for each
 		known = other.Measured()
 	}
 	return opinion(c.Judge(&other.Facts, known))
@@ -127,8 +126,23 @@ func (r *Record) Judge(c *policy.Chain, i int, known policy.FactSet) Opinion {
 
 // For returns a copy of the record whose facts are about another recipient.
 func (r *Record) For(address string) *Record {
+	if address != r.Facts.Rcpt.Address {
+		for i := range r.Recipients {
+			if r.Recipients[i].Address == address {
+				return r.about(&r.Recipients[i])
+			}
+		}
+	}
+	return r.about(&Recipient{Address: address})
+}
+
+// about returns a copy of the record whose facts are about a recipient.
+func (r *Record) about(rc *Recipient) *Record {
 	c := *r
-	c.Facts.Rcpt = policy.RcptTo{Address: address, Domain: DomainOf(address)}
+	c.Facts.Rcpt = policy.RcptTo{Address: rc.Address, Domain: DomainOf(rc.Address)}
+	if rc.Hold != nil {
+		c.Facts.Hold = *rc.Hold
+	}
 	return &c
 }
 

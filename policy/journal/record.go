@@ -58,7 +58,7 @@ type Record struct {
 	Stage       string   `json:"stage"` // at which the transaction ended, whoever ended it
 	Rule        string   `json:"rule,omitempty"`
 	RuleStage   string   `json:"rule_stage,omitempty"` // at which Rule is decided, or the last rule where none matched
-	Disposition string   `json:"disposition"`          // pass, tag, defer, reject: what policy concluded; NotAsked
+	Disposition string   `json:"disposition"`          // pass, tag, hold, defer, reject: what policy concluded; NotAsked
 	Undecided   bool     `json:"undecided,omitempty"`  // the transaction ended before its verdict: Disposition is the last word until then
 	Observed    bool     `json:"observed,omitempty"`   // the policy only observes: the disposition was not carried out
 	Reply       string   `json:"reply"`                // the last reply of the transaction, as the client heard it
@@ -136,6 +136,9 @@ type Recipient struct {
 	// apart came together.
 	Final bool `json:"final,omitempty"`
 	Taken bool `json:"taken,omitempty"` // by the backend
+	// Hold is what was remembered of its having been held; nil: nobody asked, or it is
+	// that of the record.
+	Hold *policy.Hold `json:"hold,omitempty"`
 	// Candidate is the candidate policy's verdict on this recipient; nil where
 	// there is no candidate, or its verdict is that of the record.
 	Candidate *Candidate `json:"candidate,omitempty"`
@@ -144,7 +147,7 @@ type Recipient struct {
 // Candidate is what the candidate policy said.
 type Candidate struct {
 	Policy      string   `json:"policy,omitempty"` // its fingerprint
-	Disposition string   `json:"disposition"`      // pass, tag, defer, reject, or undetermined
+	Disposition string   `json:"disposition"`      // pass, tag, hold, defer, reject, or undetermined
 	Rule        string   `json:"rule,omitempty"`
 	Missing     []string `json:"missing,omitempty"` // the facts that were never measured and that its verdict hangs on
 	// TagsUnknown says that it accepts, and that tags may be added by rules that

@@ -142,7 +142,7 @@ func (p *Parts) remember(w *World, old *Parts) error {
 }
 
 // recalls says whether anything reads what is remembered.
-func (p *Parts) recalls() bool { return p.wants("past") || p.wants("rate") }
+func (p *Parts) recalls() bool { return p.wants("past") || p.wants("rate") || p.wants("hold") }
 
 // sameState says whether two configurations mean the same store.
 func sameState(a, b *configs.State) bool {

@@ -210,7 +210,7 @@ func (e *expectation) differs(t *Tested) string {
 	lists("tags", e.Tags, v.Tags)
 	var refused []string
 	for _, rcpt := range t.record.Recipients {
-		if d := rcpt.Disposition; d == "reject" || d == "defer" {
+		if policy.Refuses(rcpt.Disposition) {
 			refused = append(refused, rcpt.Address)
 		}
 	}

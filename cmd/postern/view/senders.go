@@ -51,10 +51,10 @@ func period(r *audit.SenderReport) string {
 func writeReportText(w io.Writer, r *audit.SenderReport) error {
 	var b strings.Builder
 	t := &r.Total
-	fmt.Fprintf(&b, "%s\n%d messages: %d passed, %d tagged, %d deferred, %d rejected by the policy; %d delivered\n",
-		period(r), t.Messages, t.Passed, t.Tagged, t.Deferred, t.Rejected, t.Delivered)
+	fmt.Fprintf(&b, "%s\n%d messages: %d passed, %d tagged, %d held, %d deferred, %d rejected by the policy; %d delivered\n",
+		period(r), t.Messages, t.Passed, t.Tagged, t.Held, t.Deferred, t.Rejected, t.Delivered)
 	if t.Observed > 0 {
-		fmt.Fprintf(&b, "The policy only observed: %d of the %d deferred and rejected were not refused.\n", t.Observed, t.Refused())
+		fmt.Fprintf(&b, "The policy only observed: %d of the %d held, deferred and rejected were not refused.\n", t.Observed, t.Refused())
 	}
 	if text := known(r); text != "" {
 		b.WriteString(text + ".\n")
@@ -104,7 +104,7 @@ func writeReportText(w io.Writer, r *audit.SenderReport) error {
 func writeReportCSV(w io.Writer, r *audit.SenderReport) error {
 	c := csv.NewWriter(w)
 	c.UseCRLF = true // RFC 4180 §2
-	head := []string{"kind", "name", "host", "messages", "bytes", "passed", "tagged", "deferred", "rejected", "delivered", "observed"}
+	head := []string{"kind", "name", "host", "messages", "bytes", "passed", "tagged", "held", "deferred", "rejected", "delivered", "observed"}
 	for _, check := range []string{"spf", "dkim", "dmarc", "submitter", "pra"} {
 		for _, result := range []string{"pass", "fail", "other", "error", "none"} {
 			head = append(head, check+"_"+result)
@@ -114,7 +114,7 @@ func writeReportCSV(w io.Writer, r *audit.SenderReport) error {
 	number := func(n int64) string { return strconv.FormatInt(n, 10) }
 	add := func(kind, name, host, reason string, t *audit.Traffic) {
 		row := []string{kind, name, host}
-		for _, n := range []int64{t.Messages, t.Bytes, t.Passed, t.Tagged, t.Deferred, t.Rejected, t.Delivered, t.Observed} {
+		for _, n := range []int64{t.Messages, t.Bytes, t.Passed, t.Tagged, t.Held, t.Deferred, t.Rejected, t.Delivered, t.Observed} {
 			row = append(row, number(n))
 		}
 		for _, x := range []audit.Results{t.SPF, t.DKIM, t.DMARC, t.Submitter, t.PRA} {

@@ -31,9 +31,9 @@ func TestTheReportTellsWhatWasOnlyObserved(t *testing.T) {
 		t.Fatalf("%v %+v", err, r.Total)
 	}
 	for format, want := range map[string]string{
-		"text": "The policy only observed: 2 of the 3 deferred and rejected were not refused.\n",
-		"html": "The policy only observed: 2 of the 3 deferred and rejected were not refused.\n",
-		"csv":  "total,,,5,0,1,1,1,2,4,2,",
+		"text": "The policy only observed: 2 of the 3 held, deferred and rejected were not refused.\n",
+		"html": "The policy only observed: 2 of the 3 held, deferred and rejected were not refused.\n",
+		"csv":  "total,,,5,0,1,1,0,1,2,4,2,",
 		"json": `"observed": 2`,
 	} {
 		var b strings.Builder

@@ -194,6 +194,7 @@ func (v Transaction) first(b *strings.Builder) {
 	fmt.Fprintf(b, "  session %s, listener %s, judged up to %s, %d octets\n", r.Session, r.Facts.Listener, r.Reached, r.Bytes)
 	b.WriteString("\nVerdict\n")
 	v.verdict(b)
+	v.held(b)
 	b.WriteString("\nWho\n")
 	WriteIdentities(b, v.Identities)
 	b.WriteString("\nReplies\n")
@@ -273,6 +274,33 @@ func (v Transaction) verdict(b *strings.Builder) {
 	}
 }
 
+// held says since when the mail was held, how often, and what lets it in.
+func (v Transaction) held(b *strings.Builder) {
+	r := v.Record.For(v.Recipient)
+	h := r.Facts.Hold
+	tries := h.Tries
+	for _, rc := range r.Recipients {
+		if rc.Address == v.Recipient && rc.Disposition == policy.DispositionHold.String() && !r.Observed {
+			tries++ // this time
+			break
+		}
+	}
+	if tries == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\nHeld\n  since %s, %s", Moment(r.Time.Add(-time.Duration(h.Age)*time.Second)), Counted(tries, "time"))
+	switch {
+	case h.Released:
+		b.WriteString("; an operator had released it\n")
+	case tries == h.Tries:
+		b.WriteString("; let past by the clock, or by other facts\n")
+	case h.Notice == "": // the journal is hashed
+		b.WriteString("; let it in: postern release, by the id that postern held shows\n")
+	default:
+		fmt.Fprintf(b, "; let it in: postern release %s\n", h.Notice)
+	}
+}
+
 // outcomeWords says how the transaction ended.
 func outcomeWords(r *journal.Record) string {
 	switch r.Outcome {
@@ -282,6 +310,8 @@ func outcomeWords(r *journal.Record) string {
 		switch r.Disposition {
 		case "reject":
 			return "refused by policy"
+		case "hold":
+			return "held: the client was told to send it again"
 		case "defer":
 			return "deferred by policy"
 		}
