@@ -5,6 +5,7 @@ package metrics
 import (
 	"net/http"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -55,6 +56,8 @@ type Metrics struct {
 
 	limitsReached known
 	heldBytes     prometheus.Gauge
+
+	retrievals known
 
 	disagreements *prometheus.CounterVec
 	configReloads known
@@ -153,6 +156,9 @@ func New() *Metrics {
 	m.limitsReached = newKnown(counter("limits_reached_total", "What clients were not given since a limit was reached, by the key of it in the configuration.", "limit"),
 		"held", "held_per_client", "held_memory", "header_fields", "header_size", "message_rate", "recipients")
 	m.heldBytes = f.NewGauge(gauge("held_bytes", "Room taken by messages that are held until the last rule can judge them, in memory and on disk."))
+
+	m.retrievals = newKnown(counter("retrievals_total", "Hosts that were asked for the mail that they keep (ETRN), by what they answered; error: it did not come to an answer.", "reply"),
+		append(slices.Clone(retrievalReplies), "other", "error")...)
 
 	m.disagreements = counter("policy_disagreement_total", "Transactions on which the active and the candidate policy disagree.", "active", "candidate")
 	m.configReloads = newKnown(counter("config_reloads_total", "Attempts to load the configuration anew.", "result"), "ok", "error")
@@ -380,6 +386,20 @@ func (m *Metrics) HeldBytes(n int64) {
 	if m != nil {
 		m.heldBytes.Add(float64(n))
 	}
+}
+
+// retrievalReplies are the answers that RFC 1985 §5.1 has, but for faults of syntax.
+var retrievalReplies = []string{"250", "251", "252", "253", "458", "459"}
+
+// Retrieval counts a host that was asked for mail, by the code of its reply, or error.
+func (m *Metrics) Retrieval(reply string) {
+	if m == nil {
+		return
+	}
+	if reply != "error" && !slices.Contains(retrievalReplies, reply) {
+		reply = "other"
+	}
+	m.retrievals.inc(reply)
 }
 
 // Disagreement counts a transaction on which the active and the candidate

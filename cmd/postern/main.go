@@ -136,6 +136,7 @@ Begin with: postern demo`,
 	root.AddCommand(
 		newServe(), newDemo(), newCheckConfig(), newConfig(), newPolicy(), newTestSession(),
 		newFind(), newExplain(), newReplay(), newCandidate(), newReport(), newOverrides(), newDoctor(), newVersion(),
+		newHeld(), newRelease(), newRetrieve(),
 	)
 	return root
 }

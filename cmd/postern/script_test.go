@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -425,7 +426,8 @@ func scriptPort(ts *testscript.TestScript, _ bool, args []string) {
 	must(ts, ln.Close())
 }
 
-// mta VARIABLE [without KEYWORD...] [proxy] [tls PAIR]: an MTA, its address in the variable.
+// mta VARIABLE [without KEYWORD...] [proxy] [tls PAIR] [etrn REPLY]: an MTA, its address
+// in the variable.
 func scriptMTA(ts *testscript.TestScript, _ bool, args []string) {
 	var o smtptest.SinkOptions
 	for rest := args[1:]; len(rest) > 0; {
@@ -436,6 +438,16 @@ func scriptMTA(ts *testscript.TestScript, _ bool, args []string) {
 			pair, err := tls.LoadX509KeyPair(ts.MkAbs(rest[1]+".pem"), ts.MkAbs(rest[1]+".key"))
 			must(ts, err)
 			o.TLS, rest = &tls.Config{Certificates: []tls.Certificate{pair}}, rest[2:]
+		case "etrn":
+			o.Keywords = append(slices.Clone(smtptest.AllKeywords), "ETRN")
+			reply := rest[1]
+			o.Script = func(st smtptest.Step) (a smtptest.Action) {
+				if st.Verb == "ETRN" {
+					a.Reply = reply + "\r\n"
+				}
+				return a
+			}
+			rest = rest[2:]
 		default:
 			o.Without, rest = append(o.Without, rest[1]), rest[2:]
 		}

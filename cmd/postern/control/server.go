@@ -31,10 +31,7 @@ const (
 // there may be that of a proxy which runs, or of one that was killed; but nobody else's:
 // who listens on it would answer the commands.
 func Verify(path string) error {
-	switch {
-	case !filepath.IsAbs(path):
-		return fmt.Errorf("control.socket: %s: write the whole path, as /run/postern/control", path)
-	case len(path) > maxPath:
+	if len(path) > maxPath {
 		return fmt.Errorf("control.socket: the path has %d octets, and the system takes %d", len(path), maxPath)
 	}
 	folder, err := os.Stat(filepath.Dir(path))
@@ -90,7 +87,7 @@ type Server struct {
 	wg   sync.WaitGroup
 }
 
-// Listen opens the socket and answers on it until Close. takeOver says that a proxy
+// Listen opens the socket, on which Serve answers. takeOver says that a proxy
 // which answers there is one that hands over to this one; else it is a fault.
 func Listen(path string, takeOver bool, d Desk, log *slog.Logger) (*Server, error) {
 	if err := Verify(path); err != nil {
@@ -107,7 +104,6 @@ func Listen(path string, takeOver bool, d Desk, log *slog.Logger) (*Server, erro
 		return nil, fmt.Errorf("control.socket: %w", err)
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
-	s.wg.Go(s.accept)
 	return s, nil
 }
 
@@ -154,6 +150,9 @@ func giveGroup(path string) error {
 	}
 	return os.Chown(path, -1, gid)
 }
+
+// Serve answers from now on, until Close.
+func (s *Server) Serve() { s.wg.Go(s.accept) }
 
 // Path is where the socket is.
 func (s *Server) Path() string { return s.path }

@@ -124,12 +124,17 @@ func openListeners(cfg *configs.Config, running map[string]*standing, inherited 
 	if len(faults) == 0 {
 		return next, nil
 	}
+	closeNew(next, running)
+	return nil, faults.Sorted()
+}
+
+// closeNew closes the listeners that were not running before.
+func closeNew(next, running map[string]*standing) {
 	for _, s := range next {
 		if running[s.config.Name] != s {
 			_ = s.ln.Close()
 		}
 	}
-	return nil, faults.Sorted()
 }
 
 // standingOn returns the running listener that has l's address.

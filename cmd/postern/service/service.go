@@ -21,6 +21,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"postern/cmd/postern/control"
 	"postern/configs"
 	"postern/metrics"
 	"postern/metrics/admin"
@@ -52,8 +53,11 @@ type Service struct {
 	AdminAt   net.Addr             // nil: none
 
 	endWatch, endBackends context.CancelFunc // of the current parts
+	endRetrieval          context.CancelFunc // of that at start; nil: there is none
 
-	adminSocket *socket // nil: none
+	adminSocket *socket         // nil: none
+	control     *control.Server // nil: none
+	retriever   retriever
 
 	included chan struct{} // a file that the configuration includes has changed
 	failed   chan error    // a listener, or the admin side, gave up
@@ -120,7 +124,7 @@ func New(opt Options) *Service {
 	inner := NewInnerListener()
 	return &Service{
 		World: World{Log: opt.Log, metrics: m, Dial: inner.Dial, Fallback: InnerBackend("maildir", "xclient"), Serves: true},
-		opt:   opt, started: time.Now(), inner: inner,
+		opt:   opt, started: time.Now(), inner: inner, retriever: retriever{log: opt.Log, metrics: m, asking: make(chan struct{}, 1)},
 		included: make(chan struct{}, 1), failed: make(chan error, 1), stopping: make(chan struct{}),
 	}
 }
@@ -170,6 +174,9 @@ func (s *Service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 		}
 		record = both(record, s.journal.Write)
 	}
+	if err := s.openControl(cfg); err != nil {
+		return err
+	}
 	for _, w := range p.Warnings(time.Now()) {
 		s.Log.Warn("configuration", "warning", w.Error())
 	}
@@ -177,6 +184,9 @@ func (s *Service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 	s.useState(nil, p)
 	s.smtp = proxy.New(proxy.Options{Log: s.Log, Metrics: s.metrics, Record: record}, p.Settings)
 	s.use(p)
+	if s.control != nil {
+		s.control.Serve()
+	}
 	if s.before != nil {
 		// The first client comes at once, and shall not find us offering little.
 		_ = p.WaitUp(context.Background(), 2*time.Second)
@@ -191,6 +201,7 @@ func (s *Service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 		s.goServe("admin", func() error { return s.admin.Serve(adminLn) })
 		s.Log.Info("admin", "address", adminLn.Addr().String())
 	}
+	s.retrieveAtStart(p)
 	return nil
 }
 
@@ -403,6 +414,11 @@ func (s *Service) tryReload() error {
 		p.Close(old)
 		return err
 	}
+	if err := s.openControl(cfg); err != nil {
+		closeNew(running, s.running)
+		p.Close(old)
+		return err
+	}
 	for _, w := range warnings {
 		s.Log.Warn("configuration", "warning", w.Error())
 	}
@@ -493,6 +509,12 @@ func (s *Service) Stop(signals <-chan os.Signal) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		_ = s.admin.Shutdown(ctx) // a scraper that hangs on is cut off
 		cancel()
+	}
+	if s.endRetrieval != nil {
+		s.endRetrieval()
+	}
+	if s.control != nil {
+		s.control.Close()
 	}
 	s.endWatch()
 	s.endBackends()

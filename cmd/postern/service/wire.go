@@ -13,6 +13,7 @@ import (
 	"postern/checks"
 	"postern/checks/dnscache"
 	"postern/checks/memory"
+	"postern/cmd/postern/control"
 	"postern/configs"
 	"postern/metrics"
 	"postern/policy/journal"
@@ -76,7 +77,8 @@ type Parts struct {
 	Backends     *backend.Set
 	Memory       *memory.Memory // nil: nobody asks for anything
 	Certificates *certificates
-	roots        string // of client certificates: the file's content
+	keepers      []keeper // that are asked for mail
+	roots        string   // of client certificates: the file's content
 }
 
 // Build makes the parts, and connects to nobody. All that is wrong with them comes
@@ -125,6 +127,13 @@ func Build(cfg *configs.Config, w *World, old *Parts) (*Parts, error) {
 	}
 	if w.Answers == nil { // made-up answers need no password
 		checkState(&cfg.State, note)
+	}
+
+	p.keepers = buildKeepers(cfg.Retrieve, note)
+	if path := cfg.Control.Socket; path != "" {
+		if err := control.Verify(path); err != nil {
+			note("control.socket", err)
+		}
 	}
 
 	tlsConfig, err := p.buildTLS(name, w, old)
