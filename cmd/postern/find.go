@@ -29,7 +29,7 @@ func (w *wanted) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&w.from, "from", "", "the sender: an `address`, a domain, *.domain, or '<>'; by MAIL FROM, SUBMITTER or the header")
 	f.StringVar(&w.client, "client", "", "the client's `address`, or a network such as 192.0.2.0/24")
-	f.StringVar(&w.disposition, "disposition", "", "what the policy concluded: pass, tag, defer, reject or none; `word`")
+	f.StringVar(&w.disposition, "disposition", "", "what the policy concluded: pass, tag, hold, defer, reject or none; `word`")
 	f.StringVar(&w.outcome, "outcome", "", "what became of it: delivered, refused, backend_refused, failed, abandoned or unknown; `word`")
 	f.StringVar(&w.rule, "rule", "", "the `name` of the rule that decided")
 	f.BoolVar(&w.refused, "refused", false, "only where the client heard a refusal (4yz, 5yz), ours or the backend's")
@@ -40,7 +40,7 @@ func (w *wanted) flags(cmd *cobra.Command) {
 func (w *wanted) any() bool { return *w != wanted{} }
 
 var (
-	dispositions = []string{"pass", "tag", "defer", "reject", journal.NotAsked}
+	dispositions = []string{"pass", "tag", "hold", "defer", "reject", journal.NotAsked}
 	outcomes     = []journal.Outcome{
 		journal.OutcomeDelivered, journal.OutcomeRefused, journal.OutcomeBackendRefused, journal.OutcomeFailed,
 		journal.OutcomeAbandoned, journal.OutcomeUnknown,

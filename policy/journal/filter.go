@@ -121,7 +121,7 @@ func (w *who) terms(address, domain index.Kind) []index.Term {
 }
 
 var dispositionMarks = map[string]index.Mark{
-	"pass": index.Pass, "tag": index.Tag, "defer": index.Defer, "reject": index.Reject, NotAsked: index.NotAsked,
+	"pass": index.Pass, "tag": index.Tag, "hold": index.Hold, "defer": index.Defer, "reject": index.Reject, NotAsked: index.NotAsked,
 }
 
 var outcomeMarks = map[Outcome]index.Mark{

@@ -109,10 +109,10 @@ func DemoMixed(ctx context.Context, out io.Writer, folder string, messages int, 
 	mode := cfg.Policy.Mode
 	_, _ = fmt.Fprintf(out, "%d messages in %s, by %s (mode %s):\n\n", messages, took.Round(time.Millisecond), file, mode)
 	tw := tabwriter.NewWriter(out, 0, 8, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprint(tw, "pass\ttag\thold\tdefer\treject\t  \n")
+	_, _ = fmt.Fprint(tw, "pass\ttag\tdefer\treject\t  \n")
 	for _, k := range mixedKinds {
 		n := counts[k.name]
-		_, _ = fmt.Fprintf(tw, "%d\t%d\t%d\t%d\t%d\t  %s\n", n["pass"], n["tag"], n["hold"], n["defer"], n["reject"], k.name)
+		_, _ = fmt.Fprintf(tw, "%d\t%d\t%d\t%d\t  %s\n", n["pass"], n["tag"], n["hold"]+n["defer"], n["reject"], k.name)
 	}
 	if err := tw.Flush(); err != nil {
 		return err

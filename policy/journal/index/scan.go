@@ -37,7 +37,7 @@ func (r *row) mailbox(whole, domain Kind, address []byte) {
 	r.name(domain, address[bytes.LastIndexByte(address, '@')+1:])
 }
 
-var dispositions = map[string]Mark{"pass": Pass, "tag": Tag, "defer": Defer, "reject": Reject, "none": NotAsked}
+var dispositions = map[string]Mark{"pass": Pass, "tag": Tag, "hold": Hold, "defer": Defer, "reject": Reject, "none": NotAsked}
 
 var outcomes = map[string]Mark{
 	"delivered": Delivered, "refused": RefusedByUs, "backend_refused": BackendRefused,

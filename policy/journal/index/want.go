@@ -26,6 +26,7 @@ const (
 	Failed
 	Abandoned
 	Unknown
+	Hold                      // a disposition too
 	markRecord Mark = 1 << 14 // the line is a record
 	markWild   Mark = 1 << 15 // it has something that the index does not know: look at it
 )
