@@ -112,7 +112,7 @@ func TestNeedsOfTheMemory(t *testing.T) {
 		}
 	}
 	for _, c := range Checks() {
-		if memory := c.Name == "past" || c.Name == "rate"; c.Memory != memory {
+		if memory := c.Name == "past" || c.Name == "rate" || c.Name == "hold"; c.Memory != memory {
 			t.Errorf("%s asks the memory: %v", c.Name, c.Memory)
 		}
 	}
