@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"postern/configs"
 	"postern/policy/expr"
 )
 
@@ -251,63 +250,4 @@ func (c *Chain) steps(f *Facts) []step {
 		}
 	}
 	return steps[:min(len(steps), maxSteps)]
-}
-
-// String renders the explanation for people, one line a fact:
-//
-//	reject by rule "spf-fail" (policy.yaml:12:5) at mail: 550 5.7.23 SPF validation failed.
-//	  no match    postmaster      rcpt.address matches "..."
-//	  ...
-func (e Explanation) String() string {
-	var b strings.Builder
-	switch {
-	case e.Undetermined != nil:
-		fmt.Fprintf(&b, "undetermined, for want of %s", strings.Join(e.Undetermined, ", "))
-	case e.Rule == "":
-		fmt.Fprintf(&b, "%s: no rule matched", e.Disposition)
-	default:
-		fmt.Fprintf(&b, "%s by rule %q (%s) at %s", e.Disposition, e.Rule, e.Position, e.Stage)
-	}
-	if e.Reply != "" {
-		fmt.Fprintf(&b, ": %s", e.Reply)
-	}
-	b.WriteString("\n")
-	for _, r := range e.Rules {
-		fmt.Fprintf(&b, "  %-11s  %s (%s, %s)\n", r.Outcome, r.Rule, r.Do, r.Position)
-		for _, p := range r.Parts {
-			value := strconv.FormatBool(p.Value)
-			if p.Unknown {
-				value = "?"
-			}
-			fmt.Fprintf(&b, "                 %-5s  %s", value, p.Text)
-			for i, o := range p.Operands {
-				separator := ", "
-				if i == 0 {
-					separator = "    with "
-				}
-				if o.Text != p.Text {
-					fmt.Fprintf(&b, "%s%s = %s", separator, o.Text, o.Value)
-				}
-			}
-			if p.Note != "" {
-				fmt.Fprintf(&b, "    in %s", p.Note)
-			}
-			b.WriteString("\n")
-		}
-	}
-	for i, c := range e.Changes {
-		if i == 0 {
-			b.WriteString("It would have been otherwise with any of these:\n")
-		}
-		fmt.Fprintf(&b, "  %s if", c.Outcome())
-		for j, f := range c.Facts {
-			if j > 0 {
-				b.WriteString(" and")
-			}
-			fmt.Fprintf(&b, " %s had been %s, not %s", f.Fact, configs.Alternatives(f.To), f.From)
-		}
-		b.WriteString(c.Wanting())
-		b.WriteString("\n")
-	}
-	return b.String()
 }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 )
 
@@ -25,6 +26,16 @@ func (s Stage) String() string { return stageNames[s] }
 
 // MarshalText makes a stage its name in JSON.
 func (s Stage) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads the name of a stage.
+func (s *Stage) UnmarshalText(name []byte) error {
+	st, ok := ParseStage(string(name))
+	if !ok {
+		return fmt.Errorf("policy: %q is no stage", name)
+	}
+	*s = st
+	return nil
+}
 
 // Result is what a check found: one of the words of RFC 8601 §2.7, plus
 // Skipped where the check was not run.

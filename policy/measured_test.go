@@ -148,9 +148,6 @@ func TestChangesGuessNothing(t *testing.T) {
 	if !reflect.DeepEqual(e.Changes, want) {
 		t.Errorf("got %+v", e.Changes)
 	}
-	if line := `  undetermined if spf.result had been "none", "neutral"`; !strings.Contains(e.String(), line) || !strings.Contains(e.String(), `, not "temperror", for want of dmarc.result`+"\n") {
-		t.Errorf("in words:\n%s", e)
-	}
 
 	// What is accepted whatever the others are is not called in question by them.
 	f.Rcpt.Address = "postmaster@example.org"

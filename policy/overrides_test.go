@@ -108,7 +108,7 @@ func TestAnOverrideExcusesWhatItSaysAndNothingElse(t *testing.T) {
 	}
 	f := Facts{}.Transaction("id")
 	f.Client.IP, f.Mail.Domain, f.SPF.Result = "192.0.2.7", "cs.edu.example", Fail
-	if text := chain.Explain(&f).String(); !strings.Contains(text, "192.0.2.0/24  # until 2027-03-01; mail team: a reason") {
+	if text := fmt.Sprint(chain.Explain(&f).Rules); !strings.Contains(text, "192.0.2.0/24  # until 2027-03-01; mail team: a reason") {
 		t.Error(text)
 	}
 }

@@ -1,6 +1,10 @@
 package policy
 
-import "postern/proxy/smtp"
+import (
+	"fmt"
+
+	"postern/proxy/smtp"
+)
 
 // Disposition is the one word of a verdict.
 type Disposition int
@@ -21,6 +25,16 @@ func (d Disposition) String() string { return dispositionNames[d] }
 
 // MarshalText makes a disposition its word in JSON.
 func (d Disposition) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads the word of a disposition.
+func (d *Disposition) UnmarshalText(word []byte) error {
+	do, ok := ParseDisposition(string(word))
+	if !ok {
+		return fmt.Errorf("policy: %q is no disposition", word)
+	}
+	*d = do
+	return nil
+}
 
 // Verdict is what the chain concluded from the facts known at a stage.
 type Verdict struct {

@@ -146,19 +146,21 @@ func (b *bench) why(c *testCase, t *Tested) string {
 		return "" // nothing was judged
 	}
 	e := t.chain.ExplainMeasured(&t.record.Facts, t.record.Measured())
+	var text strings.Builder
 	if b.verbose {
-		return e.String()
+		view.WriteExplanation(&text, e)
+		return text.String()
 	}
 	all := len(e.Rules)
 	e.Rules = slices.DeleteFunc(e.Rules, func(r policy.RuleExplanation) bool {
 		return r.Rule != c.Expect.Rule && (r.Outcome == "no match" || r.Outcome == "not reached")
 	})
 	e.Changes = nil
-	text := e.String()
+	view.WriteExplanation(&text, e)
 	if left := all - len(e.Rules); left > 0 {
-		text += fmt.Sprintf("  %s did not match or were not reached: -v shows them\n", view.Counted(left, "other rule"))
+		fmt.Fprintf(&text, "  %s did not match or were not reached: -v shows them\n", view.Counted(left, "other rule"))
 	}
-	return text
+	return text.String()
 }
 
 // differs lays out what was wanted and what came, line by line; empty: it is as

@@ -378,6 +378,21 @@ func WriteDNS(b *strings.Builder, answers []dnscache.Answer) {
 
 func took(d time.Duration) string { return d.Round(10 * time.Microsecond).String() }
 
+// WriteExplanation prints a verdict and why it is so.
+func WriteExplanation(b *strings.Builder, e policy.Explanation) {
+	switch {
+	case e.Undetermined != nil:
+		fmt.Fprintf(b, "undetermined, for want of %s", strings.Join(e.Undetermined, ", "))
+	case e.Rule == "":
+		fmt.Fprintf(b, "%s: no rule matched", e.Disposition)
+	default:
+		fmt.Fprintf(b, "%s by rule %q (%s) at %s", e.Disposition, e.Rule, e.Position, e.Stage)
+	}
+	b.WriteString(named(e.Reply, ": ") + "\n")
+	WriteRules(b, e)
+	WriteChanges(b, e)
+}
+
 // WriteRules prints each rule with the value of each part of its condition.
 func WriteRules(b *strings.Builder, e policy.Explanation) {
 	width := 0
