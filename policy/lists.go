@@ -13,6 +13,7 @@ import (
 
 	"postern/configs"
 	"postern/policy/expr"
+	"postern/proxy/smtp"
 )
 
 // Lists are the named lists that rules read with in_list. A Chain keeps the
@@ -160,7 +161,7 @@ func (l *list) insert(e *Entry) error {
 		}
 		l.insertNetwork(network, e)
 	case strings.Contains(text, "@"):
-		local, domain := text[:strings.LastIndexByte(text, '@')], text[strings.LastIndexByte(text, '@')+1:]
+		local, domain, _ := smtp.CutAddress(text)
 		if (local == "" || local == "*") && isDomain(domain) {
 			return fmt.Errorf("%q: write %s, which means the addresses in it too", e.Value, domain)
 		}
@@ -267,12 +268,12 @@ func (ls *Lists) Find(name, value string) (*Entry, bool) {
 	if l == nil {
 		return ls.rest.Find(name, value)
 	}
-	if at := strings.LastIndexByte(value, '@'); at >= 0 {
-		value = strings.ToLower(value)
+	value = strings.ToLower(value)
+	if _, domain, ok := smtp.CutAddress(value); ok {
 		if e, ok := l.addresses[value]; ok && ls.counts(e) {
 			return e, true
 		}
-		return ls.findDomain(l, value[at+1:])
+		return ls.findDomain(l, domain)
 	}
 	// A cheap look first: the error that ParseAddr would make of a domain
 	// costs an allocation.
@@ -281,7 +282,7 @@ func (ls *Lists) Find(name, value string) (*Entry, bool) {
 			return ls.findAddr(l, addr.Unmap().WithZone(""))
 		}
 	}
-	return ls.findDomain(l, strings.TrimSuffix(strings.ToLower(value), "."))
+	return ls.findDomain(l, strings.TrimSuffix(value, "."))
 }
 
 func (ls *Lists) findAddr(l *list, addr netip.Addr) (*Entry, bool) {

@@ -20,7 +20,8 @@ const (
 	SourceStale   Source = "stale" // the cache, after its time, since no server answers (RFC 8767)
 )
 
-// Answer is one look-up as `postern test-session` shows it.
+// Answer is one look-up as the journal keeps it, and as `postern explain` and
+// `postern test-session` show it.
 type Answer struct {
 	Name   string   `json:"name"`
 	Type   string   `json:"type"`

@@ -2,6 +2,7 @@
 package socket
 
 import (
+	"errors"
 	"net"
 	"syscall"
 )
@@ -41,7 +42,7 @@ func (p *Peeker) Quiet() bool {
 	if p.fd == nil {
 		return true
 	}
-	return p.peek() && (p.err == syscall.EAGAIN || p.err == syscall.EWOULDBLOCK || p.err == syscall.EINTR)
+	return p.peek() && (errors.Is(p.err, syscall.EAGAIN) || errors.Is(p.err, syscall.EWOULDBLOCK) || errors.Is(p.err, syscall.EINTR))
 }
 
 // peek looks once, and says whether it could.
