@@ -1,6 +1,9 @@
 package policy
 
 import (
+	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,13 +80,19 @@ func TestHoldIsExplained(t *testing.T) {
 	f.Mail = MailFrom{From: "a@a.example", Domain: "a.example"}
 	f.SPF.Result, f.Rcpt = None, RcptTo{Address: "b@example.org", Domain: "example.org"}
 	f.Hold = Hold{Result: Pass, Age: 42, Tries: 2}
-	text := greylist(t, 90*time.Second).ExplainMeasured(&f, Measured(&f, Rcpt)).String()
-	for _, want := range []string{
-		`hold by rule "first-contact"`, "hold.age >= 90    with hold.age = 42",
-		"pass if hold.age had been 90 or 91, not 42", "pass if hold.released had been true, not false",
+	e := greylist(t, 90*time.Second).ExplainMeasured(&f, Measured(&f, Rcpt))
+	if e.Disposition != DispositionHold || e.Rule != "first-contact" {
+		t.Errorf("%v by rule %q", e.Disposition, e.Rule)
+	}
+	if text := fmt.Sprint(e.Rules); !strings.Contains(text, "{hold.age 42}") {
+		t.Errorf("the age is not in %s", text)
+	}
+	for _, want := range []Change{
+		{Facts: []FactChange{{"hold.age", "42", []string{"90", "91"}}}, Becomes: DispositionPass},
+		{Facts: []FactChange{{"hold.released", "false", []string{"true"}}}, Becomes: DispositionPass},
 	} {
-		if !strings.Contains(text, want) {
-			t.Errorf("%q is not in\n%s", want, text)
+		if !slices.ContainsFunc(e.Changes, func(c Change) bool { return reflect.DeepEqual(c, want) }) {
+			t.Errorf("%+v is not in\n%+v", want, e.Changes)
 		}
 	}
 	plan := greylist(t, 90*time.Second).Plan()

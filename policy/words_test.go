@@ -11,7 +11,8 @@ func TestWordsAreReadAsWritten(t *testing.T) {
 			t.Errorf("%s: %v, %v", text, got, err)
 		}
 	}
-	for want := DispositionPass; want <= DispositionReject; want++ {
+	for i := range dispositionNames {
+		want := Disposition(i)
 		text, _ := want.MarshalText()
 		var got Disposition
 		if err := got.UnmarshalText(text); err != nil || got != want {
