@@ -57,13 +57,18 @@ type Metrics struct {
 	limitsReached known
 	heldBytes     prometheus.Gauge
 
-	retrievals known
+	held        *prometheus.GaugeVec
+	holdSeconds *prometheus.HistogramVec
+	retrievals  known
 
 	disagreements *prometheus.CounterVec
 	configReloads known
 	journal       known
 	buildInfo     *prometheus.GaugeVec
 }
+
+// holdBuckets go to the five days after which senders give up.
+var holdBuckets = []float64{60, 300, 600, 1800, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 48 * 3600, 96 * 3600, 120 * 3600}
 
 // The classic buckets, which every scraper sees; native histograms stand beside
 // them for those who ask for them.
@@ -157,6 +162,11 @@ func New() *Metrics {
 		"held", "held_per_client", "held_memory", "header_fields", "header_size", "message_rate", "recipients")
 	m.heldBytes = f.NewGauge(gauge("held_bytes", "Room taken by messages that are held until the last rule can judge them, in memory and on disk."))
 
+	m.held = f.NewGaugeVec(gauge("held", "Mail that was told to come again and has not yet, by the rule that holds it, as counted within the last minute; at most 10,000 notices are looked at."), []string{"rule"})
+	m.holdSeconds = f.NewHistogramVec(histogram("hold_seconds", "How long mail was held, by what ended it.", holdBuckets), []string{"released"})
+	for _, end := range []string{"clock", "operator", "expired"} {
+		m.holdSeconds.WithLabelValues(end)
+	}
 	m.retrievals = newKnown(counter("retrievals_total", "Hosts that were asked for the mail that they keep (ETRN), by what they answered; error: it did not come to an answer.", "reply"),
 		append(slices.Clone(retrievalReplies), "other", "error")...)
 
@@ -385,6 +395,25 @@ func (m *Metrics) LimitReached(limit string) {
 func (m *Metrics) HeldBytes(n int64) {
 	if m != nil {
 		m.heldBytes.Add(float64(n))
+	}
+}
+
+// Held publishes how much mail is held, by rule.
+func (m *Metrics) Held(byRule map[string]int) {
+	if m == nil {
+		return
+	}
+	m.held.Reset()
+	for rule, n := range byRule {
+		m.held.WithLabelValues(clean(rule)).Set(float64(n))
+	}
+}
+
+// HoldEnded observes for how long mail was held: until the clock, or an operator, let it
+// in, or it did not come again (expired).
+func (m *Metrics) HoldEnded(released string, held time.Duration) {
+	if m != nil {
+		m.holdSeconds.WithLabelValues(released).Observe(held.Seconds())
 	}
 }
 

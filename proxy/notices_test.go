@@ -82,7 +82,7 @@ func TestHeldAndComesAgain(t *testing.T) {
 	}
 	rec := r.last()
 	f := rec.Facts.Hold
-	if rec.Disposition != "hold" || rec.Rule != "first-contact" || rec.Outcome != journal.OutcomeRefused ||
+	if rec.Disposition != "hold" || rec.State != journal.StateInformation || rec.Rule != "first-contact" || rec.Outcome != journal.OutcomeRefused ||
 		f.Result != policy.None || f.Tries != 0 || !memory.IsNoticeID(f.Notice) {
 		t.Errorf("%+v", rec)
 	}
@@ -152,7 +152,7 @@ func TestSomeAreHeld(t *testing.T) {
 	c.cmd("DATA", "354 ")
 	c.cmd("Subject: x\r\n\r\nx\r\n.", "250 ")
 	rec := r.last()
-	if rec.Facts.Rcpt.Address != "eve@local.example" || !rec.Facts.Hold.Released || rec.Recipients[1].Hold != nil {
+	if rec.State != journal.StateRetrieved || rec.Facts.Rcpt.Address != "eve@local.example" || !rec.Facts.Hold.Released || rec.Recipients[1].Hold != nil {
 		t.Errorf("%+v", rec)
 	}
 	if h := rec.Recipients[0].Hold; h == nil || h.Released || h.Tries != 1 || rec.Recipients[0].Disposition != "hold" {
@@ -202,7 +202,7 @@ func TestHoldObserved(t *testing.T) {
 		t.Error(got)
 	}
 	rec := r.last()
-	if rec.Disposition != "hold" || !rec.Observed || rec.Facts.Hold.Notice != "" {
+	if rec.Disposition != "hold" || rec.State != journal.StateEmail || !rec.Observed || rec.Facts.Hold.Notice != "" {
 		t.Errorf("%+v", rec)
 	}
 	if list, err := store.Held(t.Context(), 10, nil); err != nil || len(list) != 0 {

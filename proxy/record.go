@@ -46,6 +46,12 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 	if outcome == journal.OutcomeRefused && stage <= policy.Mail {
 		rec.State = journal.StateIdentified
 	}
+	switch hold := &tx.facts.Hold; {
+	case v.Disposition == policy.DispositionHold && hold.Notice != "" && !tx.set.Observe:
+		rec.State = journal.StateInformation
+	case outcome == journal.OutcomeDelivered && hold.Released:
+		rec.State = journal.StateRetrieved
+	}
 	rec.Reached = tx.reached.String()
 	if tx.reached == policy.Header && tx.facts.Message.Size > 0 {
 		rec.Reached = policy.Message.String() // the message was read to its end, since its size is known

@@ -21,6 +21,13 @@ func (tx *transaction) remember(outcome journal.Outcome, v policy.Verdict) {
 	if m == nil {
 		return
 	}
+	if outcome == journal.OutcomeDelivered {
+		for i := range tx.rcpts.list {
+			if r := &tx.rcpts.list[i]; r.taken && r.hold != nil && r.hold.Result == policy.Pass {
+				m.Passed(r.hold.Notice)
+			}
+		}
+	}
 	if e := tx.event(outcome, v); e.Delivered > 0 || e.Rate != (memory.Rate{}) {
 		e.Keys = checks.MemoryKeys(&tx.facts)
 		m.Count(e)

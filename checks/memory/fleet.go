@@ -238,14 +238,15 @@ var holdScript = valkey.NewLuaScript(`
 redis.call('HSETNX', KEYS[1], 'first', ARGV[1])
 local tries = redis.call('HINCRBY', KEYS[1], 'tries', 1)
 redis.call('HSET', KEYS[1], 'last', ARGV[1], 'who', ARGV[3], 'from', ARGV[4], 'rcpt', ARGV[5], 'rule', ARGV[6])
+redis.call('HDEL', KEYS[1], 'passed')
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 local was = redis.call('HMGET', KEYS[1], 'first', 'released')
 return {was[1], tries, was[2] or '0'}`)
 
-// releaseScript releases a notice that is there and was not released.
-var releaseScript = valkey.NewLuaScript(`
+// markScript marks a notice that is there and had not that mark.
+var markScript = valkey.NewLuaScript(`
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-return redis.call('HSETNX', KEYS[1], 'released', '1')`)
+return redis.call('HSETNX', KEYS[1], ARGV[1], '1')`)
 
 // Notice implements Store.
 func (f *fleet) Notice(ctx context.Context, id string) (Notice, error) {
@@ -261,7 +262,7 @@ func readNotice(id string, a valkey.ValkeyResult) (Notice, error) {
 	if err != nil || len(m) == 0 {
 		return Notice{}, err
 	}
-	n := Notice{ID: id, Who: m["who"], From: m["from"], Rcpt: m["rcpt"], Rule: m["rule"], Released: m["released"] == "1"}
+	n := Notice{ID: id, Who: m["who"], From: m["from"], Rcpt: m["rcpt"], Rule: m["rule"], Released: m["released"] == "1", Passed: m["passed"] == "1"}
 	first, err1 := strconv.ParseInt(m["first"], 10, 64)
 	last, err2 := strconv.ParseInt(m["last"], 10, 64)
 	tries, err3 := strconv.Atoi(m["tries"])
@@ -324,7 +325,7 @@ func (f *fleet) Held(ctx context.Context, limit int, match func(Notice) bool) (l
 				if err != nil && !errors.Is(err, errValue) {
 					return list, err
 				}
-				if !n.First.IsZero() && len(list) < limit && (match == nil || match(n)) {
+				if !n.First.IsZero() && !n.Passed && len(list) < limit && (match == nil || match(n)) {
 					list = append(list, n)
 				}
 			}
@@ -337,17 +338,36 @@ func (f *fleet) Held(ctx context.Context, limit int, match func(Notice) bool) (l
 }
 
 // Release implements Store.
-func (f *fleet) Release(ctx context.Context, ids []string) (list []Notice, err error) {
+func (f *fleet) Release(ctx context.Context, ids []string) ([]Notice, error) {
+	return f.mark(ctx, ids, "released")
+}
+
+// Pass implements Store. What has passed is on no list of what is held.
+func (f *fleet) Pass(ctx context.Context, ids []string) (list []Notice, err error) {
+	list, err = f.mark(ctx, ids, "passed")
+	c, errConnect := f.connect()
+	if errConnect != nil || len(list) == 0 {
+		return list, errors.Join(err, errConnect)
+	}
+	cmds := make([]valkey.Completed, 0, len(list))
+	for _, n := range list {
+		cmds = append(cmds, c.B().Zrem().Key(f.indexKey(n.ID)).Member(n.ID).Build())
+	}
+	return list, errors.Join(err, f.all(ctx, c, cmds))
+}
+
+// mark sets one of the marks of notices and returns those that did not have it.
+func (f *fleet) mark(ctx context.Context, ids []string, which string) (list []Notice, err error) {
 	c, err := f.connect()
 	if err != nil {
 		return nil, err
 	}
 	for _, id := range ids {
-		released, err := releaseScript.Exec(ctx, c, []string{f.noticeKey(id)}, nil).AsInt64()
+		marked, err := markScript.Exec(ctx, c, []string{f.noticeKey(id)}, []string{which}).AsInt64()
 		if err != nil {
 			return list, err
 		}
-		if released == 0 {
+		if marked == 0 {
 			continue
 		}
 		n, err := f.Notice(ctx, id)

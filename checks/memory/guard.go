@@ -17,6 +17,11 @@ type Options struct {
 	Now     func() time.Time
 	// Sizes is told every minute how much is remembered, as far as that is known.
 	Sizes func(Sizes)
+	// Held is told every minute how many notices wait, by rule, as far as countHeld goes.
+	Held func(byRule map[string]int)
+	// Ended is told of notices that have passed: for how long they were held, and how that
+	// ended. Of a fleet, one process is told of each.
+	Ended func(e End, held time.Duration)
 	// Dropped is told of events that were lost because the store did not take them.
 	Dropped func(n int)
 }
@@ -41,6 +46,25 @@ const (
 	writeTimeout = 10 * time.Second
 )
 
+// End is how holding mail ended.
+type End string
+
+// The ends.
+const (
+	EndClock    End = "clock"    // it came again, late enough
+	EndOperator End = "operator" // it came again, released
+	EndExpired  End = "expired"  // it did not come again, and will not
+)
+
+const (
+	// countHeld bounds how many notices are looked at each minute.
+	countHeld = 10_000
+	// givenUp is how long after the last try a sender has given up (RFC 5321 §4.5.4.1).
+	givenUp = 5 * 24 * time.Hour
+	// maxPassed bounds the ids of notices that wait to be marked.
+	maxPassed = 10_000
+)
+
 // ErrUnhealthy is returned instead of an answer while the store is left alone.
 var ErrUnhealthy = errors.New("memory: the store is not healthy")
 
@@ -63,6 +87,7 @@ type Memory struct {
 	closed   bool
 	failures int
 	pending  []Event
+	passed   []string // ids of notices
 	lost     int
 
 	stop context.CancelFunc
@@ -211,6 +236,70 @@ func (m *Memory) Flush(ctx context.Context) error {
 	return err
 }
 
+// Passed notes that mail which was held came again and was let in. It never waits.
+func (m *Memory) Passed(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed && len(m.passed) < maxPassed {
+		m.passed = append(m.passed, id)
+	}
+}
+
+// markPassed writes which notices have passed. Those that the store does not take are
+// listed as held until they are forgotten, and nothing else hangs on it.
+func (m *Memory) markPassed(ctx context.Context) {
+	m.mu.Lock()
+	ids := m.passed
+	m.passed = nil
+	m.mu.Unlock()
+	if len(ids) == 0 || !m.Healthy() {
+		return
+	}
+	list, err := m.store.Pass(ctx, ids)
+	m.heard(err)
+	for _, n := range list {
+		end := EndClock
+		if n.Released {
+			end = EndOperator
+		}
+		m.ended(end, m.opt.Now().Sub(n.First))
+	}
+}
+
+func (m *Memory) ended(e End, held time.Duration) {
+	if m.opt.Ended != nil {
+		m.opt.Ended(e, max(held, 0))
+	}
+}
+
+// lookAtHeld counts the notices that wait, and gives up those whose senders have.
+func (m *Memory) lookAtHeld(ctx context.Context, now time.Time) {
+	if m.opt.Held == nil {
+		return
+	}
+	list, err := m.store.Held(ctx, countHeld, nil)
+	if err != nil {
+		return
+	}
+	byRule := map[string]int{}
+	var over []string
+	for _, n := range list {
+		if now.Sub(n.Last) > givenUp {
+			over = append(over, n.ID)
+			continue
+		}
+		byRule[n.Rule]++
+	}
+	m.opt.Held(byRule)
+	if len(over) == 0 {
+		return
+	}
+	list, _ = m.store.Pass(ctx, over) // those that it does not take are over in a minute as well
+	for _, n := range list {
+		m.ended(EndExpired, n.Last.Sub(n.First))
+	}
+}
+
 // putBack puts events back that were not written, the newest as far as there is room.
 func (m *Memory) putBack(events []Event) {
 	m.mu.Lock()
@@ -256,11 +345,13 @@ func (m *Memory) write(ctx context.Context) {
 		case <-tick.C:
 			within, cancel := context.WithTimeout(ctx, writeTimeout)
 			_ = m.Flush(within) // heard has said what there is to say
+			m.markPassed(within)
 			if now := m.opt.Now(); m.opt.Sizes != nil && m.Healthy() && now.Sub(counted) >= sizeEvery {
 				counted = now
 				if s, err := m.store.Sizes(within); err == nil {
 					m.opt.Sizes(s)
 				}
+				m.lookAtHeld(within, now)
 			}
 			cancel()
 		}

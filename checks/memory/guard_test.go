@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -176,6 +177,48 @@ func TestASessionThatIsOver(t *testing.T) {
 		time.Sleep(time.Minute)
 		if err := m.Close(); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// How holding mail ended is told once of each notice, whoever notes it how often.
+func TestHowHoldingEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ends []string
+		var counted map[string]int
+		m := New(NewProcess(time.Now), Options{
+			Held:  func(n map[string]int) { counted = n },
+			Sizes: func(Sizes) {},
+			Ended: func(e End, held time.Duration) { ends = append(ends, string(e)+" "+held.Round(time.Minute).String()) },
+		})
+		defer m.Close()
+		ctx := t.Context()
+		for _, id := range []string{"a", "b", "c", "d"} {
+			if _, err := m.Hold(ctx, Notice{ID: id, Rule: "grey"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(10 * time.Minute)
+		if _, err := m.Store().Release(ctx, []string{"b"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Hold(ctx, Notice{ID: "c", Rule: "grey"}); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{"a", "b", "a", "nobody"} {
+			m.Passed(id)
+		}
+		time.Sleep(2 * time.Minute)
+		m.Passed("a")
+		time.Sleep(time.Minute)
+		if counted["grey"] != 2 || len(counted) != 1 {
+			t.Errorf("held: %v", counted)
+		}
+		time.Sleep(6 * 24 * time.Hour)
+		want := []string{"clock 10m0s", "operator 10m0s", "expired 0s", "expired 10m0s"}
+		slices.Sort(ends[2:])
+		if !slices.Equal(ends, want) || len(counted) != 0 {
+			t.Errorf("%q, want %q; held: %v", ends, want, counted)
 		}
 	})
 }

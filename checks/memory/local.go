@@ -220,7 +220,7 @@ func (l *local) noticeWrite(n Notice) write {
 func (l *local) Held(ctx context.Context, limit int, match func(Notice) bool) (list []Notice, err error) {
 	err = l.on.each(tableHold, "", func(_ string, v []byte) bool {
 		var n Notice
-		if over(v, l.now()) || json.Unmarshal(v[8:], &n) != nil || match != nil && !match(n) {
+		if over(v, l.now()) || json.Unmarshal(v[8:], &n) != nil || n.Passed || match != nil && !match(n) {
 			return ctx.Err() == nil
 		}
 		list = append(list, n)
@@ -230,19 +230,30 @@ func (l *local) Held(ctx context.Context, limit int, match func(Notice) bool) (l
 }
 
 // Release implements Store.
-func (l *local) Release(ctx context.Context, ids []string) (list []Notice, err error) {
+func (l *local) Release(ctx context.Context, ids []string) ([]Notice, error) {
+	return l.mark(ctx, ids, func(n *Notice) *bool { return &n.Released })
+}
+
+// Pass implements Store.
+func (l *local) Pass(ctx context.Context, ids []string) ([]Notice, error) {
+	return l.mark(ctx, ids, func(n *Notice) *bool { return &n.Passed })
+}
+
+// mark sets one of the marks of notices and returns those that did not have it.
+func (l *local) mark(ctx context.Context, ids []string, of func(*Notice) *bool) (list []Notice, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var ws []write
+	seen := map[string]bool{} // what was marked is not written before the end
 	for _, id := range ids {
 		n, err := l.Notice(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		if n.First.IsZero() || n.Released {
+		if n.First.IsZero() || *of(&n) || seen[id] {
 			continue
 		}
-		n.Released = true
+		*of(&n), seen[id] = true, true
 		list, ws = append(list, n), append(ws, l.noticeWrite(n))
 	}
 	return list, l.on.commit(ws)

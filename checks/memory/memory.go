@@ -174,6 +174,7 @@ type Notice struct {
 	Last     time.Time `json:"last"`
 	Tries    int       `json:"tries"`
 	Released bool      `json:"released"`
+	Passed   bool      `json:"passed,omitempty"` // it came again and was let in, or never will: it is held no more
 }
 
 // Sizes is how much is remembered.
@@ -198,7 +199,9 @@ type Store interface {
 	// Hold writes one more try of a notice and returns it with its First and Tries.
 	// When it has come back, the notice survives the end of the process.
 	Hold(ctx context.Context, n Notice) (Notice, error)
-	// Held returns notices, at most limit, in no order. match may be nil.
+	// Pass marks notices as passed and returns those that were not yet.
+	Pass(ctx context.Context, ids []string) ([]Notice, error)
+	// Held returns notices that have not passed, at most limit, in no order. match may be nil.
 	Held(ctx context.Context, limit int, match func(Notice) bool) ([]Notice, error)
 	// Release marks notices as released and returns those that were not yet.
 	Release(ctx context.Context, ids []string) ([]Notice, error)

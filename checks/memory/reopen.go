@@ -138,6 +138,11 @@ func (r *reopened) Held(ctx context.Context, limit int, match func(Notice) bool)
 	return asked(r, func(s Store) ([]Notice, error) { return s.Held(ctx, limit, match) })
 }
 
+// Pass implements Store.
+func (r *reopened) Pass(ctx context.Context, ids []string) ([]Notice, error) {
+	return asked(r, func(s Store) ([]Notice, error) { return s.Pass(ctx, ids) })
+}
+
 // Release implements Store.
 func (r *reopened) Release(ctx context.Context, ids []string) ([]Notice, error) {
 	return asked(r, func(s Store) ([]Notice, error) { return s.Release(ctx, ids) })

@@ -197,6 +197,21 @@ func TestNotices(t *testing.T) {
 		if err != nil || sizes.Entries["hold"] != 4 {
 			t.Errorf("%+v, %v", sizes, err)
 		}
+		if list, err := s.Pass(ctx, []string{id, "0000000000000000"}); err != nil || len(list) != 1 || list[0].ID != id || !list[0].Released {
+			t.Errorf("%+v, %v", list, err)
+		}
+		if list, err := s.Pass(ctx, []string{id}); err != nil || len(list) != 0 {
+			t.Errorf("once more: %+v, %v", list, err)
+		}
+		if n := held(100, nil); n != 3 {
+			t.Errorf("%d, one of which has passed", n)
+		}
+		if got, err := s.Notice(ctx, id); err != nil || !got.Passed || got.Tries != 3 {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if _, err := s.Hold(ctx, n); err != nil || held(100, nil) != 4 {
+			t.Errorf("it is held again: %v", err)
+		}
 		move(noticeLife + time.Second)
 		if n := held(100, nil); n != 0 {
 			t.Errorf("%d a week later", n)

@@ -134,6 +134,7 @@ func (p *Parts) remember(w *World, old *Parts) error {
 	}
 	p.Memory = memory.New(store, memory.Options{
 		Timeout: timeout, Keep: c.Keep, Log: w.Log, Sizes: func(s memory.Sizes) { w.metrics.StateSizes(s.Entries, s.Bytes) },
+		Held: w.metrics.Held, Ended: func(e memory.End, held time.Duration) { w.metrics.HoldEnded(string(e), held) },
 		Dropped: func(n int) {
 			w.Log.Warn("counts of messages were lost, since the state store did not take them", "messages", n)
 		},

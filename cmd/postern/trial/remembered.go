@@ -21,6 +21,12 @@ type caseRate struct {
 	Domain   int `yaml:"domain" min:"0"`
 }
 
+type caseHold struct {
+	Age      int  `yaml:"age" min:"0"` // seconds
+	Tries    int  `yaml:"tries" min:"0"`
+	Released bool `yaml:"released"`
+}
+
 type caseState struct {
 	Healthy *bool `yaml:"healthy"` // nil: yes
 }
@@ -30,6 +36,7 @@ type caseState struct {
 type remembered struct {
 	past casePast
 	rate caseRate
+	hold caseHold
 }
 
 // script is the store of a trial: it tells what the case says, and notes nothing, so
@@ -63,6 +70,22 @@ func (s *script) Recall(_ context.Context, k memory.Keys) (r memory.Recalled, _ 
 	}
 	return r, nil
 }
+
+// Notice implements memory.Store.
+func (s *script) Notice(_ context.Context, id string) (n memory.Notice, _ error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h := s.tell.hold; h != (caseHold{}) {
+		n = memory.Notice{ID: id, First: time.Now().Add(-time.Duration(h.Age) * time.Second), Tries: max(1, h.Tries), Released: h.Released}
+	}
+	return n, nil
+}
+
+// Hold implements memory.Store.
+func (s *script) Hold(_ context.Context, n memory.Notice) (memory.Notice, error) { return n, nil }
+
+// Pass implements memory.Store.
+func (s *script) Pass(context.Context, []string) ([]memory.Notice, error) { return nil, nil }
 
 // Add implements memory.Store.
 func (s *script) Add(context.Context, time.Duration, []memory.Event) error { return nil }

@@ -60,6 +60,7 @@ type testCase struct {
 	Sign        []string        `yaml:"sign"` // domains that sign it, with a key that is in the zone
 	Past        casePast        `yaml:"past"` // what is remembered of the sender
 	Rate        caseRate        `yaml:"rate"`
+	Hold        caseHold        `yaml:"hold"` // whether this mail was held before
 	State       caseState       `yaml:"state"`
 	Expect      expectation     `yaml:"expect"`
 
@@ -193,6 +194,9 @@ func (c *testCase) fill(other *testCase) {
 	}
 	if c.Rate == (caseRate{}) {
 		c.Rate = other.Rate
+	}
+	if c.Hold == (caseHold{}) {
+		c.Hold = other.Hold
 	}
 	if c.State.Healthy == nil {
 		c.State = other.State
