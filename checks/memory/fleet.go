@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -216,7 +217,10 @@ func (f *fleet) Add(ctx context.Context, keep time.Duration, events []Event) err
 		add(key, "m", n)
 		expire(key, rateLife)
 	}
-	return f.all(ctx, c, cmds)
+	if err := f.all(ctx, c, cmds); err != nil {
+		return fmt.Errorf("%w: %w", errPerhaps, err) // a server that was stopped reads it later
+	}
+	return nil
 }
 
 func (f *fleet) all(ctx context.Context, c valkey.Client, cmds []valkey.Completed) error {

@@ -65,6 +65,9 @@ const (
 	maxPassed = 10_000
 )
 
+// errPerhaps is that what was to be written may have been.
+var errPerhaps = errors.New("memory: it may have been written all the same")
+
 // ErrUnhealthy is returned instead of an answer while the store is left alone.
 var ErrUnhealthy = errors.New("memory: the store is not healthy")
 
@@ -85,7 +88,8 @@ type Memory struct {
 	mu       sync.Mutex
 	left     bool // the store is let go of, which is no trouble
 	closed   bool
-	failures int
+	failures int // of questions, in a row
+	unsaved  int // writes that failed, in a row
 	pending  []Event
 	passed   []string // ids of notices
 	lost     int
@@ -171,7 +175,7 @@ func (m *Memory) TakeBack() {
 func (m *Memory) Pretend(healthy bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.left, m.failures = !healthy, 0
+	m.left, m.failures, m.unsaved = !healthy, 0, 0
 	m.healthy.Store(healthy)
 }
 
@@ -214,24 +218,36 @@ func (m *Memory) Count(e Event) {
 
 // Flush writes what was counted so far.
 func (m *Memory) Flush(ctx context.Context) error {
-	m.mu.Lock()
-	events, lost := m.pending, m.lost
-	m.pending, m.lost = nil, 0
-	m.mu.Unlock()
-	if lost > 0 && m.opt.Dropped != nil {
-		m.opt.Dropped(lost)
-	}
-	if len(events) == 0 {
-		return nil
-	}
 	if !m.Healthy() {
-		m.putBack(events)
 		return ErrUnhealthy
 	}
-	err := m.store.Add(ctx, time.Duration(m.keep.Load()), events)
-	m.heard(err)
-	if err != nil {
+	err := m.save(ctx)
+	m.heard(&m.unsaved, err)
+	return err
+}
+
+// save writes what was counted so far, whether the store is healthy or not. What may
+// have been written all the same is not written again: counts are lost rather than
+// doubled, for a rule refuses by them.
+func (m *Memory) save(ctx context.Context) error {
+	m.mu.Lock()
+	events := m.pending
+	m.pending = nil
+	m.mu.Unlock()
+	var err error
+	if len(events) > 0 {
+		err = m.store.Add(ctx, time.Duration(m.keep.Load()), events)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case errors.Is(err, errPerhaps):
+		m.lost += len(events)
+	case err != nil:
 		m.putBack(events)
+	case m.lost > 0 && m.opt.Dropped != nil:
+		m.opt.Dropped(m.lost)
+		m.lost = 0
 	}
 	return err
 }
@@ -256,7 +272,7 @@ func (m *Memory) markPassed(ctx context.Context) {
 		return
 	}
 	list, err := m.store.Pass(ctx, ids)
-	m.heard(err)
+	m.heard(&m.unsaved, err)
 	for _, n := range list {
 		end := EndClock
 		if n.Released {
@@ -301,9 +317,8 @@ func (m *Memory) lookAtHeld(ctx context.Context, now time.Time) {
 }
 
 // putBack puts events back that were not written, the newest as far as there is room.
+// It needs mu.
 func (m *Memory) putBack(events []Event) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if over := len(events) + len(m.pending) - maxPending; over > 0 {
 		over = min(over, len(events))
 		events, m.lost = events[over:], m.lost+over
@@ -320,6 +335,9 @@ func (m *Memory) Close() error {
 	defer cancel()
 	err := m.Flush(ctx)
 	m.mu.Lock()
+	if m.lost += len(m.pending); m.lost > 0 && !m.closed && !m.left && m.opt.Dropped != nil {
+		m.opt.Dropped(m.lost)
+	}
 	if m.closed {
 		m.mu.Unlock()
 		return nil
@@ -386,27 +404,28 @@ func ask[T any](ctx context.Context, m *Memory, f func(context.Context) (T, erro
 	select {
 	case a := <-got:
 		if ctx.Err() == nil {
-			m.heard(a.err)
+			m.heard(&m.failures, a.err)
 		}
 		return a.value, a.err
 	case <-within.Done():
 		if ctx.Err() != nil {
 			return none, ctx.Err() // the session is over, which says nothing of the store
 		}
-		m.heard(within.Err())
+		m.heard(&m.failures, within.Err())
 		return none, within.Err()
 	}
 }
 
-// heard notes how the store did.
-func (m *Memory) heard(err error) {
+// heard notes how the store did. Questions and writes are counted apart: a disk that
+// is full can be read.
+func (m *Memory) heard(failures *int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err == nil {
-		m.failures = 0
+		*failures = 0
 		return
 	}
-	if m.failures++; m.failures < trips || m.left || !m.fall() {
+	if *failures++; *failures < trips || m.left || !m.fall() {
 		return
 	}
 	m.opt.Log.Warn("the state store does not answer: its facts are unmeasured, and no mail is held until it does", "error", err)
@@ -446,17 +465,23 @@ func (m *Memory) heal(ctx context.Context) {
 			err := m.ping(within)
 			cancel()
 			if err == nil {
+				// NOT: the sign alone. There may be room for that, and for no more.
+				within, cancel := context.WithTimeout(ctx, writeTimeout)
+				err = m.save(within)
+				cancel()
+			}
+			if err == nil {
 				m.mu.Lock()
 				back := !m.left
 				if back {
-					m.failures = 0
+					m.failures, m.unsaved = 0, 0
 					m.healthy.Store(true)
 				}
 				m.mu.Unlock()
 				if !back {
 					continue
 				}
-				m.opt.Log.Info("the state store answers again", "after", m.opt.Now().Sub(began).Round(time.Second))
+				m.opt.Log.Info("the state store answers again", "after", m.opt.Now().Sub(began).Round(time.Second).String())
 			}
 		}
 	}

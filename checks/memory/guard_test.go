@@ -3,6 +3,7 @@ package memory
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -219,6 +220,64 @@ func TestHowHoldingEnds(t *testing.T) {
 		slices.Sort(ends[2:])
 		if !slices.Equal(ends, want) || len(counted) != 0 {
 			t.Errorf("%q, want %q; held: %v", ends, want, counted)
+		}
+	})
+}
+
+// readOnly is a store that answers questions and takes nothing.
+type readOnly struct {
+	moody
+	full atomic.Bool
+	err  error
+}
+
+func (r *readOnly) Add(ctx context.Context, keep time.Duration, e []Event) error {
+	if r.full.Load() {
+		return r.err
+	}
+	return r.moody.Add(ctx, keep, e)
+}
+
+// A disk that is full can be read, and there may be room for a sign of life on it: the
+// store is left alone all the same, until it takes what it did not take.
+func TestADiskThatIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, x := range []struct {
+			err     error
+			dropped int // at least
+		}{
+			{errors.New("no space left on device"), 0},
+			{fmt.Errorf("%w: i/o timeout", errPerhaps), 4}, // three before it was left alone, and one sign of life
+		} {
+			s := &readOnly{err: x.err}
+			var log lines
+			dropped := 0
+			m := New(s, Options{Dropped: func(n int) { dropped += n }, Log: slog.New(slog.NewTextHandler(&log, nil))})
+			s.full.Store(true)
+			for range 40 {
+				m.Count(Event{})
+				_, _ = m.Recall(t.Context(), Keys{})
+				time.Sleep(flushEvery + time.Millisecond)
+			}
+			if m.Healthy() {
+				t.Error("it takes nothing, and is healthy")
+			}
+			s.full.Store(false)
+			m.Count(Event{})
+			time.Sleep(2 * lastPause)
+			if !m.Healthy() {
+				t.Error("it takes everything, and is not healthy")
+			}
+			time.Sleep(2 * flushEvery)
+			if got := int(s.added.Load()); got+dropped != 41 || x.dropped == 0 && dropped != 0 || x.dropped > 0 && dropped < x.dropped {
+				t.Errorf("%v: %d written, %d dropped", x.err, got, dropped)
+			}
+			if text := log.String(); strings.Count(text, "does not answer") != 1 || strings.Count(text, "answers again") != 1 {
+				t.Errorf("told:\n%s", text)
+			}
+			if err := m.Close(); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 }
