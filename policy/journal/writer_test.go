@@ -400,6 +400,9 @@ func TestQueueIsBoundedByOctetsToo(t *testing.T) {
 		synctest.Wait()
 		big := sample("big")
 		big.DNS = append(big.DNS, dnscache.Answer{Answer: []string{strings.Repeat("x", maxLine-8<<10)}})
+		if err := big.Seal(); err != nil { // once for all of them
+			t.Fatal(err)
+		}
 		for range 100 {
 			w.Write(big)
 		}
