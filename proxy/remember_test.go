@@ -3,6 +3,8 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"encoding/json"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -166,6 +168,80 @@ func TestUnknownRecipient(t *testing.T) {
 		}
 		if got := unknownRecipient(r); got != want {
 			t.Errorf("%s: %v", text, got)
+		}
+	}
+}
+
+// brokenStore tells nothing.
+type brokenStore struct{ memory.Store }
+
+func (brokenStore) Recall(context.Context, memory.Keys) (memory.Recalled, error) {
+	return memory.Recalled{}, errors.New("broken")
+}
+
+// Whatever the store told, or did not tell: a replay of the record, as the journal keeps
+// it, comes to the verdict that the client heard; and it judges what was known then, not
+// what is known now.
+func TestReplayWithWhatWasRemembered(t *testing.T) {
+	rules := []configs.Rule{
+		{Name: "ban", When: `rate.unknown > 2 and identity.level == "none"`, Do: "defer"},
+		{Name: "first", When: `past.delivered == 0 and rate.messages >= 0`, Do: "tag", Header: "X-First: ${identity.level}"},
+		{Name: "friend", When: `past.delivered > 1 or not state.healthy and mail.domain == "bad.example"`, Do: "pass"},
+		{Name: "stranger", When: `not (past.delivered > 0) and mail.domain == "bad.example"`, Do: "reject"},
+	}
+	seen := map[string]int{}
+	for _, broken := range []bool{false, true} {
+		o := rigOptions{sink: knowsNobody, policy: &configs.Policy{Rules: rules}}
+		set, m := remembering(t, o)
+		if broken {
+			b := memory.New(brokenStore{memory.NewProcess(time.Now)}, memory.Options{Timeout: time.Minute})
+			t.Cleanup(func() { _ = b.Close() })
+			zone, err := dnstest.Parse(rigZone)
+			if err != nil {
+				t.Fatal(err)
+			}
+			set.Checks = checks.NewSet(checks.Deps{Hostname: set.Hostname, Resolver: zone, Memory: b, Uses: checks.Journal}, set.Chain.Needs)
+		}
+		o.settings = set
+		r := newRig(t, o)
+		for _, mail := range []struct{ client, from, to string }{
+			{"192.0.2.1", "a@good.example", "b"}, {"192.0.2.1", "a@good.example", "b"}, {"192.0.2.1", "a@good.example", "b"},
+			{"192.0.2.77", "x@bad.example", "b"}, {"192.0.2.9", "y@none.example", "x"}, {"192.0.2.9", "y@none.example", "x"},
+			{"192.0.2.9", "y@none.example", "x"}, {"192.0.2.9", "y@none.example", "b"},
+		} {
+			c := r.connect(mail.client)
+			c.ehlo()
+			c.send("MAIL FROM:<" + mail.from + ">\r\n")
+			if strings.HasPrefix(c.reply(), "250") {
+				c.send("RCPT TO:<" + mail.to + "@local.example>\r\n")
+				if strings.HasPrefix(c.reply(), "250") {
+					c.cmd("DATA", "354")
+					c.send(rigMessage + ".\r\n")
+					c.reply()
+				}
+			}
+			c.cmd("QUIT", "221")
+			if err := m.Flush(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			text, err := json.Marshal(r.last())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var rec journal.Record
+			if err := json.Unmarshal(text, &rec); err != nil {
+				t.Fatal(err)
+			}
+			live, again := rec.Live(0), rec.Judge(set.Chain, 0, rec.Measured())
+			seen[live.Disposition+" "+live.Rule]++
+			if !again.Known() || live.Disposition != again.Disposition || live.Rule != again.Rule {
+				t.Errorf("%+v, broken %v: live %+v, again %+v\n%+v %+v", mail, broken, live, again, rec.Facts.Past, rec.Facts.Rate)
+			}
+		}
+	}
+	for _, want := range []string{"defer ban", "tag first", "pass friend", "reject stranger", "pass "} {
+		if seen[want] == 0 {
+			t.Errorf("never %q: %v", want, seen)
 		}
 	}
 }
