@@ -3,6 +3,7 @@ package checks
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -102,13 +103,16 @@ func TestPastAndRate(t *testing.T) {
 // counting is a store that notes what it is asked for.
 type counting struct {
 	memory.Store
+	mu    sync.Mutex // the checks of a stage ask side by side
 	asked []memory.Keys
 	err   error
 	delay time.Duration
 }
 
 func (c *counting) Recall(_ context.Context, k memory.Keys) (memory.Recalled, error) {
+	c.mu.Lock()
 	c.asked = append(c.asked, k)
+	c.mu.Unlock()
 	time.Sleep(c.delay)
 	return memory.Recalled{}, c.err
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -136,8 +137,9 @@ func replayOne(t *testing.T, rnd *rand.Rand, observe bool, given ...configs.Rule
 		t.Fatal(err)
 	}
 	// Some seconds pass with each look at the clock, and now and then the store fails.
-	clock := time.Unix(1_800_000_000, 0)
-	now := func() time.Time { clock = clock.Add(2 * time.Second); return clock }
+	// The checks of a stage look side by side.
+	var looks atomic.Int64
+	now := func() time.Time { return time.Unix(1_800_000_000+2*looks.Add(1), 0) }
 	store := &failing{Store: memory.NewProcess(now)}
 	r.set.Memory = memory.New(store, memory.Options{Timeout: time.Minute})
 	defer r.set.Memory.Close()
