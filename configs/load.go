@@ -246,6 +246,41 @@ func (l *loader) finish(v reflect.Value, path, folder string, element bool) {
 	}
 }
 
+// File is a file that a configuration names.
+type File struct {
+	Path     string
+	Position Position // where that is said
+}
+
+// Files returns the files that are named: of certificates, keys, lists, rules.
+func (c *Config) Files() []File {
+	var all []File
+	var walk func(v reflect.Value, path string)
+	walk = func(v reflect.Value, path string) {
+		switch v.Kind() {
+		case reflect.Slice:
+			for i := range v.Len() {
+				walk(v.Index(i), fmt.Sprintf("%s[%d]", path, i))
+			}
+		case reflect.Struct:
+			for i := range v.NumField() {
+				sf := v.Type().Field(i)
+				key := keyOf(sf)
+				if key == "" {
+					continue
+				}
+				if p := join(path, key); sf.Tag.Get("path") == "file" && v.Field(i).String() != "" {
+					all = append(all, File{v.Field(i).String(), c.At(p)})
+				} else {
+					walk(v.Field(i), p)
+				}
+			}
+		}
+	}
+	walk(reflect.ValueOf(*c), "")
+	return all
+}
+
 // positionFor returns what belongs into a field of type Position: Position is
 // the place of the struct itself, XPosition that of the text of X.
 func (l *loader) positionFor(t reflect.Type, name, path string) Position {

@@ -70,6 +70,10 @@ func syntaxFault(file string, src []byte, err error) *Fault {
 	if m := yamlError.FindStringSubmatch(err.Error()); m != nil {
 		f.Text = "not YAML: " + m[2]
 		n, _ := strconv.Atoi(m[1])
+		if at, tabbed := tabAt(src, n); tabbed && strings.Contains(m[2], "cannot start any token") {
+			f.Text, f.Position.Line, f.Position.Column = "not YAML: a tab stands here, and lines are indented by blanks alone", at.Line, at.Column
+			return f
+		}
 		if strings.HasPrefix(m[2], "did not find expected") {
 			f.Text += " here, or in what begins here"
 			n++
@@ -82,6 +86,22 @@ func syntaxFault(file string, src []byte, err error) *Fault {
 		}
 	}
 	return f
+}
+
+// tabAt finds the tab in the indentation of a line, or of the one below it: the parser names
+// the one or the other.
+func tabAt(src []byte, n int) (at Position, found bool) {
+	lines := strings.Split(string(src), "\n")
+	for _, n := range []int{n, n + 1} {
+		if n < 1 || n > len(lines) {
+			continue
+		}
+		line := lines[n-1]
+		if tab := strings.IndexByte(line[:len(line)-len(strings.TrimLeft(line, " \t"))], '\t'); tab >= 0 {
+			return Position{Line: n, Column: tab + 1}, true
+		}
+	}
+	return Position{}, false
 }
 
 // indent counts the spaces a line begins with; a line of nothing else has none.
@@ -186,6 +206,9 @@ func (l *loader) convert(s *source, n *yaml.Node, t reflect.Type, path string) a
 		return list
 	}
 	v, err := scalar(n, t)
+	if err != nil && n.ShortTag() == "!!int" && strings.HasSuffix(path, "].address") {
+		err = fmt.Errorf("must be a text: write \"127.0.0.1:%s\", or \":%s\" for all addresses", n.Value, n.Value)
+	}
 	if err != nil {
 		l.fault(path, "%s: %s", label(path), err)
 		return nil
@@ -234,6 +257,10 @@ func unknownKey(key, path string, fields map[string]reflect.Type) string {
 	text := fmt.Sprintf("unknown key %q", key)
 	if path != "" {
 		text += " in " + path
+	}
+	if strings.ContainsAny(key, "()[]\"'") {
+		// {when: in_list("x", client.ip), do: pass}
+		return text + ": is it a part of the value before it? Between { and } a comma ends a value: write the whole value in single quotes, such as when: 'in_list(\"forwarders\", client.ip)'"
 	}
 	if near := Nearest(key, maps.Keys(fields)); near != "" {
 		return text + fmt.Sprintf(": did you mean %q?", near)

@@ -329,6 +329,10 @@ func hostAddr(host string) (addr netip.Addr, all bool) {
 func (l *loader) hostPort(path, s string) bool {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
+		if _, err := strconv.ParseUint(s, 10, 16); err == nil {
+			l.fault(path, "%s: %q is not host:port: write \"127.0.0.1:%s\", or \":%s\" for all addresses", path, s, s, s)
+			return false
+		}
 		l.fault(path, "%s: %q is not host:port (IPv6 addresses stand in brackets)", path, s)
 		return false
 	}

@@ -40,8 +40,14 @@ func (p *peer) readProxyHeader(c *wire.Conn, from []netip.Prefix) error {
 // badProxyHeader notes that the session ends for a PROXY header.
 func (s *session) badProxyHeader(err error) {
 	s.result = endedProxyHeader
-	s.srv.log.Info("no usable PROXY header", "session", s.id, "peer", s.wire.Raw().RemoteAddr().String(),
-		"listener", s.listener.Name, "error", err.Error())
+	advice := "the peer sent something else: is it the load balancer that listeners[].proxy_protocol names?"
+	var late net.Error
+	if errors.As(err, &late) && late.Timeout() {
+		// It waits for our greeting, as who sends no header does.
+		advice = "the peer is in listeners[].proxy_protocol and sent no PROXY header: switch it on there (HAProxy: send-proxy-v2), or take the peer out of the list"
+	}
+	s.srv.log.Warn("no usable PROXY header", "session", s.id, "peer", s.wire.Raw().RemoteAddr().String(),
+		"listener", s.listener.Name, "error", err.Error(), "advice", advice)
 }
 
 func listed(prefixes []netip.Prefix, a netip.Addr) bool {

@@ -19,6 +19,7 @@ var floors = map[string]int{
 	"cmd/postern":             8,
 	"cmd/postern/doctor":      7,
 	"cmd/postern/trial":       7,
+	"cmd/postern/setup":       7,
 	"cmd/postern/service":     6,
 	"cmd/postern/view":        6,
 	"cmd/postern/control":     5,

@@ -23,7 +23,7 @@ to nobody. Each fault is told with file:line:column, and the exit code is 1.`,
 				return err
 			}
 			defer p.Close(nil)
-			for _, w := range p.Warnings(time.Now()) {
+			for _, w := range append(p.Warnings(time.Now()), unreadable(p.Config, opt.File)...) {
 				if _, err := io.WriteString(cmd.ErrOrStderr(), configs.Render(&w, nil)); err != nil {
 					return err
 				}

@@ -91,16 +91,19 @@ func report(w io.Writer, err error) {
 	default:
 		_, _ = fmt.Fprintf(w, "postern: %v\n", err)
 	}
-	_, _ = io.WriteString(w, permissionHint(err, os.Geteuid()))
+	_, _ = io.WriteString(w, permissionHint(err, os.Geteuid(), userName()))
 }
 
-// permissionHint says as whom to try again. The texts of faults have the system's own
-// words, and nothing to unwrap.
-func permissionHint(err error, uid int) string {
-	if uid == 0 || !strings.Contains(err.Error(), syscall.EACCES.Error()) {
+// permissionHint says as whom to try again, or what to do where that is who tried: name is the
+// user's. The texts of faults have the system's own words, and nothing to unwrap.
+func permissionHint(err error, uid int, name string) string {
+	switch {
+	case uid == 0 || !strings.Contains(err.Error(), syscall.EACCES.Error()):
 		return ""
+	case name == proxyUser:
+		return "postern: this is the user that the proxy runs as, and it must be able to read it: chgrp " + proxyUser + " FILE && chmod 640 FILE; a key: chown " + proxyUser + " FILE && chmod 600 FILE; and each folder above needs x for it\n"
 	}
-	return "postern: it may be read by the user that the proxy runs as: runuser -u postern -- postern ...\n"
+	return "postern: it may be read by the user that the proxy runs as: runuser -u " + proxyUser + " -- postern ...\n"
 }
 
 // writeFaults says which program complains where there is no file to tell.
@@ -134,7 +137,7 @@ Begin with: postern demo`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError{err}} })
 	root.SetHelpCommand(newHelp(root))
 	root.AddCommand(
-		newServe(), newDemo(), newCheckConfig(), newConfig(), newPolicy(), newTestSession(),
+		newInit(), newServe(), newDemo(), newCheckConfig(), newConfig(), newPolicy(), newTestSession(),
 		newFind(), newExplain(), newReplay(), newCandidate(), newReport(), newOverrides(), newDoctor(), newVersion(),
 		newHeld(), newRelease(), newRetrieve(),
 	)

@@ -34,7 +34,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	defaultConfig = "default.yaml" // NOT: this machine's
+	defaultConfig, machineRoot = "default.yaml", os.Getenv("WORK") // NOT: this machine's
 	testscript.Main(m, map[string]func(){"postern": main})
 }
 
