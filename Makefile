@@ -13,6 +13,8 @@ BENCHTIME     ?= 1s
 TIMEOUT       ?= 40m
 ARGS          ?= demo
 GOLANGCI      := v2.15.0
+# Not in go.mod: what makes packages has a hundred modules, and none of them is ours to ship.
+NFPM          := v2.45.2
 BIN           := $(CURDIR)/bin
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
@@ -22,7 +24,7 @@ VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || ech
 # belonging to root.
 AS_ROOT ?= $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help build run test e2e bench fuzz conformance lint tools clean
+.PHONY: help build run test e2e bench fuzz conformance packages lint tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +80,30 @@ conformance: ## the published and RFC-derived suites, as one table with the devi
 	  cat "$$out"; exit 1; \
 	fi; \
 	awk -f .ci/conformance.awk checks/dnscache/rpl_test.go "$$out"
+
+# The version of a package has no hyphen: 1.2.0 of v1.2.0, and 0.0.0~abcdef of what has no tag.
+PACKAGE_VERSION = $(if $(filter v%,$(VERSION)),$(subst -,~,$(VERSION:v%=%)),0.0.0~$(subst -,.,$(VERSION)))
+
+packages: $(BIN)/nfpm-$(NFPM) ## .deb and .rpm for amd64 and arm64, in ./bin/packages
+	rm -rf $(BIN)/package $(BIN)/packages; mkdir -p $(BIN)/package/man $(BIN)/packages
+	for arch in amd64 arm64; do \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/package/postern-$$arch ./cmd/postern; \
+	  $(GO) run .ci/bom/main.go $(BIN)/package/postern-$$arch $(BIN)/package/bom-$$arch.cdx.json $(BIN)/package/copyright; \
+	done
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/package/postern ./cmd/postern
+	cd $(BIN)/package && ./postern manual man && gzip -9n man/*.8
+	cd $(BIN)/package && ./postern completion bash >postern.bash && ./postern completion zsh >_postern && ./postern completion fish >postern.fish
+	sed 's,/usr/local/bin/postern,/usr/bin/postern,' deploy/systemd/postern.service >$(BIN)/package/postern.service
+	gzip -9nc CHANGELOG.md >$(BIN)/package/changelog.gz
+	for arch in amd64 arm64; do for format in deb rpm; do \
+	  ARCH=$$arch VERSION=$(PACKAGE_VERSION) $(BIN)/nfpm-$(NFPM) package -f deploy/packaging/nfpm.yaml -p $$format -t $(BIN)/packages; \
+	done; done
+	@ls -l $(BIN)/packages
+
+$(BIN)/nfpm-$(NFPM):
+	@mkdir -p $(BIN)
+	GOBIN=$(BIN)/.nfpm $(GO) install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM)
+	@mv $(BIN)/.nfpm/nfpm $@; rmdir $(BIN)/.nfpm
 
 lint: $(BIN)/.golangci-$(GOLANGCI) ## gofmt, go.mod, golangci-lint, and the arrows between the rooms
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
