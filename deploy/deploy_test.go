@@ -5,7 +5,9 @@ package deploy
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -365,6 +367,92 @@ func TestUnitFitsTheDefaults(t *testing.T) {
 	} {
 		if !strings.Contains(unit, "\n"+line+"\n") {
 			t.Errorf("the unit lost %s", line)
+		}
+	}
+}
+
+// TestFail2banFilter: the filter finds in lines that the proxy has logged those who were refused by a
+// rule or did not speak SMTP, and nobody else, whatever they said. What fail2ban itself
+// makes of it, the e2e test asks it.
+func TestFail2banFilter(t *testing.T) {
+	filter, err := os.ReadFile("fail2ban/filter.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rules []*regexp.Regexp
+	for line := range strings.Lines(string(filter)) {
+		_, rule, ok := strings.Cut(line, `^(?:\{"time"`)
+		if ok {
+			rules = append(rules, regexp.MustCompile(strings.ReplaceAll(`^(?:\{"time"`+strings.TrimSpace(rule), "<ADDR>", `(?P<addr>[0-9a-f:.]+)`)))
+		}
+	}
+	if len(rules) != 2 {
+		t.Fatalf("%d rules in the filter", len(rules))
+	}
+	lines, err := os.ReadFile("fail2ban/testdata/log.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for line := range strings.Lines(string(lines)) {
+		for _, r := range rules {
+			if m := r.FindStringSubmatch(line); m != nil {
+				found = append(found, m[r.SubexpIndex("addr")])
+			}
+		}
+	}
+	want := []string{"192.0.2.1", "2001:db8::1", "192.0.2.3", "2001:db8::3"}
+	if !slices.Equal(found, want) {
+		t.Errorf("found %q, not %q", found, want)
+	}
+	jail, err := os.ReadFile("fail2ban/jail.conf")
+	if err != nil || !strings.Contains(string(jail), "\nenabled = false\n") {
+		t.Errorf("the jail is on, or not there: %v", err)
+	}
+}
+
+// TestPackageFiles: what the packages hold is there, but for what the build makes.
+func TestPackageFiles(t *testing.T) {
+	b, err := os.ReadFile("packaging/nfpm.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p struct {
+		Contents []struct{ Src, Dst string }
+		Scripts  map[string]string
+	}
+	if err := yaml.Unmarshal(b, &p); err != nil {
+		t.Fatal(err)
+	}
+	files := slices.Collect(maps.Values(p.Scripts))
+	held := map[string]bool{}
+	for _, c := range p.Contents {
+		held[c.Dst] = true
+		if c.Src != "" && !strings.HasPrefix(c.Src, "bin/package/") {
+			files = append(files, c.Src)
+		}
+	}
+	for _, f := range files {
+		if found, err := filepath.Glob("../" + f); err != nil || found == nil {
+			t.Errorf("%s is not there", f)
+		}
+	}
+	for _, dst := range []string{
+		"/usr/bin/postern", "/usr/lib/systemd/system/postern.service", "/usr/lib/systemd/system/postern.socket", "/usr/lib/sysusers.d/postern.conf",
+		"/usr/lib/tmpfiles.d/postern.conf", "/etc/fail2ban/filter.d/postern.conf", "/etc/fail2ban/jail.d/postern.conf", "/usr/share/man/man8/",
+		"/usr/share/bash-completion/completions/postern", "/usr/share/doc/postern/copyright", "/usr/share/doc/postern/bom.cdx.json", "/usr/share/doc/postern/examples/",
+	} {
+		if !held[dst] {
+			t.Errorf("the packages lost %s", dst)
+		}
+	}
+	for what, script := range p.Scripts {
+		text, err := os.ReadFile("../" + script)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(text), "enable ") || strings.Contains(string(text), " start ") {
+			t.Errorf("%s starts or enables something", what)
 		}
 	}
 }

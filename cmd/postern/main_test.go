@@ -69,7 +69,7 @@ func TestFilesThatTheProxyMayNotRead(t *testing.T) {
 		if err := errors.Join(os.Chmod(path, c.mode), os.Chmod(folder, c.folder)); err != nil {
 			t.Fatal(err)
 		}
-		a := account{uid: uid, groups: []uint32{gid}}
+		a := account{uid: uid, groups: []uint32{gid}, below: dir}
 		if may := a.mayRead(path) == nil; may != c.may {
 			t.Errorf("%+v: %v", c, may)
 		}

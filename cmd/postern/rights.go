@@ -28,6 +28,7 @@ func userName() string {
 type account struct {
 	uid    uint32
 	groups []uint32
+	below  string // folders above this one are not looked at; empty: all are
 }
 
 // proxyAccount is that of proxyUser; false: there is none on this machine.
@@ -79,7 +80,7 @@ func (a account) mayRead(path string) error {
 		if info, err := os.Stat(folder); err == nil && !a.may(info, 1) {
 			return fmt.Errorf("the folder %s is closed to it", folder)
 		}
-		if folder == filepath.Dir(folder) {
+		if folder == filepath.Dir(folder) || folder == a.below {
 			break
 		}
 	}

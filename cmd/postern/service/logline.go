@@ -351,7 +351,7 @@ func (x *refused) lines() (all []string) {
 		if name == "" {
 			name = "unknown"
 		}
-		line := fmt.Sprintf("%s from %s[%s]: %s;", command, name, x.client, reply)
+		line := fmt.Sprintf("%s from %s[%s]: %s;", command, name, x.client, x.because(command, name, reply, to))
 		if command != "CONNECT" && command != "EHLO" {
 			line += fmt.Sprintf(" from=<%s>", x.from)
 		}
@@ -381,6 +381,23 @@ func (x *refused) lines() (all []string) {
 	}
 	add(commands[x.stage], x.reply, to)
 	return all
+}
+
+// because is a reply with what Postfix writes between its codes and its text: who was refused.
+func (x *refused) because(command, name, reply, to string) string {
+	who := map[string]string{
+		"CONNECT":        fmt.Sprintf("<%s[%s]>: Client host rejected", name, x.client),
+		"EHLO":           fmt.Sprintf("<%s>: Helo command rejected", x.helo),
+		"MAIL":           fmt.Sprintf("<%s>: Sender address rejected", x.from),
+		"RCPT":           fmt.Sprintf("<%s>: Recipient address rejected", to),
+		"END-OF-MESSAGE": "<END-OF-MESSAGE>: End-of-data rejected",
+	}[command]
+	// The text behind "550 5.7.23 "; a reply without the second code has it sooner.
+	words := strings.SplitN(reply, " ", 3)
+	if who == "" || len(words) < 3 || !strings.Contains(words[1], ".") {
+		return reply
+	}
+	return words[0] + " " + words[1] + " " + who + ": " + words[2]
 }
 
 func refusal(reply string) bool {

@@ -92,17 +92,17 @@ func TestLogNoQueue(t *testing.T) {
 		change func(*journal.Record)
 		want   string
 	}{
-		"at RCPT": {func(*journal.Record) {}, head + `RCPT from mail\.a\.example\[192\.0\.2\.1\]: 550 5\.7\.23 no \(7k2m9d0x4qzr\); from=<ann@a\.example> to=<bob@example\.org> proto=ESMTP helo=<mail\.a\.example>\n`},
+		"at RCPT": {func(*journal.Record) {}, head + `RCPT from mail\.a\.example\[192\.0\.2\.1\]: 550 5\.7\.23 <bob@example\.org>: Recipient address rejected: no \(7k2m9d0x4qzr\); from=<ann@a\.example> to=<bob@example\.org> proto=ESMTP helo=<mail\.a\.example>\n`},
 		"two, one of whom was taken": {func(r *journal.Record) {
 			r.Outcome, r.Reply, r.Facts.Client.Name = journal.OutcomeDelivered, "250 OK", ""
 			r.Recipients = append([]journal.Recipient{{Address: "c@example.org", Disposition: "pass", Reply: "250 OK"}}, r.Recipients...)
 		}, head + `RCPT from unknown\[192\.0\.2\.1\]: 550 .* to=<bob@example\.org> .*\n`},
 		"at the end": {func(r *journal.Record) {
 			r.Stage, r.Recipients[0].Disposition, r.Recipients[0].Reply = "message", "pass", "250 OK"
-		}, head + `END-OF-MESSAGE from .*: 550 5\.7\.23 no \(7k2m9d0x4qzr\); from=<ann@a\.example> to=<bob@example\.org> proto=ESMTP helo=.*\n`},
+		}, head + `END-OF-MESSAGE from .*: 550 5\.7\.23 <END-OF-MESSAGE>: End-of-data rejected: no \(7k2m9d0x4qzr\); from=<ann@a\.example> to=<bob@example\.org> proto=ESMTP helo=.*\n`},
 		"the connection": {func(r *journal.Record) {
 			r.Stage, r.Recipients, r.Facts.Helo.Name, r.Reply = "connect", nil, "", "554 5.7.1 \x1b\nno"
-		}, head + `CONNECT from mail\.a\.example\[192\.0\.2\.1\]: 554 5\.7\.1 \\x1b\\nno; proto=ESMTP\n`},
+		}, head + `CONNECT from mail\.a\.example\[192\.0\.2\.1\]: 554 5\.7\.1 <mail\.a\.example\[192\.0\.2\.1\]>: Client host rejected: \\x1b\\nno; proto=ESMTP\n`},
 		"observed": {func(r *journal.Record) { r.Observed, r.Outcome, r.Reply = true, journal.OutcomeDelivered, "250 OK" }, ``},
 		"by the backend": {func(r *journal.Record) {
 			r.Outcome, r.Recipients[0].Disposition = journal.OutcomeBackendRefused, "pass"
