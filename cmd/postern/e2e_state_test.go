@@ -3,6 +3,7 @@
 package main_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -259,5 +260,75 @@ policy:
 	t.Logf("emptied: %d messages, %d refused", got.sent, len(got.refused))
 	if f := told(falls); len(got.refused) > 0 || f != 3 {
 		t.Errorf("emptied: refused %q, told %d times that it fell", got.refused, f)
+	}
+}
+
+// Two that share a server know what each other saw: who asked the one for recipients that
+// are not there is banned by the other, and is that when the first one is gone.
+func TestE2EAFleetCountsTogether(t *testing.T) {
+	needs(t, "redis-server")
+	sink := smtptest.NewSink(smtptest.SinkOptions{Script: func(st smtptest.Step) (a smtptest.Action) {
+		if st.Verb == "RCPT" && strings.Contains(st.Line, "<nobody") {
+			a.Reply = "550 5.1.1 User unknown\r\n"
+		}
+		return a
+	}})
+	defer sink.Close()
+	server := &redis{port: freePort(t)}
+	server.start(t)
+	defer func() { server.kill(t) }()
+	extra := fmt.Sprintf(`state: {servers: [%q], timeout: 5s}
+policy:
+  builtin: off
+  rules:
+    - {name: ban, when: 'rate.unknown > 20', do: defer, reply: "450 4.7.1 Too many unknown recipients."}
+`, server.addr())
+	backends := fmt.Sprintf(`[{name: mta, addresses: [%q], tls: off}]`, sink.Addr())
+	one := startPosternAs(t, setup{backends: backends, extra: extra})
+	other := startPosternAs(t, setup{backends: backends, extra: extra})
+	dial := func(p *postern) *client {
+		t.Helper()
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, 250)}}
+		tcp, err := d.Dial("tcp", p.addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn := patientConn{tcp}
+		t.Cleanup(func() { conn.Close() })
+		c := &client{conn: conn, r: bufio.NewReaderSize(conn, 512)}
+		if _, err := c.hear(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.ask("250 ", "EHLO mx.sender.example"); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	// Half of them hear it from the one, half from the other: only together they are too many.
+	for _, p := range []*postern{one, other} {
+		c := dial(p)
+		if err := c.ask("250 ", "MAIL FROM:<user@plain.example>"); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 11 {
+			if err := c.ask("550 5.1.1", fmt.Sprintf("RCPT TO:<nobody%d@example.org>", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := c.ask("221 ", "QUIT"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	banned := func(p *postern) bool {
+		c := dial(p)
+		defer c.conn.Close()
+		return c.ask("450 4.7.1 Too many unknown recipients.", "MAIL FROM:<user@plain.example>") == nil
+	}
+	for _, p := range []*postern{one, other} {
+		eventually(t, "the ban by what both have counted", func() bool { return banned(p) })
+	}
+	one.cmd.Process.Kill()
+	if !banned(other) {
+		t.Error("what the one knew went with it")
 	}
 }
