@@ -150,6 +150,7 @@ func TestCountsSurviveAStoreThatIsAway(t *testing.T) {
 		time.Sleep(time.Minute)
 		s.be(0, nil)
 		time.Sleep(2 * time.Minute)
+		synctest.Wait()
 		if s.added.Load() != 1+maxPending || dropped != 5 {
 			t.Errorf("%d written, %d dropped", s.added.Load(), dropped)
 		}
@@ -185,14 +186,23 @@ func TestASessionThatIsOver(t *testing.T) {
 // How holding mail ended is told once of each notice, whoever notes it how often.
 func TestHowHoldingEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // of what the memory tells
 		var ends []string
 		var counted map[string]int
 		m := New(NewProcess(time.Now), Options{
-			Held:  func(n map[string]int) { counted = n },
+			Held: func(n map[string]int) {
+				mu.Lock()
+				defer mu.Unlock()
+				counted = n
+			},
 			Sizes: func(Sizes) {},
-			Ended: func(e End, held time.Duration) { ends = append(ends, string(e)+" "+held.Round(time.Minute).String()) },
+			Ended: func(e End, held time.Duration) {
+				mu.Lock()
+				defer mu.Unlock()
+				ends = append(ends, string(e)+" "+held.Round(time.Minute).String())
+			},
 		})
-		defer m.Close()
+		t.Cleanup(func() { _ = m.Close() })
 		ctx := t.Context()
 		for _, id := range []string{"a", "b", "c", "d"} {
 			if _, err := m.Hold(ctx, Notice{ID: id, Rule: "grey"}); err != nil {
@@ -212,10 +222,14 @@ func TestHowHoldingEnds(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		m.Passed("a")
 		time.Sleep(time.Minute)
+		mu.Lock()
 		if counted["grey"] != 2 || len(counted) != 1 {
 			t.Errorf("held: %v", counted)
 		}
+		mu.Unlock()
 		time.Sleep(6 * 24 * time.Hour)
+		mu.Lock()
+		defer mu.Unlock()
 		want := []string{"clock 10m0s", "operator 10m0s", "expired 0s", "expired 10m0s"}
 		slices.Sort(ends[2:])
 		if !slices.Equal(ends, want) || len(counted) != 0 {
@@ -269,6 +283,7 @@ func TestADiskThatIsFull(t *testing.T) {
 				t.Error("it takes everything, and is not healthy")
 			}
 			time.Sleep(2 * flushEvery)
+			synctest.Wait()
 			if got := int(s.added.Load()); got+dropped != 41 || x.dropped == 0 && dropped != 0 || x.dropped > 0 && dropped < x.dropped {
 				t.Errorf("%v: %d written, %d dropped", x.err, got, dropped)
 			}
