@@ -295,7 +295,7 @@ func refusingRules(p configs.Policy) refusing {
 	lets := letFacts(p.Let)
 	found := refusing{rules: map[string][]int{}, facts: make([]map[string]bool, len(p.Rules))}
 	for i, r := range p.Rules {
-		if !Refuses(r.Do) {
+		if do, ok := ParseDisposition(r.Do); !ok || !do.Refuses() {
 			continue
 		}
 		found.facts[i] = factsIn(r.When, lets)

@@ -55,9 +55,3 @@ func (v Verdict) Refuses() bool { return v.Disposition.Refuses() }
 
 // Refuses says whether what it is about is not accepted, for now or for good.
 func (d Disposition) Refuses() bool { return d >= DispositionHold }
-
-// Refuses says whether a word, as records have it, is that of a disposition that refuses.
-func Refuses(word string) bool {
-	d, ok := ParseDisposition(word)
-	return ok && d.Refuses()
-}

@@ -24,7 +24,7 @@ func TestCandidateSeesTheWholeMessage(t *testing.T) {
 	for _, x := range []struct {
 		name, text, when string
 		rcpt             string
-		want             string
+		want             journal.Disposition
 		ran              bool
 	}{
 		{name: "signed", text: signed, when: `dkim.result == "permerror"`, want: "reject", ran: true},

@@ -159,7 +159,7 @@ func TestSomeAreHeld(t *testing.T) {
 		t.Errorf("%+v", rec.Recipients[0])
 	}
 	known := rec.Measured()
-	for i, want := range []string{"hold", "tag"} {
+	for i, want := range []journal.Disposition{"hold", "tag"} {
 		if is := rec.Judge(r.set.Chain, i, known); is.Disposition != want || !is.Known() {
 			t.Errorf("recipient %d is replayed as %+v", i, is)
 		}

@@ -34,7 +34,7 @@ func TestHowATransactionEnds(t *testing.T) {
 		ours    bool   // it bears the id
 		stage   string
 		rule    string // with its stage
-		verdict string
+		verdict journal.Disposition
 		outcome journal.Outcome
 	}{
 		{name: "delivered", policy: &open, lines: "MAIL FROM:<a@good.example>\r\nRCPT TO:<b@local.example>\r\n" + data + rigMessage + ".\r\n", reply: "250 2.6.0 ", stage: "message", rule: " message", verdict: "pass", outcome: journal.OutcomeDelivered},

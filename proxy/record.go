@@ -62,7 +62,7 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 	for i := range tx.rcpts.list {
 		r := &tx.rcpts.list[i]
 		rec.Recipients = append(rec.Recipients, journal.Recipient{
-			Address: r.address, Disposition: r.verdict.Disposition.String(), Rule: r.verdict.Rule, Reply: r.reply.String(),
+			Address: r.address, Disposition: journal.Concluded(r.verdict.Disposition), Rule: r.verdict.Rule, Reply: r.reply.String(),
 			Undecided: !r.verdict.Decided, Final: r.final, Taken: r.taken, Hold: r.hold,
 		})
 		if r.hold != nil && *r.hold == tx.facts.Hold {
@@ -119,7 +119,7 @@ func (srv *Server) publish(set *Settings, rec *journal.Record, f *policy.Facts, 
 	rec.Facts = *f
 	rec.Disposition = journal.NotAsked
 	if judged {
-		rec.Rule, rec.RuleStage, rec.Disposition = v.Rule, v.Stage.String(), v.Disposition.String()
+		rec.Rule, rec.RuleStage, rec.Disposition = v.Rule, v.Stage.String(), journal.Concluded(v.Disposition)
 	}
 	rec.Undecided = !v.Decided
 	rec.Observed = set.Observe && v.Refuses()
@@ -128,11 +128,11 @@ func (srv *Server) publish(set *Settings, rec *journal.Record, f *policy.Facts, 
 	for _, t := range tags {
 		rec.Tags = append(rec.Tags, t.Name+": "+strings.TrimSpace(t.Value))
 	}
-	srv.metrics.Transaction(rec.Disposition, rec.Rule)
+	srv.metrics.Transaction(string(rec.Disposition), rec.Rule)
 	srv.metrics.Outcome(string(rec.Outcome))
 	if c := set.Candidate; c != nil && judged {
 		if active, candidate := rec.JudgeCandidate(c); active != candidate {
-			srv.metrics.Disagreement(active, candidate)
+			srv.metrics.Disagreement(string(active), string(candidate))
 		}
 	}
 	srv.logTransaction(rec)
@@ -164,7 +164,7 @@ func (srv *Server) logTransaction(rec *journal.Record) {
 		slog.String("stage", rec.Stage),
 		slog.String("rule", rec.Rule),
 		slog.String("rule_stage", rec.RuleStage),
-		slog.String("disposition", rec.Disposition),
+		slog.String("disposition", string(rec.Disposition)),
 		slog.Bool("observed", rec.Observed),
 		slog.String("outcome", string(rec.Outcome)),
 		slog.String("state", string(rec.State)),

@@ -233,7 +233,7 @@ func TestReplayWithWhatWasRemembered(t *testing.T) {
 				t.Fatal(err)
 			}
 			live, again := rec.Live(0), rec.Judge(set.Chain, 0, rec.Measured())
-			seen[live.Disposition+" "+live.Rule]++
+			seen[string(live.Disposition)+" "+live.Rule]++
 			if !again.Known() || live.Disposition != again.Disposition || live.Rule != again.Rule {
 				t.Errorf("%+v, broken %v: live %+v, again %+v\n%+v %+v", mail, broken, live, again, rec.Facts.Past, rec.Facts.Rate)
 			}

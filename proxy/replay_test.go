@@ -204,9 +204,9 @@ func equalVerdicts(t *testing.T, rec *journal.Record, chain, candidate *policy.C
 		switch {
 		case !whole.Determined():
 			t.Fatalf("undetermined, for want of %q: %+v", whole.Missing.Names(), rec)
-		case !whole.Refuses() && (whole.MissingTags != policy.FactSet{} || rec.Reached != "message") && !policy.Refuses(rec.Disposition):
+		case !whole.Refuses() && (whole.MissingTags != policy.FactSet{} || rec.Reached != "message") && !rec.Disposition.Refuses():
 			// Tags of rules that were never reached.
-		case whole.Disposition.String() != rec.Disposition, whole.Rule != rec.Rule, whole.Rule != "" && whole.Stage.String() != rec.RuleStage:
+		case journal.Concluded(whole.Disposition) != rec.Disposition, whole.Rule != rec.Rule, whole.Rule != "" && whole.Stage.String() != rec.RuleStage:
 			t.Fatalf("live %s by %s at %s, replayed %+v\n%+v", rec.Disposition, rec.Rule, rec.Stage, whole, rec)
 		case whole.Refuses() && !rec.Observed && !strings.Contains(rec.Reply, whole.Reply.Text):
 			t.Fatalf("live %q, replayed %+v", rec.Reply, whole.Reply)
@@ -222,7 +222,7 @@ func equalVerdicts(t *testing.T, rec *journal.Record, chain, candidate *policy.C
 		case !is.Known() || was.Differs(is) || was.Refuses() != is.Refuses():
 			t.Fatalf("recipient %d: live %+v, replayed %+v\n%+v", i, was, is, rec)
 		default:
-			counts[was.Disposition]++
+			counts[string(was.Disposition)]++
 		}
 		then, now := rec.CandidateOpinion(i), rec.Judge(candidate, i, known)
 		if fmt.Sprint(then) != fmt.Sprint(now) {
@@ -245,7 +245,7 @@ func equalVerdicts(t *testing.T, rec *journal.Record, chain, candidate *policy.C
 				counts["final"]++
 				at, _ = policy.ParseStage(rec.Reached)
 			}
-			if v := chain.Decide(at, &f); v.Disposition.String() != rc.Disposition || v.Rule != rc.Rule || v.Decided == rc.Undecided {
+			if v := chain.Decide(at, &f); journal.Concluded(v.Disposition) != rc.Disposition || v.Rule != rc.Rule || v.Decided == rc.Undecided {
 				t.Fatalf("at %s live %+v, replayed %+v", at, rc, v)
 			}
 		}

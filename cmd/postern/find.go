@@ -40,23 +40,34 @@ func (w *wanted) flags(cmd *cobra.Command) {
 func (w *wanted) any() bool { return *w != wanted{} }
 
 var (
-	dispositions = []string{"pass", "tag", "hold", "defer", "reject", journal.NotAsked}
-	outcomes     = []journal.Outcome{
+	dispositions = []journal.Disposition{
+		journal.DispositionPass, journal.DispositionTag, journal.DispositionHold, journal.DispositionDefer, journal.DispositionReject, journal.NotAsked,
+	}
+	outcomes = []journal.Outcome{
 		journal.OutcomeDelivered, journal.OutcomeRefused, journal.OutcomeBackendRefused, journal.OutcomeFailed,
 		journal.OutcomeAbandoned, journal.OutcomeUnknown,
 	}
 )
 
+// listed returns words of the journal as a sentence has them.
+func listed[W ~string](words []W) string {
+	all := make([]string, len(words))
+	for i, w := range words {
+		all[i] = string(w)
+	}
+	return strings.Join(all, ", ")
+}
+
 // filter is what is looked for in the journal that a configuration describes.
 func (w *wanted) filter(cmd *cobra.Command, cfg *configs.Config) (f journal.Filter, done func(), err error) {
 	switch {
-	case w.disposition != "" && !slices.Contains(dispositions, w.disposition):
-		return f, nil, usageError{fmt.Errorf("--disposition %q: it is one of %s", w.disposition, strings.Join(dispositions, ", "))}
+	case w.disposition != "" && !slices.Contains(dispositions, journal.Disposition(w.disposition)):
+		return f, nil, usageError{fmt.Errorf("--disposition %q: it is one of %s", w.disposition, listed(dispositions))}
 	case w.outcome != "" && !slices.Contains(outcomes, journal.Outcome(w.outcome)):
-		return f, nil, usageError{fmt.Errorf("--outcome %q: it is one of %s", w.outcome, strings.Trim(fmt.Sprint(outcomes), "[]"))}
+		return f, nil, usageError{fmt.Errorf("--outcome %q: it is one of %s", w.outcome, listed(outcomes))}
 	}
 	f = journal.Filter{
-		Sender: w.from, Recipient: w.rcpt, Rule: w.rule, Disposition: w.disposition,
+		Sender: w.from, Recipient: w.rcpt, Rule: w.rule, Disposition: journal.Disposition(w.disposition),
 		Outcome: journal.Outcome(w.outcome), Refused: w.refused, QueueID: w.queueID,
 	}
 	if w.client != "" {

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"postern/policy"
 	"postern/policy/journal"
 )
 
@@ -43,7 +42,12 @@ type Comparison struct {
 }
 
 // changeKey is a kind of change.
-type changeKey struct{ was, wasRule, becomes, becomesRule string }
+type changeKey struct {
+	was         journal.Disposition
+	wasRule     string
+	becomes     journal.Disposition
+	becomesRule string
+}
 
 // change is how often a change happened, and to whom.
 type change struct {
@@ -97,11 +101,11 @@ func (c *Comparison) verdict(r *journal.Record, was, becomes journal.Opinion) {
 	case !was.Differs(becomes):
 		c.Same++
 		return
-	case becomes.Disposition == "reject" && was.Disposition != "reject":
+	case becomes.Disposition == journal.DispositionReject && was.Disposition != journal.DispositionReject:
 		c.NewRejects++
-	case deferred(becomes.Disposition) && was.Disposition == "reject":
+	case becomes.Disposition.Defers() && was.Disposition == journal.DispositionReject:
 		c.Softened++
-	case deferred(becomes.Disposition) && !was.Refuses():
+	case becomes.Disposition.Defers() && !was.Refuses():
 		c.NewDefers++
 	case !becomes.Refuses() && was.Refuses():
 		c.NewAccepts++
@@ -114,9 +118,6 @@ func (c *Comparison) verdict(r *journal.Record, was, becomes journal.Opinion) {
 	}
 	c.note(changeKey{was.Disposition, was.Rule, becomes.Disposition, becomes.Rule}, domain, 1, r.ID)
 }
-
-// deferred says whether the client of such a verdict is to come again.
-func deferred(disposition string) bool { return policy.Refuses(disposition) && disposition != "reject" }
 
 // note counts a change of a domain.
 func (c *Comparison) note(k changeKey, domain string, count int64, examples ...string) {
@@ -178,12 +179,12 @@ func (c *Comparison) merge(d *Comparison) {
 
 // changeRow is a change as it is shown.
 type changeRow struct {
-	Was     string      `json:"was"`
-	WasRule string      `json:"was_rule"`
-	Becomes string      `json:"becomes"`
-	Rule    string      `json:"rule"`
-	Count   int64       `json:"count"`
-	Domains []domainRow `json:"domains"`
+	Was     journal.Disposition `json:"was"`
+	WasRule string              `json:"was_rule"`
+	Becomes journal.Disposition `json:"becomes"`
+	Rule    string              `json:"rule"`
+	Count   int64               `json:"count"`
+	Domains []domainRow         `json:"domains"`
 }
 
 type domainRow struct {
@@ -194,13 +195,13 @@ type domainRow struct {
 
 // gravity orders changes: new rejects first.
 func (r changeRow) gravity() int {
-	refused := policy.Refuses(r.Was)
+	refused := r.Was.Refuses()
 	switch {
-	case r.Becomes == "reject" && r.Was != "reject":
+	case r.Becomes == journal.DispositionReject && r.Was != journal.DispositionReject:
 		return 0
-	case deferred(r.Becomes) && !refused:
+	case r.Becomes.Defers() && !refused:
 		return 1
-	case refused && !policy.Refuses(r.Becomes):
+	case refused && !r.Becomes.Refuses():
 		return 2
 	}
 	return 3
@@ -222,7 +223,7 @@ func (c *Comparison) Rows() []changeRow {
 	}
 	slices.SortFunc(rows, func(a, b changeRow) int {
 		return cmp.Or(cmp.Compare(a.gravity(), b.gravity()), cmp.Compare(b.Count, a.Count),
-			cmp.Compare(a.Was+a.WasRule, b.Was+b.WasRule), cmp.Compare(a.Becomes+a.Rule, b.Becomes+b.Rule))
+			cmp.Compare(a.Was, b.Was), cmp.Compare(a.WasRule, b.WasRule), cmp.Compare(a.Becomes, b.Becomes), cmp.Compare(a.Rule, b.Rule))
 	})
 	return rows
 }

@@ -88,21 +88,21 @@ func (t *Traffic) add(r *journal.Record) {
 	t.Messages++
 	t.Bytes += r.Bytes
 	switch r.Disposition {
-	case "pass":
+	case journal.DispositionPass:
 		t.Passed++
-	case "tag":
+	case journal.DispositionTag:
 		t.Tagged++
-	case "hold":
+	case journal.DispositionHold:
 		t.Held++
-	case "defer":
+	case journal.DispositionDefer:
 		t.Deferred++
-	case "reject":
+	case journal.DispositionReject:
 		t.Rejected++
 	}
 	if r.Outcome == journal.OutcomeDelivered {
 		t.Delivered++
 	}
-	if r.Observed && policy.Refuses(r.Disposition) {
+	if r.Observed && r.Disposition.Refuses() {
 		t.Observed++
 	}
 	f := &r.Facts

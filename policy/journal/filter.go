@@ -22,7 +22,7 @@ type Filter struct {
 	Sender, Recipient string
 	Client            netip.Prefix // whose address is in it
 	Rule              string       // that decided, on the transaction or on a recipient; or that tagged last
-	Disposition       string       // pass, tag, defer, reject or none, of the transaction or of a recipient
+	Disposition       Disposition  // of the transaction or of a recipient
 	Outcome           Outcome
 	// Refused wants those of which the client heard a refusal, 4yz or 5yz, whoever spoke it.
 	Refused bool
@@ -120,8 +120,9 @@ func (w *who) terms(address, domain index.Kind) []index.Term {
 	return terms
 }
 
-var dispositionMarks = map[string]index.Mark{
-	"pass": index.Pass, "tag": index.Tag, "hold": index.Hold, "defer": index.Defer, "reject": index.Reject, NotAsked: index.NotAsked,
+var dispositionMarks = map[Disposition]index.Mark{
+	DispositionPass: index.Pass, DispositionTag: index.Tag, DispositionHold: index.Hold, DispositionDefer: index.Defer,
+	DispositionReject: index.Reject, NotAsked: index.NotAsked,
 }
 
 var outcomeMarks = map[Outcome]index.Mark{
@@ -242,7 +243,7 @@ func (s *search) recipientJudged(r *Record, i int) bool {
 }
 
 // verdict says whether that is wanted. The replies are those that tell of it.
-func (s *search) verdict(disposition, rule, reply, last string) bool {
+func (s *search) verdict(disposition Disposition, rule, reply, last string) bool {
 	return (s.Disposition == "" || disposition == s.Disposition) && (s.Rule == "" || strings.EqualFold(rule, s.Rule)) &&
 		(!s.Refused || refusal(reply) || refusal(last))
 }

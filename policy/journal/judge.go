@@ -10,7 +10,7 @@ import (
 // Opinion is what a policy says of one recipient, or of a transaction that had
 // none.
 type Opinion struct {
-	Disposition string // pass, tag, hold, defer, reject; Undetermined; empty: the transaction ended before there was a verdict
+	Disposition Disposition // never NotAsked; empty: the transaction ended before there was a verdict
 	Rule        string
 	Missing     []string // for Undetermined: the facts that were never measured
 	// TagsUnknown says that a message that is accepted may be tagged otherwise:
@@ -19,7 +19,7 @@ type Opinion struct {
 }
 
 // Refuses says whether the opinion is reject, defer or hold.
-func (o Opinion) Refuses() bool { return policy.Refuses(o.Disposition) }
+func (o Opinion) Refuses() bool { return o.Disposition.Refuses() }
 
 // Known says whether there is an opinion at all.
 func (o Opinion) Known() bool { return o.Disposition != "" && o.Disposition != Undetermined }
@@ -86,7 +86,7 @@ func (r *Record) Live(i int) Opinion {
 	// have had others.
 	whole.TagsUnknown = whole.TagsUnknown || rc.Address != r.Facts.Rcpt.Address
 	switch {
-	case own.Refuses(), own.Disposition == "pass" && own.Rule != "":
+	case own.Refuses(), own.Disposition == DispositionPass && own.Rule != "":
 		return own
 	case rc.Undecided && stands:
 		return whole
@@ -150,14 +150,14 @@ func opinion(j policy.Judgement) Opinion {
 	if !j.Determined() {
 		return Opinion{Disposition: Undetermined, Missing: j.Missing.Names()}
 	}
-	return Opinion{Disposition: j.Disposition.String(), Rule: j.Rule, TagsUnknown: j.MissingTags != policy.FactSet{}}
+	return Opinion{Disposition: Concluded(j.Disposition), Rule: j.Rule, TagsUnknown: j.MissingTags != policy.FactSet{}}
 }
 
 // JudgeCandidate fills in what the candidate policy says, and returns the
 // dispositions of the two policies: those of the first recipient on which they
 // disagree, else two empty words. A verdict that one of them could not reach is
 // no disagreement.
-func (r *Record) JudgeCandidate(c *policy.Chain) (active, candidate string) {
+func (r *Record) JudgeCandidate(c *policy.Chain) (active, candidate Disposition) {
 	known := r.Measured()
 	whole := opinion(c.Judge(&r.Facts, known))
 	r.Candidate = candidateOf(whole)

@@ -113,7 +113,7 @@ func TestJudgeCandidate(t *testing.T) {
 	if r.Candidate.Disposition != "pass" || len(r.Candidate.Policy) != 12 || r.Recipients[0].Candidate != nil {
 		t.Errorf("%+v, %+v", r.Candidate, r.Recipients[0].Candidate)
 	}
-	for i, want := range []string{"pass", "reject", "pass"} {
+	for i, want := range []Disposition{"pass", "reject", "pass"} {
 		if got := r.CandidateOpinion(i).Disposition; got != want {
 			t.Errorf("recipient %d: %s, want %s", i, got, want)
 		}
@@ -169,7 +169,7 @@ func TestHashesAreNotJudged(t *testing.T) {
 	r = h.record(r)
 	chain := compile(t, configs.Rule{Name: "bob", When: `rcpt.address == "bob@local.example"`, Do: "reject"})
 	known := r.Measured()
-	for i, want := range []string{Undetermined, Undetermined, "pass"} {
+	for i, want := range []Disposition{Undetermined, Undetermined, "pass"} {
 		if got := r.Judge(chain, i, known); got.Disposition != want {
 			t.Errorf("recipient %d: %+v, want %s", i, got, want)
 		}

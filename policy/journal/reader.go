@@ -213,7 +213,7 @@ func (r *Record) fromFirst() {
 	switch {
 	case r.Outcome == OutcomeDelivered:
 		r.Stage = policy.Message.String()
-	case r.Outcome == OutcomeRefused && (policy.Refuses(r.Disposition)):
+	case r.Outcome == OutcomeRefused && r.Disposition.Refuses():
 	case r.Outcome == OutcomeRefused && r.Reached == policy.Helo.String():
 		// A limit, before the policy was asked about MAIL.
 		r.Stage, r.Disposition, r.RuleStage = policy.Mail.String(), NotAsked, ""

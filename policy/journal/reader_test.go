@@ -156,7 +156,10 @@ func BenchmarkFind(b *testing.B) {
 
 // Records of the first version say what they would say now.
 func TestRecordsOfTheFirstVersionAreRead(t *testing.T) {
-	for _, x := range []struct{ line, stage, rule, disposition string }{
+	for _, x := range []struct {
+		line, stage, rule string
+		disposition       Disposition
+	}{
 		{`"reached":"message","stage":"rcpt","rule":"soft","disposition":"tag","outcome":"delivered"`, "message", "rcpt", "tag"},
 		{`"reached":"rcpt","stage":"mail","rule":"spf-fail","disposition":"reject","outcome":"refused"`, "mail", "mail", "reject"},
 		{`"reached":"message","stage":"mail","disposition":"pass","outcome":"backend_refused"`, "message", "mail", "pass"},

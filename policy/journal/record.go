@@ -39,10 +39,6 @@ const (
 	StateRetrieved   State = "retrieved"   // the mail came since it was asked for
 )
 
-// NotAsked is the disposition of a transaction that ended before policy was asked,
-// as one that a limit refused.
-const NotAsked = "none"
-
 // Record is one transaction. It is written once, to the log and to the
 // journal, when the transaction ends.
 type Record struct {
@@ -55,14 +51,14 @@ type Record struct {
 	Reached string `json:"reached"`
 	Policy  string `json:"policy,omitempty"` // the fingerprint of the rules that judged
 
-	Stage       string   `json:"stage"` // at which the transaction ended, whoever ended it
-	Rule        string   `json:"rule,omitempty"`
-	RuleStage   string   `json:"rule_stage,omitempty"` // at which Rule is decided, or the last rule where none matched
-	Disposition string   `json:"disposition"`          // pass, tag, hold, defer, reject: what policy concluded; NotAsked
-	Undecided   bool     `json:"undecided,omitempty"`  // the transaction ended before its verdict: Disposition is the last word until then
-	Observed    bool     `json:"observed,omitempty"`   // the policy only observes: the disposition was not carried out
-	Reply       string   `json:"reply"`                // the last reply of the transaction, as the client heard it
-	Tags        []string `json:"tags,omitempty"`       // "Name: value"
+	Stage       string      `json:"stage"` // at which the transaction ended, whoever ended it
+	Rule        string      `json:"rule,omitempty"`
+	RuleStage   string      `json:"rule_stage,omitempty"` // at which Rule is decided, or the last rule where none matched
+	Disposition Disposition `json:"disposition"`          // pass, tag, hold, defer, reject: what policy concluded; NotAsked
+	Undecided   bool        `json:"undecided,omitempty"`  // the transaction ended before its verdict: Disposition is the last word until then
+	Observed    bool        `json:"observed,omitempty"`   // the policy only observes: the disposition was not carried out
+	Reply       string      `json:"reply"`                // the last reply of the transaction, as the client heard it
+	Tags        []string    `json:"tags,omitempty"`       // "Name: value"
 
 	Recipients []Recipient `json:"recipients,omitempty"`
 	// Candidate is the verdict of the candidate policy, where there is one, on
@@ -126,11 +122,11 @@ func (t *Took) Of(step string) *float64 {
 
 // Recipient is what became of one RCPT.
 type Recipient struct {
-	Address     string `json:"address"`
-	Disposition string `json:"disposition"`
-	Rule        string `json:"rule,omitempty"`
-	Reply       string `json:"reply"`
-	Undecided   bool   `json:"undecided,omitempty"` // at RCPT: the record's own verdict is this recipient's too, if the backend took it
+	Address     string      `json:"address"`
+	Disposition Disposition `json:"disposition"`
+	Rule        string      `json:"rule,omitempty"`
+	Reply       string      `json:"reply"`
+	Undecided   bool        `json:"undecided,omitempty"` // at RCPT: the record's own verdict is this recipient's too, if the backend took it
 	// Final says that the verdict is this recipient's own on the whole message, not
 	// the one at RCPT: the policy only observed, so recipients that its rules treat
 	// apart came together.
@@ -146,17 +142,14 @@ type Recipient struct {
 
 // Candidate is what the candidate policy said.
 type Candidate struct {
-	Policy      string   `json:"policy,omitempty"` // its fingerprint
-	Disposition string   `json:"disposition"`      // pass, tag, hold, defer, reject, or undetermined
-	Rule        string   `json:"rule,omitempty"`
-	Missing     []string `json:"missing,omitempty"` // the facts that were never measured and that its verdict hangs on
+	Policy      string      `json:"policy,omitempty"` // its fingerprint
+	Disposition Disposition `json:"disposition"`      // pass, tag, hold, defer, reject, or undetermined
+	Rule        string      `json:"rule,omitempty"`
+	Missing     []string    `json:"missing,omitempty"` // the facts that were never measured and that its verdict hangs on
 	// TagsUnknown says that it accepts, and that tags may be added by rules that
 	// read facts never measured.
 	TagsUnknown bool `json:"tags_unknown,omitempty"`
 }
-
-// Undetermined is the disposition where facts are missing.
-const Undetermined = "undetermined"
 
 // Check is one check that ran.
 type Check struct {

@@ -156,13 +156,13 @@ func appendForPeople(b []byte, key string, v slog.Value) []byte {
 		for i := range of {
 			to := of[i].Address
 			if rule := of[i].Rule; rule != "" {
-				to += " (" + of[i].Disposition + " by " + rule + ")"
+				to += " (" + string(of[i].Disposition) + " by " + rule + ")"
 			}
 			all = append(all, to)
 		}
 		text = strings.Join(all, ", ")
 	case *journal.Candidate:
-		text = strings.TrimSuffix(of.Disposition+" by "+of.Rule, " by ")
+		text = strings.TrimSuffix(string(of.Disposition)+" by "+of.Rule, " by ")
 	case float64:
 		text = strconv.FormatFloat(of, 'g', 6, 64)
 	case []string:
@@ -367,7 +367,7 @@ func (x *refused) lines() (all []string) {
 	if !x.observed {
 		for i := range x.recipients {
 			rc := &x.recipients[i]
-			if (rc.Disposition == "reject" || rc.Disposition == "defer") && refusal(rc.Reply) {
+			if rc.Disposition.Refuses() && refusal(rc.Reply) {
 				add("RCPT", rc.Reply, rc.Address)
 			}
 		}

@@ -122,7 +122,7 @@ func (b *bench) run(ctx context.Context, c *testCase) caseResult {
 		return r
 	}
 	v := t.verdict()
-	r.verdict = v.Disposition
+	r.verdict = string(v.Disposition)
 	if t.NoVerdict != nil {
 		r.verdict = t.heard
 	}
@@ -177,7 +177,7 @@ func (e *expectation) differs(t *Tested) string {
 		fmt.Fprintf(&b, "%-12s want  %s\n%-12s got   %s\n", what, want, "", got)
 	}
 	for _, x := range []struct{ what, want, got string }{
-		{"disposition", e.Disposition, v.Disposition}, {"rule", e.Rule, v.Rule}, {"stage", e.Stage, v.Stage},
+		{"disposition", e.Disposition, string(v.Disposition)}, {"rule", e.Rule, v.Rule}, {"stage", e.Stage, v.Stage},
 	} {
 		if x.want == noRule {
 			x.want = ""
@@ -212,7 +212,7 @@ func (e *expectation) differs(t *Tested) string {
 	lists("tags", e.Tags, v.Tags)
 	var refused []string
 	for _, rcpt := range t.record.Recipients {
-		if policy.Refuses(rcpt.Disposition) {
+		if rcpt.Disposition.Refuses() {
 			refused = append(refused, rcpt.Address)
 		}
 	}

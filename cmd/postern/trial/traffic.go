@@ -96,7 +96,7 @@ func DemoMixed(ctx context.Context, out io.Writer, folder string, messages int, 
 		if counts[kind] == nil {
 			counts[kind] = map[string]int{}
 		}
-		counts[kind][t.record.Disposition]++
+		counts[kind][string(t.record.Disposition)]++
 		if written != nil {
 			written.Write(t.record)
 			if i%1000 == 999 {

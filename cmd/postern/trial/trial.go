@@ -96,11 +96,11 @@ func Session(ctx context.Context, opt configs.Options, ip netip.Addr, m Mail, er
 // verdict is the verdict as JSON has it. Reply is what the client hears, in one line and
 // without the id at its end, which is another one each time.
 type verdict struct {
-	Disposition string   `json:"disposition"`
-	Rule        string   `json:"rule"`
-	Stage       string   `json:"stage"`
-	Reply       string   `json:"reply"`
-	Tags        []string `json:"tags"`
+	Disposition journal.Disposition `json:"disposition"`
+	Rule        string              `json:"rule"`
+	Stage       string              `json:"stage"`
+	Reply       string              `json:"reply"`
+	Tags        []string            `json:"tags"`
 }
 
 func (t *Tested) verdict() verdict {
@@ -145,7 +145,7 @@ func (t *Tested) WriteJSON(w io.Writer) error {
 func (t *Tested) WriteText(w io.Writer) error {
 	var b strings.Builder
 	v := t.verdict()
-	b.WriteString("Verdict\n  " + v.Disposition)
+	b.WriteString("Verdict\n  " + string(v.Disposition))
 	if v.Rule != "" {
 		b.WriteString(" by rule " + v.Rule + " at " + v.Stage)
 	}

@@ -89,11 +89,11 @@ func missing(c *audit.Comparison) string {
 	return strings.Join(all, ", ")
 }
 
-func byRule(disposition, rule string) string {
+func byRule(disposition journal.Disposition, rule string) string {
 	if rule == "" {
-		return disposition + " (no rule)"
+		return string(disposition) + " (no rule)"
 	}
-	return disposition + " by " + rule
+	return string(disposition) + " by " + rule
 }
 
 // Replay prints what came of a replay, for people or for programs.

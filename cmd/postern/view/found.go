@@ -54,7 +54,7 @@ func RecordLine(w io.Writer, r *journal.Record) error {
 
 // saidOf is what the policy said, and by which rule.
 func saidOf(r *journal.Record) string {
-	text := r.Disposition
+	text := string(r.Disposition)
 	if r.Rule != "" {
 		text += ":" + r.Rule
 	}

@@ -20,7 +20,7 @@ var viewedDay = time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)
 // What was only observed is counted among the refusals, and told apart.
 func TestTheReportTellsWhatWasOnlyObserved(t *testing.T) {
 	var mail []*journal.Record
-	for _, disposition := range []string{"pass", "tag", "defer", "reject", "reject"} {
+	for _, disposition := range []journal.Disposition{"pass", "tag", "defer", "reject", "reject"} {
 		r := journaltest.Sent("192.0.2.1", "a.example", policy.Fail)
 		r.Disposition, r.Observed, r.Outcome = disposition, true, journal.OutcomeDelivered
 		mail = append(mail, r)

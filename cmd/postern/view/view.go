@@ -280,7 +280,7 @@ func (v Transaction) held(b *strings.Builder) {
 	h := r.Facts.Hold
 	tries := h.Tries
 	for _, rc := range r.Recipients {
-		if rc.Address == v.Recipient && rc.Disposition == policy.DispositionHold.String() && !r.Observed {
+		if rc.Address == v.Recipient && rc.Disposition == journal.DispositionHold && !r.Observed {
 			tries++ // this time
 			break
 		}
@@ -308,11 +308,11 @@ func outcomeWords(r *journal.Record) string {
 		return "delivered to " + r.Backend
 	case journal.OutcomeRefused:
 		switch r.Disposition {
-		case "reject":
+		case journal.DispositionReject:
 			return "refused by policy"
-		case "hold":
+		case journal.DispositionHold:
 			return "held: the client was told to send it again"
-		case "defer":
+		case journal.DispositionDefer:
 			return "deferred by policy"
 		}
 		return "refused by a limit, or for its syntax"
@@ -334,9 +334,9 @@ func recipientWords(r *journal.Record, i int) string {
 	case o.Disposition == "":
 		return "no verdict"
 	case o.Rule != "":
-		return o.Disposition + " by " + o.Rule
+		return string(o.Disposition) + " by " + o.Rule
 	default:
-		return o.Disposition
+		return string(o.Disposition)
 	}
 }
 
