@@ -88,7 +88,7 @@ packages: $(BIN)/nfpm-$(NFPM) ## .deb and .rpm for amd64 and arm64, in ./bin/pac
 	rm -rf $(BIN)/package $(BIN)/packages; mkdir -p $(BIN)/package/man $(BIN)/packages
 	for arch in amd64 arm64; do \
 	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/package/postern-$$arch ./cmd/postern; \
-	  $(GO) run .ci/bom/main.go $(BIN)/package/postern-$$arch $(BIN)/package/bom-$$arch.cdx.json $(BIN)/package/copyright; \
+	  $(GO) run .ci/bom/main.go $(BIN)/package/postern-$$arch $(BIN)/package/bom-$$arch.cdx.json $(BIN)/package/copyright $(BIN)/package/licences.txt; \
 	done
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/package/postern ./cmd/postern
 	cd $(BIN)/package && ./postern manual man && gzip -9n man/*.8

@@ -1,8 +1,8 @@
 // Bom writes, of a binary that Go built, which modules are in it: as a bill of
-// materials in CycloneDX 1.5, and as a copyright file with the licence of each. It
+// materials in CycloneDX 1.5, as a copyright file, and as one with the licence of each. It
 // fails where a module has none.
 //
-//	go run .ci/bom/main.go BINARY BOM COPYRIGHT
+//	go run .ci/bom/main.go BINARY BOM COPYRIGHT LICENCES
 package main
 
 import (
@@ -40,8 +40,8 @@ type hash struct {
 }
 
 func run(args []string) error {
-	if len(args) != 3 {
-		return fmt.Errorf("wants a binary, and the names of the two files to write")
+	if len(args) != 4 {
+		return fmt.Errorf("wants a binary, and the names of the three files to write")
 	}
 	info, err := buildinfo.ReadFile(args[0])
 	if err != nil {
@@ -53,18 +53,19 @@ func run(args []string) error {
 	}
 	sum := sha256.Sum256(binary)
 	var all []component
-	var papers bytes.Buffer
+	var papers, texts bytes.Buffer
 	own, err := os.ReadFile("LICENSE")
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(&papers, "Postern\n\n%s", own)
+	fmt.Fprintf(&papers, "Postern\n\n%s\nLinked into /usr/bin/postern, with their licences in /usr/share/doc/postern/licences.txt:\n\n", own)
 	add := func(name, version, folder string) error {
 		text, err := licence(folder)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		fmt.Fprintf(&papers, "\n%s\nIn /usr/bin/postern: %s %s\n\n%s", strings.Repeat("-", 78), name, version, text)
+		fmt.Fprintf(&papers, "  %s %s\n", name, version)
+		fmt.Fprintf(&texts, "%s\n%s %s\n\n%s\n", strings.Repeat("-", 78), name, version, text)
 		all = append(all, component{Type: "library", Name: name, Version: version, Purl: "pkg:golang/" + name + "@" + version})
 		return nil
 	}
@@ -102,7 +103,10 @@ func run(args []string) error {
 	if err := os.WriteFile(args[1], append(bom, '\n'), 0o644); err != nil { //nolint:gosec // everybody may read it
 		return err
 	}
-	return os.WriteFile(args[2], papers.Bytes(), 0o644) //nolint:gosec // everybody may read it
+	if err := os.WriteFile(args[2], papers.Bytes(), 0o644); err != nil { //nolint:gosec // everybody may read it
+		return err
+	}
+	return os.WriteFile(args[3], texts.Bytes(), 0o644) //nolint:gosec // everybody may read it
 }
 
 // licence is the text of the licence in a folder of a module, or above it, as for the standard library on Debian.
