@@ -295,6 +295,7 @@ type postern struct {
 	binary, config, dir string
 	ca, key             string // files
 	port, admin         int
+	extraPort           int // of a further listener; 0: there is none
 	backendDown         bool
 	cmd                 *exec.Cmd
 	log                 string // file
@@ -407,7 +408,8 @@ func (p *postern) serve(t *testing.T) {
 	t.Cleanup(func() {
 		p.cmd.Process.Kill()
 		select {
-		case <-p.exited:
+		case err := <-p.exited:
+			p.exited <- err // one that was started several times is waited for as often
 		case <-time.After(patience):
 			t.Error("postern outlives kill -9")
 		}
