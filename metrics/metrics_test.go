@@ -39,6 +39,8 @@ func used() *Metrics {
 	m.Message("spf")
 	m.StateHealthy(func() bool { return false })
 	m.StateSizes(map[string]int64{"past": 3}, 4096)
+	m.Held(map[string]int{"greylist": 3})
+	m.HoldEnded("clock", time.Minute)
 	m.BackendUp("mta", "127.0.0.1:10025", true)
 	m.Backend("mta").Took(PhaseConnect, time.Millisecond)
 	m.Backend("mta").Error("dial")
