@@ -19,8 +19,8 @@ func newReport() *cobra.Command {
 	var top int
 	cmd := &cobra.Command{
 		Use: "report", Short: "Say who sends, what passes and fails, and who forwards", Args: noArguments,
-		Long: `Read the journal and print, by the sender's domain and by source, how much mail
-there was and what SPF, DKIM, DMARC, SUBMITTER and the responsible address made of it.
+		Long: `Read the journal and print, by the sender's domain, by source, by rule and by recipient, how
+much mail there was and what SPF, DKIM, DMARC, SUBMITTER and the responsible address made of it.
 
 Forwarders are sources that fail SPF for many domains that have nothing to do
 with one another, and whose signatures pass: each comes with an override that may be put

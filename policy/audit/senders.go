@@ -25,6 +25,8 @@ type SenderReport struct {
 	Identity   map[string]int64 `json:"identity"`
 	Domains    []*SenderRow     `json:"domains"` // by volume; the last may be all others
 	Sources    []*SenderRow     `json:"sources"`
+	Rules      []*SenderRow     `json:"rules"`      // one message counts for each recipient, by the rule that decided on it
+	Recipients []*SenderRow     `json:"recipients"` // the same
 	Forwarders []Forwarder      `json:"forwarders"`
 	Broken     []broken         `json:"broken"`
 	Read       journal.Stats    `json:"read"`
@@ -263,11 +265,12 @@ func (t *senderTable) merge(u *senderTable) {
 
 // gathering is what one reader of the journal has found.
 type gathering struct {
-	networks         bool
-	from, to         time.Time
-	total            Traffic
-	identity         map[string]int64 // messages by identity.level
-	domains, sources senderTable
+	networks          bool
+	from, to          time.Time
+	total             Traffic
+	identity          map[string]int64 // messages by identity.level
+	domains, sources  senderTable
+	rules, recipients senderTable
 }
 
 // nullSender stands for the null reverse-path among the domains.
@@ -282,6 +285,7 @@ func (g *gathering) add(r *journal.Record) {
 	}
 	f := &r.Facts
 	g.total.add(r)
+	g.each(r)
 	if i := slices.Index(policy.Levels, f.Identity.Level); i >= 0 && r.Outcome.IsMessage() {
 		g.identify(policy.Levels[i], 1)
 	}
@@ -351,6 +355,8 @@ func (g *gathering) merge(h *gathering) {
 	}
 	g.domains.merge(&h.domains)
 	g.sources.merge(&h.sources)
+	g.rules.merge(&h.rules)
+	g.recipients.merge(&h.recipients)
 }
 
 // sourceOf is the address, or the network that goes by one owner as a rule.
@@ -408,6 +414,7 @@ func Senders(ctx context.Context, dir string, q journal.Query, networks bool, no
 	}
 	r := &SenderReport{Journal: dir, From: all.from, To: all.to, Total: all.total, Identity: all.identity, Read: stats}
 	r.Domains, r.Sources = all.domains.list("domains"), all.sources.list("sources")
+	r.Rules, r.Recipients = all.rules.list("rules"), all.recipients.list("recipients")
 	for _, s := range all.sources.sorted() {
 		if f, ok := s.forwarder(now); ok {
 			r.Forwarders = append(r.Forwarders, f)
@@ -437,7 +444,7 @@ func (t *senderTable) list(what string) []*SenderRow {
 
 // Cut leaves the first n rows of each list, and adds up the others.
 func (r *SenderReport) Cut(n int) {
-	for what, list := range map[string]*[]*SenderRow{"domains": &r.Domains, "sources": &r.Sources} {
+	for what, list := range map[string]*[]*SenderRow{"domains": &r.Domains, "sources": &r.Sources, "rules": &r.Rules, "recipients": &r.Recipients} {
 		if len(*list) <= n+1 {
 			continue
 		}

@@ -6,6 +6,7 @@ import "postern/policy"
 // one of the two that only a record has. Empty: there was no verdict.
 type Disposition string
 
+// The dispositions.
 const (
 	DispositionPass   Disposition = "pass"
 	DispositionTag    Disposition = "tag"

@@ -118,7 +118,7 @@ func heading(c *audit.Comparison) string {
 	const form = "2006-01-02 15:04"
 	span := ""
 	if c.Records > 0 {
-		span = fmt.Sprintf(", from %s to %s UTC", c.First.UTC().Format(form), c.Last.UTC().Format(form))
+		span = fmt.Sprintf(", from %s to %s", c.First.Local().Format(form), c.Last.Local().Format(form+" MST"))
 	}
 	return fmt.Sprintf("%d transactions with %d verdicts, one for each recipient%s", c.Records, c.Verdicts, span)
 }

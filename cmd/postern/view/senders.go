@@ -45,7 +45,7 @@ func resultsText(t audit.Results) string {
 // period is the time that the report is about.
 func period(r *audit.SenderReport) string {
 	const form = "2006-01-02 15:04"
-	return fmt.Sprintf("%s to %s UTC", r.From.UTC().Format(form), r.To.UTC().Format(form))
+	return r.From.Local().Format(form) + " to " + r.To.Local().Format(form+" MST")
 }
 
 func writeReportText(w io.Writer, r *audit.SenderReport) error {
@@ -76,6 +76,8 @@ func writeReportText(w io.Writer, r *audit.SenderReport) error {
 	}
 	tabled("Senders", "DOMAIN", r.Domains)
 	tabled("Sources", "CLIENT", r.Sources)
+	tabled("Rules, by what they decided for each recipient", "RULE", r.Rules)
+	tabled("Recipients", "MAILBOX", r.Recipients)
 	if len(r.Forwarders) > 0 {
 		b.WriteString("\nForwarders: they fail SPF for domains that have nothing in common, and whose signatures pass\n")
 		for i := range r.Forwarders {
@@ -141,6 +143,12 @@ func writeReportCSV(w io.Writer, r *audit.SenderReport) error {
 	}
 	for _, s := range r.Sources {
 		add("source", s.Name, s.Host, "", &s.Traffic)
+	}
+	for _, x := range r.Rules {
+		add("rule", x.Name, "", "", &x.Traffic)
+	}
+	for _, x := range r.Recipients {
+		add("recipient", x.Name, "", "", &x.Traffic)
 	}
 	for _, f := range r.Forwarders {
 		t := audit.Traffic{Messages: f.Failed}
