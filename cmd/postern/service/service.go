@@ -76,7 +76,12 @@ func Run(ctx context.Context, opt configs.Options, buildVersion string, errout i
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(signals)
 
-	s := New(Options{Config: opt, Version: buildVersion, Log: NewLogger(cfg.Log, errout), Maildir: "Maildir"})
+	lines := newGathering(errout)
+	defer lines.Flush()
+	s := New(Options{
+		Config: opt, Version: buildVersion, Maildir: "Maildir",
+		Log: slog.New(urgent{NewLogger(cfg.Log, lines).Handler(), lines}),
+	})
 	if s.before, err = takeEstate(); err != nil {
 		return err
 	}
