@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -207,5 +208,55 @@ func TestHoldObserved(t *testing.T) {
 	}
 	if list, err := store.Held(t.Context(), 10, nil); err != nil || len(list) != 0 {
 		t.Errorf("%v %v", list, err)
+	}
+}
+
+// Mail is known by what its sender proves: the twenty addresses of one SPF record are one
+// sender, and whoever proves nothing is one for each network.
+func TestHeldByWhatIsProven(t *testing.T) {
+	r, _, _ := newGreylist(t, "enforce")
+	zone := rigZone + `pool.example. TXT "v=spf1 ip4:198.51.100.0/24 ip4:203.0.113.0/24 -all"` + "\n"
+	p := configs.Policy{Rules: []configs.Rule{{Name: "all", When: "true", Do: "hold", For: 10 * time.Minute}}}
+	o := rigSettings(t, rigOptions{zone: zone, policy: &p})
+	parsed, err := dnstest.Parse(zone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var since atomic.Int64
+	now := func() time.Time { return time.Unix(1_800_000_000, since.Load()) }
+	m := memory.New(memory.NewProcess(now), memory.Options{Timeout: time.Minute})
+	defer m.Close()
+	set := *r.set
+	set.Chain, set.Memory = o.Chain, m
+	set.Checks = checks.NewSet(checks.Deps{Hostname: "mx.test", Resolver: parsed, Memory: m, Now: now}, o.Chain.Needs)
+	r.srv.Configure(&set)
+	held := func(from string, addresses ...string) (n int) {
+		for _, ip := range addresses {
+			since.Add(int64(11 * time.Minute))
+			c := r.connect(ip)
+			c.ehlo()
+			c.cmd("MAIL FROM:<"+from+">", "250 ")
+			c.send("RCPT TO:<bob@local.example>\r\n")
+			if reply := c.reply(); strings.HasPrefix(reply, heldReply) {
+				n++
+			} else if !strings.HasPrefix(reply, "250 ") {
+				t.Fatal(reply)
+			}
+			c.cmd("QUIT", "221 ")
+		}
+		return n
+	}
+	var pool []string
+	for i := range 10 {
+		pool = append(pool, fmt.Sprintf("198.51.100.%d", 3*i+1), fmt.Sprintf("203.0.113.%d", 7*i+1))
+	}
+	if n := held("ann@pool.example", pool...); n != 1 {
+		t.Errorf("20 addresses of an SPF record: held %d times, want once", n)
+	}
+	if n := held("ann@none.example", pool...); n != 2 {
+		t.Errorf("20 addresses of two networks without a record: held %d times, want once for each", n)
+	}
+	if n := held("ann@none.example", "2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "2001:db8:1:3::1"); n != 2 {
+		t.Errorf("3 addresses of two /64: held %d times, want once for each", n)
 	}
 }
