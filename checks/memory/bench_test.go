@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-var server = flag.String("valkey", "", "host:port of a Valkey or Redis to measure, which is written to; empty: none")
+var measured = flag.String("valkey", "", "host:port of a Valkey or Redis to measure, which is written to; empty: none")
 
 // BenchmarkMessage is what one message asks of each store: what is remembered of the
 // sender, and what came of it added up, a thousand messages in one go. Of a store with
@@ -26,9 +26,9 @@ func BenchmarkMessage(b *testing.B) {
 			return s
 		},
 	}
-	if *server != "" {
+	if *measured != "" {
 		places["server"] = func(*testing.B) Store {
-			return NewFleet(Fleet{Servers: []string{*server}, Prefix: "bench:", Timeout: 10 * time.Second, Now: time.Now})
+			return NewFleet(Fleet{Servers: []string{*measured}, Prefix: "bench:", Timeout: 10 * time.Second, Now: time.Now})
 		}
 	}
 	keys := func(i int) Keys {
