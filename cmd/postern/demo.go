@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/cmd/postern/trial"
+	"postern/cmd/postern/view"
 )
 
 func newDemo() *cobra.Command {
@@ -34,7 +35,13 @@ replay and explain to work on. Where the folder has none, it is begun with one.`
 				if !cmd.Flags().Changed("seed") {
 					seed = uint64(time.Now().UnixNano())
 				}
-				return trial.DemoMixed(cmd.Context(), cmd.OutOrStdout(), folder, messages, seed)
+				bar := view.NewBar(cmd.ErrOrStderr())
+				defer bar.Clear()
+				return trial.DemoMixed(cmd.Context(), cmd.OutOrStdout(), folder, messages, seed, func(done, total int64) {
+					if bar.Show(done, total, "messages"); done >= total {
+						bar.Clear() // what came of them is about to be printed
+					}
+				})
 			}
 			return reported(trial.Demo(cmd.Context(), cmd.OutOrStdout(), buildVersion(), stay))
 		},

@@ -28,7 +28,8 @@ journal: {path: journal}
 
 // DemoMixed sends so many messages through the proxy as the configuration in a
 // folder has it, with its journal. The DNS, the clients and the MTA are made up.
-func DemoMixed(ctx context.Context, out io.Writer, folder string, messages int, seed uint64) error {
+// progress hears how many of them were sent.
+func DemoMixed(ctx context.Context, out io.Writer, folder string, messages int, seed uint64, progress func(done, total int64)) error {
 	if err := os.MkdirAll(folder, 0o750); err != nil {
 		return err
 	}
@@ -85,6 +86,7 @@ func DemoMixed(ctx context.Context, out io.Writer, folder string, messages int, 
 	began := time.Now()
 	counts := map[string]map[string]int{}
 	for i := range messages {
+		progress(int64(i), int64(messages))
 		kind, from, m, err := w.next(i)
 		if err != nil {
 			return err
@@ -105,6 +107,7 @@ func DemoMixed(ctx context.Context, out io.Writer, folder string, messages int, 
 			}
 		}
 	}
+	progress(int64(messages), int64(messages))
 	took := time.Since(began)
 	mode := cfg.Policy.Mode
 	_, _ = fmt.Fprintf(out, "%d messages in %s, by %s (mode %s):\n\n", messages, took.Round(time.Millisecond), file, mode)
