@@ -372,8 +372,8 @@ func TestUnitFitsTheDefaults(t *testing.T) {
 }
 
 // TestFail2banFilter: the filter finds in lines that the proxy has logged those who were refused by a
-// rule or did not speak SMTP, and nobody else, whatever they said. What fail2ban itself
-// makes of it, the e2e test asks it.
+// rule or did not speak SMTP, and nobody else, whatever they said.
+// `fail2ban-regex deploy/fail2ban/testdata/log.jsonl deploy/fail2ban/filter.conf` asks fail2ban itself.
 func TestFail2banFilter(t *testing.T) {
 	filter, err := os.ReadFile("fail2ban/filter.conf")
 	if err != nil {
