@@ -58,6 +58,33 @@ func TestHold(t *testing.T) {
 	}
 }
 
+// What came of a domain is told by the clock by which it was counted.
+func TestRateSurge(t *testing.T) {
+	clock := time.Unix(1_800_000_000, 0)
+	now := func() time.Time { return clock }
+	store := memory.NewProcess(now)
+	m := memory.New(store, memory.Options{Now: now})
+	defer m.Close()
+	f := transaction("192.0.2.1", "client.example", "a@sender.example")
+	f.Identity = policy.Identity{Level: policy.LevelSPF, Domain: "sender.example"}
+	event := func(n int64) []memory.Event {
+		return []memory.Event{{Keys: MemoryKeys(f), Delivered: n, Rate: memory.Rate{Messages: n}}}
+	}
+	add := func(n int64) {
+		t.Helper()
+		if err := store.Add(t.Context(), 36*24*time.Hour, event(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(100)
+	clock = clock.Add(101 * time.Hour) // 100 messages in 100 hours before this one
+	add(50)
+	Deps{Memory: m, Now: now}.Rate().Run(t.Context(), f, Message{})
+	if want := (policy.Rate{Result: policy.Pass, Messages: 50, Domain: 50, Surge: 50}); f.Rate != want {
+		t.Errorf("%+v, want %+v", f.Rate, want)
+	}
+}
+
 func closed() *memory.Memory {
 	m := memory.New(memory.NewProcess(time.Now), memory.Options{})
 	_ = m.Close()

@@ -2,7 +2,6 @@ package checks
 
 import (
 	"context"
-	"time"
 
 	"postern/checks/memory"
 	"postern/policy"
@@ -33,7 +32,7 @@ func (d Deps) Rate() Check {
 			if err != nil {
 				return // the memory says what is wrong, once
 			}
-			f.Rate = policy.Rate{Result: policy.Pass, Messages: r.Client.Messages, Refused: r.Client.Refused, Unknown: r.Client.Unknown, Domain: r.Domain, Surge: r.Surge(time.Now())}
+			f.Rate = policy.Rate{Result: policy.Pass, Messages: r.Client.Messages, Refused: r.Client.Refused, Unknown: r.Client.Unknown, Domain: r.Domain, Surge: r.Surge(d.now())}
 			if r.Client == (memory.Rate{}) && r.Domain == 0 {
 				f.Rate.Result = policy.None
 			}
