@@ -31,6 +31,11 @@ const (
 	// shrinkFrom is from what size on, in octets, a file that is mostly empty is
 	// written anew when it is opened.
 	shrinkFrom = 16 << 20
+	// mapped is how much of the address space, in octets, is set aside for the file. One
+	// that outgrows what is set aside is mapped anew, and that waits for all who read it,
+	// and lets nobody begin to read meanwhile: what counts the notices, or lists them,
+	// would keep mail from the store.
+	mapped = 256 << 20
 )
 
 var (
@@ -100,7 +105,7 @@ func openBolt(path string) (db *bbolt.DB, err error) {
 // openTrusting is openBolt for a file that can be trusted. For another it may
 // panic.
 func openTrusting(path string) (db *bbolt.DB, err error) {
-	if db, err = bbolt.Open(path, 0o640, &bbolt.Options{Timeout: openTimeout, FreelistType: bbolt.FreelistMapType}); err != nil {
+	if db, err = bbolt.Open(path, 0o640, &bbolt.Options{Timeout: openTimeout, FreelistType: bbolt.FreelistMapType, InitialMmapSize: mapped}); err != nil {
 		return nil, err
 	}
 	if err := db.View(func(tx *bbolt.Tx) error {
@@ -168,7 +173,7 @@ func shrink(db *bbolt.DB, path string) (*bbolt.DB, error) {
 	if err := os.Rename(fresh, path); err != nil {
 		return db, err
 	}
-	return bbolt.Open(path, 0o640, &bbolt.Options{Timeout: openTimeout, FreelistType: bbolt.FreelistMapType})
+	return bbolt.Open(path, 0o640, &bbolt.Options{Timeout: openTimeout, FreelistType: bbolt.FreelistMapType, InitialMmapSize: mapped})
 }
 
 // file is a medium in a file, by bbolt.

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -266,7 +268,10 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 	}
 	for name, damage := range map[string]func([]byte) []byte{
 		"rubbish": func([]byte) []byte { return []byte("rubbish, and some more of it") },
-		"cut":     func(b []byte) []byte { return b[:len(b)/3] },
+		"cut": func(b []byte) []byte {
+			written := bytes.TrimRight(b, "\x00")
+			return written[:len(written)/3]
+		},
 		"zeroes":  func(b []byte) []byte { clear(b[8<<10 : 16<<10]); return b },
 		"noise": func(b []byte) []byte {
 			for i := range b {
@@ -433,5 +438,43 @@ func TestAServerThatGoesAndComes(t *testing.T) {
 	m.FlushAll()
 	if r, err := s.Recall(ctx, Keys{Who: DomainKey("a.example")}); err != nil || r != (Recalled{}) {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// A file that grows while somebody reads all of it is written and read meanwhile.
+func TestAFileGrowsWhileItIsRead(t *testing.T) {
+	s, err := OpenFile(t.TempDir(), time.Now, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	if err := s.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	on := s.(*local).on
+	grown := make(chan error, 1)
+	read := on.each(tableRate, "", func(string, []byte) bool {
+		go func() {
+			var err error
+			for i := 0; i < 40 && err == nil; i++ {
+				err = on.commit([]write{{tablePast, strconv.Itoa(i), make([]byte, 1<<20)}})
+			}
+			if err == nil {
+				_, err = on.get(tablePast, "39")
+			}
+			grown <- err
+		}()
+		select {
+		case err := <-grown:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Error("whoever writes waits for whoever reads")
+		}
+		return false
+	})
+	if read != nil {
+		t.Error(read)
 	}
 }
