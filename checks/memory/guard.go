@@ -3,6 +3,7 @@ package memory
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -89,7 +90,8 @@ type Memory struct {
 	left     bool // the store is let go of, which is no trouble
 	closed   bool
 	failures int // of questions, in a row
-	unsaved  int // writes that failed, in a row
+	unheld   int // notices that were not written in time, in a row
+	unsaved  int // writes that nobody waits for and that failed, in a row
 	pending  []Event
 	passed   []string // ids of notices
 	lost     int
@@ -175,7 +177,7 @@ func (m *Memory) TakeBack() {
 func (m *Memory) Pretend(healthy bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.left, m.failures, m.unsaved = !healthy, 0, 0
+	m.left, m.failures, m.unheld, m.unsaved = !healthy, 0, 0, 0
 	m.healthy.Store(healthy)
 }
 
@@ -184,18 +186,18 @@ func (m *Memory) Healthy() bool { return m.healthy.Load() }
 
 // Recall is Store.Recall within the time for it.
 func (m *Memory) Recall(ctx context.Context, k Keys) (Recalled, error) {
-	return ask(ctx, m, func(ctx context.Context) (Recalled, error) { return m.store.Recall(ctx, k) })
+	return ask(ctx, m, &m.failures, func(ctx context.Context) (Recalled, error) { return m.store.Recall(ctx, k) })
 }
 
 // Notice is Store.Notice within the time for it.
 func (m *Memory) Notice(ctx context.Context, id string) (Notice, error) {
-	return ask(ctx, m, func(ctx context.Context) (Notice, error) { return m.store.Notice(ctx, id) })
+	return ask(ctx, m, &m.failures, func(ctx context.Context) (Notice, error) { return m.store.Notice(ctx, id) })
 }
 
 // Hold is Store.Hold within the time for it. An error says that nobody may be
 // told of the notice: it may not be there.
 func (m *Memory) Hold(ctx context.Context, n Notice) (Notice, error) {
-	return ask(ctx, m, func(ctx context.Context) (Notice, error) { return m.store.Hold(ctx, n.cut()) })
+	return ask(ctx, m, &m.unheld, func(ctx context.Context) (Notice, error) { return m.store.Hold(ctx, n.cut()) })
 }
 
 // Store is the store itself, for those who have time: the control socket and the
@@ -236,7 +238,7 @@ func (m *Memory) save(ctx context.Context) error {
 	m.mu.Unlock()
 	var err error
 	if len(events) > 0 {
-		err = m.store.Add(ctx, time.Duration(m.keep.Load()), events)
+		err = guarded(func() error { return m.store.Add(ctx, time.Duration(m.keep.Load()), events) })
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -271,7 +273,7 @@ func (m *Memory) markPassed(ctx context.Context) {
 	if len(ids) == 0 || !m.Healthy() {
 		return
 	}
-	list, err := m.store.Pass(ctx, ids)
+	list, err := m.pass(ctx, ids)
 	m.heard(&m.unsaved, err)
 	for _, n := range list {
 		end := EndClock
@@ -280,6 +282,14 @@ func (m *Memory) markPassed(ctx context.Context) {
 		}
 		m.ended(end, m.opt.Now().Sub(n.First))
 	}
+}
+
+func (m *Memory) pass(ctx context.Context, ids []string) (list []Notice, err error) {
+	err = guarded(func() (err error) {
+		list, err = m.store.Pass(ctx, ids)
+		return err
+	})
+	return list, err
 }
 
 func (m *Memory) ended(e End, held time.Duration) {
@@ -293,7 +303,11 @@ func (m *Memory) lookAtHeld(ctx context.Context, now time.Time) {
 	if m.opt.Held == nil {
 		return
 	}
-	list, err := m.store.Held(ctx, countHeld, nil)
+	var list []Notice
+	err := guarded(func() (err error) {
+		list, err = m.store.Held(ctx, countHeld, nil)
+		return err
+	})
 	if err != nil {
 		return
 	}
@@ -310,7 +324,7 @@ func (m *Memory) lookAtHeld(ctx context.Context, now time.Time) {
 	if len(over) == 0 {
 		return
 	}
-	list, _ = m.store.Pass(ctx, over) // those that it does not take are over in a minute as well
+	list, _ = m.pass(ctx, over) // those that it does not take are over in a minute as well
 	for _, n := range list {
 		m.ended(EndExpired, n.Last.Sub(n.First))
 	}
@@ -366,7 +380,8 @@ func (m *Memory) write(ctx context.Context) {
 			m.markPassed(within)
 			if now := m.opt.Now(); m.opt.Sizes != nil && m.Healthy() && now.Sub(counted) >= sizeEvery {
 				counted = now
-				if s, err := m.store.Sizes(within); err == nil {
+				var s Sizes
+				if err := guarded(func() (err error) { s, err = m.store.Sizes(within); return err }); err == nil {
 					m.opt.Sizes(s)
 				}
 				m.lookAtHeld(within, now)
@@ -378,8 +393,8 @@ func (m *Memory) write(ctx context.Context) {
 
 // ask asks the store and waits no longer than mail may. A store that cannot be
 // interrupted, as one on a disk that hangs, keeps its goroutine, of which there
-// are at most maxAsking.
-func ask[T any](ctx context.Context, m *Memory, f func(context.Context) (T, error)) (T, error) {
+// are at most maxAsking; one that panics has failed. failures are those of its kind.
+func ask[T any](ctx context.Context, m *Memory, failures *int, f func(context.Context) (T, error)) (T, error) {
 	var none T
 	if !m.Healthy() {
 		return none, ErrUnhealthy
@@ -397,27 +412,43 @@ func ask[T any](ctx context.Context, m *Memory, f func(context.Context) (T, erro
 	got := make(chan answer, 1)
 	go func() {
 		defer func() { <-m.asking }()
-		v, err := f(within)
-		got <- answer{v, err}
+		var a answer
+		a.err = guarded(func() (err error) {
+			a.value, err = f(within)
+			return err
+		})
+		got <- a
 	}()
 	defer cancel()
 	select {
 	case a := <-got:
 		if ctx.Err() == nil {
-			m.heard(&m.failures, a.err)
+			m.heard(failures, a.err)
 		}
 		return a.value, a.err
 	case <-within.Done():
 		if ctx.Err() != nil {
 			return none, ctx.Err() // the session is over, which says nothing of the store
 		}
-		m.heard(&m.failures, within.Err())
+		m.heard(failures, within.Err())
 		return none, within.Err()
 	}
 }
 
-// heard notes how the store did. Questions and writes are counted apart: a disk that
-// is full can be read.
+// guarded makes an error of a panic: a goroutine that nobody guards would end the
+// process with it, and all mail.
+func guarded(do func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("memory: the store panicked: %v", p)
+		}
+	}()
+	return do()
+}
+
+// heard notes how the store did. Questions, notices and other writes are counted apart:
+// a disk that is full can be read, and one that is slow to write notices takes counts,
+// which have more time.
 func (m *Memory) heard(failures *int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -474,7 +505,7 @@ func (m *Memory) heal(ctx context.Context) {
 				m.mu.Lock()
 				back := !m.left
 				if back {
-					m.failures, m.unsaved = 0, 0
+					m.failures, m.unheld, m.unsaved = 0, 0, 0
 					m.healthy.Store(true)
 				}
 				m.mu.Unlock()
@@ -497,7 +528,7 @@ func (m *Memory) ping(ctx context.Context) error {
 	}
 	go func() {
 		defer func() { <-m.asking }()
-		got <- m.store.Ping(ctx)
+		got <- guarded(func() error { return m.store.Ping(ctx) })
 	}()
 	select {
 	case err := <-got:

@@ -103,6 +103,73 @@ func TestAStoreThatHangs(t *testing.T) {
 	})
 }
 
+// slowToWrite answers at once, and takes a notice in half a second.
+type slowToWrite struct{ moody }
+
+func (*slowToWrite) Hold(_ context.Context, n Notice) (Notice, error) {
+	time.Sleep(500 * time.Millisecond)
+	return n, nil
+}
+
+func (*slowToWrite) Ping(context.Context) error {
+	time.Sleep(500 * time.Millisecond)
+	return nil
+}
+
+// A disk that reads well and writes slowly costs three notices the time that is
+// allowed, and the others nothing, whatever is read and counted between them.
+func TestADiskThatIsSlowToWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := New(&slowToWrite{}, Options{Timeout: 50 * time.Millisecond})
+		began := time.Now()
+		for range 10 {
+			_, _ = m.Recall(t.Context(), Keys{})
+			if _, err := m.Hold(t.Context(), Notice{}); err == nil {
+				t.Error("a notice was told of that is not there yet")
+			}
+			m.Count(Event{})
+			_ = m.Flush(t.Context())
+		}
+		if took := time.Since(began); took != trips*50*time.Millisecond || m.Healthy() {
+			t.Errorf("ten notices took %v; healthy: %v", took, m.Healthy())
+		}
+		_ = m.Close() // says that it is not healthy
+		time.Sleep(time.Second)
+	})
+}
+
+// hostile is a store that panics.
+type hostile struct{ Store }
+
+func (hostile) Close() error { return nil }
+
+// A store that panics has failed, and ends nothing else.
+func TestAStoreThatPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := New(hostile{}, Options{Sizes: func(Sizes) {}, Held: func(map[string]int) {}})
+		m.Count(Event{})
+		m.Passed("0000000000000000")
+		time.Sleep(flushEvery + time.Millisecond)
+		if _, err := m.Recall(t.Context(), Keys{}); err == nil {
+			t.Error("it was heard out")
+		}
+		if _, err := m.Notice(t.Context(), ""); err == nil {
+			t.Error("it has a notice")
+		}
+		if _, err := m.Hold(t.Context(), Notice{}); err == nil {
+			t.Error("it took a notice")
+		}
+		if err := m.Begin(t.Context()); err == nil || m.Healthy() {
+			t.Errorf("a sign of life: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if m.Healthy() {
+			t.Error("it is healthy")
+		}
+		_ = m.Close() // says that it is not healthy
+	})
+}
+
 // Questions that a store holds up are bounded in number.
 func TestHeldUpQuestionsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
