@@ -772,6 +772,9 @@ func journalled(t *testing.T, dir string) (delivered int) {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".index") {
+			continue // by which records are found
+		}
 		f, err := os.Open(dir + "/" + e.Name())
 		if err != nil {
 			t.Fatal(err)
