@@ -83,8 +83,9 @@ func TestE2EListeners(t *testing.T) {
 		p.logged(t, "the client behind the balancer", func(_ string, entry map[string]any) bool {
 			return entry["msg"] == "connection" && entry["client"] == "127.0.0.66:4711" && entry["listener"] == "balanced"
 		})
-		s = open("127.0.0.13", header)
+		s = open("127.0.0.13", "") // NOT: with the header before the greeting, which would be for the rule to refuse
 		s.expect("220 ")
+		s.send(strings.TrimSuffix(header, "\r\n"))
 		s.expect("554 5.7.1 ")
 		s = open("127.0.0.11", "EHLO mx.sender.example\r\n") // a listed peer must send one
 		if b, err := s.r.ReadByte(); err == nil {
