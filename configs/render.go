@@ -143,8 +143,8 @@ func excerpt(at Position, line string) string {
 		return ""
 	}
 	number := fmt.Sprintf("%5d", at.Line)
-	indent := len(cut) + cells(before)
-	if r, _ := utf8.DecodeRuneInString(line[column:]); cells(before) > 0 && cellsOf(r) == 0 {
+	indent := len(cut) + Cells(before)
+	if r, _ := utf8.DecodeRuneInString(line[column:]); Cells(before) > 0 && CellsOf(r) == 0 {
 		indent-- // it stands on the character before it
 	}
 	return fmt.Sprintf("%s | %s\n%s | %s^\n", number, shown, strings.Repeat(" ", len(number)), strings.Repeat(" ", indent))
@@ -174,17 +174,17 @@ func printable(s string) string {
 	}, s)
 }
 
-// cells is how many places a printable text takes in a terminal.
-func cells(s string) (n int) {
+// Cells is how many places a printable text takes in a terminal.
+func Cells(s string) (n int) {
 	for _, r := range s {
-		n += cellsOf(r)
+		n += CellsOf(r)
 	}
 	return n
 }
 
-// cellsOf is how many places a printable character takes: none if it combines with the
+// CellsOf is how many places a printable character takes: none if it combines with the
 // one before, two if it is wide (Unicode Standard Annex 11), otherwise one.
-func cellsOf(r rune) int {
+func CellsOf(r rune) int {
 	if unicode.In(r, unicode.Mn, unicode.Me) {
 		return 0
 	}

@@ -125,7 +125,7 @@ func FuzzExcerpt(f *testing.F) {
 			return
 		}
 		rows := strings.Split(got, "\n")
-		if len(rows) != 3 || !utf8.ValidString(got) || cells(rows[1]) > cells(rows[0])+1 {
+		if len(rows) != 3 || !utf8.ValidString(got) || Cells(rows[1]) > Cells(rows[0])+1 {
 			t.Errorf("%q %d\n%s", line, column, got)
 		}
 		if utf8.RuneCountInString(rows[0]) > len("    1 | ......")+shownWidth+utf8.UTFMax || len(line) <= shownWidth && rows[0] != "    1 | "+printable(line) {

@@ -272,7 +272,7 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 			written := bytes.TrimRight(b, "\x00")
 			return written[:len(written)/3]
 		},
-		"zeroes":  func(b []byte) []byte { clear(b[8<<10 : 16<<10]); return b },
+		"zeroes": func(b []byte) []byte { clear(b[8<<10 : 16<<10]); return b },
 		"noise": func(b []byte) []byte {
 			for i := range b {
 				b[i] ^= byte(i)

@@ -29,10 +29,10 @@ func FoundLine(w io.Writer, t Terminal, r *journal.Record) error {
 	}
 	const first = 4 // cells of the first half
 	for i, least := range []int{0, 12, 15, 16, 15} {
-		cells[i] += strings.Repeat(" ", max(least-columns(cells[i]), 0))
+		cells[i] += strings.Repeat(" ", max(least-configs.Cells(cells[i]), 0))
 	}
 	between := "  "
-	if columns(strings.Join(cells, "  ")) > t.Width {
+	if configs.Cells(strings.Join(cells, "  ")) > t.Width {
 		between = "\n    "
 	}
 	cells[2] = t.paint(outcomeColour(r), cells[2])

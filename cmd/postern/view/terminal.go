@@ -6,10 +6,8 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 
 	"golang.org/x/sys/unix"
-	"golang.org/x/text/width"
 
 	"postern/configs"
 )
@@ -53,33 +51,14 @@ func (t Terminal) paint(colour, text string) string {
 	return "\x1b[" + colour + "m" + text + "\x1b[0m"
 }
 
-// columns is how many columns a printable text takes.
-func columns(s string) (n int) {
-	for _, r := range s {
-		n += runeColumns(r)
-	}
-	return n
-}
-
-func runeColumns(r rune) int {
-	if unicode.In(r, unicode.Mn, unicode.Me) {
-		return 0
-	}
-	switch width.LookupRune(r).Kind() {
-	case width.EastAsianWide, width.EastAsianFullwidth:
-		return 2
-	}
-	return 1
-}
-
 // fit cuts a printable text off where a terminal's line ends, if somebody looks at one.
 func (t Terminal) fit(s string, room int) string {
-	if t.Width == 0 || columns(s) <= room {
+	if t.Width == 0 || configs.Cells(s) <= room {
 		return s
 	}
 	n := 0
 	for i, r := range s {
-		if n += runeColumns(r); n > room-1 {
+		if n += configs.CellsOf(r); n > room-1 {
 			return s[:i] + "…"
 		}
 	}

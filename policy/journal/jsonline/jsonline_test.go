@@ -90,7 +90,7 @@ func FuzzMembers(f *testing.F) {
 	f.Add("", math.MaxFloat64)
 	f.Fuzz(func(t *testing.T, s string, v float64) {
 		if v-v != 0 {
-			t.Skip() // JSON has no such number
+			v = 0 // JSON has no infinity, and nothing that is no number
 		}
 		values := map[string]any{"a": s, "b": v, "c": []any{s, v, map[string]any{s: s}}, "d": map[string]any{}, "e": nil, "f": true, "g": []string{}}
 		for _, last := range []string{"a", "b", "c", "d", "e", "f", "g"} {
