@@ -34,6 +34,16 @@ func remembering(t *testing.T, o rigOptions) (*Settings, *memory.Memory) {
 	return set, m
 }
 
+// settled waits until the memory holds what the sessions so far add to it. A session
+// counts a transaction behind the reply that ends it, so the client may be ahead of it.
+func settled(t *testing.T, r *rig, m *memory.Memory) {
+	t.Helper()
+	r.quiet()
+	if err := m.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // knowsNobody is an MTA whose recipients are those that begin with b.
 var knowsNobody = smtptest.SinkOptions{Script: func(st smtptest.Step) (a smtptest.Action) {
 	if st.Verb == "RCPT" && !strings.Contains(st.Line, "<b") {
@@ -84,9 +94,7 @@ func TestWhatATransactionAddsToTheMemory(t *testing.T) {
 				}
 			}
 			c.cmd("QUIT", "221")
-			if err := m.Flush(context.Background()); err != nil {
-				t.Fatal(err)
-			}
+			settled(t, r, m)
 			got, err := m.Store().Recall(context.Background(), memory.Keys{Client: memory.ClientKey(netip.MustParseAddr(x.client)), Who: memory.DomainKey("good.example"), Domain: memory.DomainKey("good.example")})
 			if err != nil {
 				t.Fatal(err)
@@ -114,9 +122,7 @@ func TestABanForUnknownRecipients(t *testing.T) {
 	say := func(c *client, line string) string {
 		c.send(line + "\r\n")
 		reply := c.reply()
-		if err := m.Flush(context.Background()); err != nil {
-			t.Fatal(err)
-		}
+		settled(t, r, m)
 		return reply
 	}
 	say(c, "MAIL FROM:<a@none.example>")
@@ -221,9 +227,7 @@ func TestReplayWithWhatWasRemembered(t *testing.T) {
 				}
 			}
 			c.cmd("QUIT", "221")
-			if err := m.Flush(context.Background()); err != nil {
-				t.Fatal(err)
-			}
+			settled(t, r, m)
 			text, err := json.Marshal(r.last())
 			if err != nil {
 				t.Fatal(err)
