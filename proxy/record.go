@@ -135,6 +135,7 @@ func (srv *Server) publish(set *Settings, rec *journal.Record, f *policy.Facts, 
 			srv.metrics.Disagreement(string(active), string(candidate))
 		}
 	}
+	defer rec.Release()
 	srv.logTransaction(rec)
 	if srv.record != nil {
 		srv.record(rec)
@@ -154,7 +155,7 @@ func (srv *Server) logTransaction(rec *journal.Record) {
 	if err := rec.Seal(); err != nil {
 		srv.log.LogAttrs(srv.ctx, slog.LevelError, "the record of a transaction cannot be written", slog.String("id", rec.ID), slog.Any("error", err))
 	}
-	attrs := []slog.Attr{
+	srv.log.LogAttrs(srv.ctx, level, "transaction",
 		slog.String("id", rec.ID),
 		slog.String("session", rec.Session),
 		slog.String("client", rec.Facts.Client.IP),
@@ -173,6 +174,5 @@ func (srv *Server) logTransaction(rec *journal.Record) {
 		slog.String("backend_reply", rec.BackendReply),
 		slog.String("error", rec.Error),
 		slog.Int64("bytes", rec.Bytes),
-	}
-	srv.log.LogAttrs(srv.ctx, level, "transaction", append(attrs, rec.Attrs()...)...)
+		slog.Any("", rec.Tail()))
 }

@@ -3,7 +3,6 @@ package journal
 import (
 	"bytes"
 	"errors"
-	"log/slog"
 	"sync"
 
 	"postern/policy/journal/jsonline"
@@ -25,48 +24,82 @@ const (
 
 var errTooLong = errors.New("journal: the record is too long")
 
-// Seal makes the record's line, once for all who want it: the record must not be
-// changed any more.
-func (r *Record) Seal() (err error) {
-	r.line, err = r.Line()
+// Seal makes the record's line, once for the log and the journal: the record must not be
+// changed before Release.
+func (r *Record) Seal() error {
+	e, err := r.encode()
+	if err == nil {
+		r.sealed = e
+	}
 	return err
+}
+
+// Release gives up the line of Seal, and what Tail returned with it.
+func (r *Record) Release() {
+	if r.sealed != nil {
+		r.sealed.release()
+		r.sealed = nil
+	}
 }
 
 // Line returns the record's line in the journal, its end included. A record that is too
 // long loses its DNS answers there, then most of its recipients.
 func (r *Record) Line() ([]byte, error) {
-	if r.line != nil {
-		return r.line, nil
+	e := r.sealed
+	if e == nil {
+		var err error
+		if e, err = r.encode(); err != nil {
+			return nil, err
+		}
+		defer e.release()
+	}
+	return bytes.Clone(e.buf.Bytes()), nil
+}
+
+// handOver returns the line, made now where the record is not sealed, and leaves it to the
+// caller, who releases it.
+func (r *Record) handOver() (*encoder, error) {
+	if e := r.sealed; e != nil {
+		r.sealed = nil
+		return e, nil
 	}
 	return r.encode()
 }
 
-// Attrs returns what the log shows of a sealed record and is more than a word, each with
+// Tail returns what the log shows of a sealed record and is more than a word, each with
 // the JSON that it has in the record's line; null is what that leaves out.
-func (r *Record) Attrs() []slog.Attr {
-	took, recipients, tags, facts, candidate := jsonline.Ready{Value: r.Took}, jsonline.Ready{Value: r.Recipients}, jsonline.Ready{Value: r.Tags},
-		jsonline.Ready{Value: &r.Facts}, jsonline.Ready{Value: r.Candidate}
-	if r.line != nil {
-		for name, value := range jsonline.Members(r.line) {
-			switch name {
-			case "took":
-				took.JSON = value
-			case "recipients":
-				recipients.JSON = value
-			case "tags":
-				tags.JSON = value
-			case "facts":
-				facts.JSON = value
-			case "candidate":
-				candidate.JSON = value
-			}
+func (r *Record) Tail() *jsonline.Tail {
+	t := &struct {
+		jsonline.Tail
+		members [5]jsonline.Ready
+	}{members: [...]jsonline.Ready{
+		{Name: "took", Value: &r.Took}, {Name: "recipients", Value: &r.Recipients}, {Name: "tags", Value: &r.Tags}, {Name: "facts", Value: &r.Facts},
+		{Name: "candidate", Value: r.Candidate},
+	}}
+	took, recipients, tags, facts, candidate := &t.members[0], &t.members[1], &t.members[2], &t.members[3], &t.members[4]
+	t.Members = t.members[:]
+	if r.Candidate == nil {
+		t.Members = t.Members[:4]
+	}
+	if r.sealed == nil {
+		return &t.Tail
+	}
+	for name, value := range jsonline.Members(r.sealed.buf.Bytes()) {
+		switch string(name) {
+		case "recipients":
+			recipients.JSON = value
+		case "tags":
+			tags.JSON = value
+		case "facts":
+			facts.JSON = value
+		case "candidate":
+			candidate.JSON = value
+		case "took": // the last of them: what is behind it is longest
+			took.JSON = value
+			return &t.Tail
 		}
 	}
-	attrs := []slog.Attr{slog.Any("took", took), slog.Any("recipients", recipients), slog.Any("tags", tags), slog.Any("facts", facts), slog.Any("candidate", candidate)}
-	if r.Candidate == nil {
-		return attrs[:len(attrs)-1]
-	}
-	return attrs
+	return &t.Tail
 }
 
 // encoder is an encoder with its buffer.
@@ -81,23 +114,27 @@ var encoders = sync.Pool{New: func() any {
 	return e
 }}
 
-func (r *Record) encode() ([]byte, error) {
+// release gives the encoder to whoever needs one next: nobody may use its octets any more.
+func (e *encoder) release() {
+	if e.buf.Cap() <= maxKept {
+		encoders.Put(e)
+	}
+}
+
+// encode makes the record's line. Whoever called releases the encoder that holds it.
+func (r *Record) encode() (*encoder, error) {
 	e := encoders.Get().(*encoder)
-	defer func() {
-		if e.buf.Cap() <= maxKept {
-			encoders.Put(e)
-		}
-	}()
 	for step := 0; ; step++ {
 		e.buf.Reset()
 		if err := e.json.Encode(struct {
 			V int `json:"v"`
 			*Record
 		}{Version, r}); err != nil {
+			e.release()
 			return nil, err
 		}
 		if e.buf.Len() <= maxLine {
-			return bytes.Clone(e.buf.Bytes()), nil
+			return e, nil
 		}
 		short := *r
 		short.Truncated = true
@@ -107,6 +144,7 @@ func (r *Record) encode() ([]byte, error) {
 		case 1:
 			short.Recipients = short.Recipients[:min(len(short.Recipients), keptRecipients)]
 		default:
+			e.release()
 			return nil, errTooLong
 		}
 		r = &short

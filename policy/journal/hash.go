@@ -104,7 +104,7 @@ var (
 // record returns a copy of r without local parts.
 func (h *hasher) record(r *Record) *Record {
 	c := *r
-	c.Hashed, c.line = true, nil
+	c.Hashed, c.sealed = true, nil
 	locals := h.locals(r)
 	c.Facts.Rewrite(hashed, func(t *policy.Text, s string) string {
 		if t.Address {

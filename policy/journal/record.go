@@ -81,7 +81,7 @@ type Record struct {
 	Hashed    bool `json:"hashed,omitempty"`
 	Truncated bool `json:"truncated,omitempty"`
 
-	line []byte // see Seal
+	sealed *encoder // see Seal
 }
 
 // Took is seconds by step.

@@ -90,7 +90,7 @@ func TestTroubleThatComesAndGoes(t *testing.T) {
 				d.room = room
 				d.mu.Unlock()
 				w.Write(sample("x"))
-				synctest.Wait()
+				gathered()
 				time.Sleep(patience)
 			}
 		}
@@ -109,7 +109,7 @@ func TestDiskThatKeepsUpAgain(t *testing.T) {
 		d := &fakeDisk{room: -1, hang: hang}
 		w := start(t, configs.Journal{Path: t.TempDir()}, Options{Metrics: metrics.New(), disk: d.open, Log: slog.New(slog.NewTextHandler(&log, nil))})
 		w.Write(sample("hangs"))
-		synctest.Wait()
+		gathered()
 		for range queueLength + 10 {
 			w.Write(sample("waits"))
 		}
@@ -117,9 +117,9 @@ func TestDiskThatKeepsUpAgain(t *testing.T) {
 			t.Error(got)
 		}
 		close(hang)
-		synctest.Wait()
+		gathered()
 		w.Write(sample("x"))
-		synctest.Wait()
+		gathered()
 		if got := said(&log); got != "INFO the disk keeps up again" {
 			t.Error(got)
 		}

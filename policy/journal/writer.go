@@ -19,8 +19,10 @@ import (
 const (
 	queueLength = 4096
 	queueOctets = 64 << 20
-	// batch is what is gathered before it is written while more is waiting.
-	batch = 64 << 10
+	// Lines that come within gatherFor travel to the disk in one write, of about batch octets.
+	// A process that is killed loses what came in that time.
+	gatherFor = 20 * time.Millisecond
+	batch     = 64 << 10
 	// patience is how long a disk that failed is left alone.
 	patience = time.Second
 	// tidyEvery is how often old files are looked for besides when one is closed.
@@ -56,8 +58,9 @@ type Writer struct {
 
 	mu     sync.RWMutex // closed is written under it, and nothing is queued after
 	closed bool
-	queue  chan []byte  // lines
-	octets atomic.Int64 // that wait
+	queue  chan *encoder // each holds a line
+	octets atomic.Int64  // that wait
+	hurry  chan struct{} // a batch waits
 
 	reopen chan struct{}
 	shared atomic.Bool
@@ -86,7 +89,7 @@ type Writer struct {
 func New(c configs.Journal, o Options) (*Writer, error) {
 	w := &Writer{
 		config: c, metrics: o.Metrics, now: o.Now, open: o.disk,
-		queue: make(chan []byte, queueLength), reopen: make(chan struct{}, 1), untidy: make(chan struct{}, 1), ended: make(chan struct{}),
+		queue: make(chan *encoder, queueLength), hurry: make(chan struct{}, 1), reopen: make(chan struct{}, 1), untidy: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	if c.HashLocalParts {
 		key, err := readKey(c.HashKey)
@@ -108,7 +111,7 @@ func New(c configs.Journal, o Options) (*Writer, error) {
 	var ctx context.Context
 	ctx, w.cancel = context.WithCancel(context.Background())
 	w.untidy <- struct{}{}
-	w.wg.Go(w.run)
+	w.wg.Go(func() { w.run(ctx) })
 	w.wg.Go(func() { w.tidying(ctx) })
 	go func() {
 		w.wg.Wait()
@@ -117,42 +120,51 @@ func New(c configs.Journal, o Options) (*Writer, error) {
 	return w, nil
 }
 
-// Write hands over the record's line, see Record.Line. It does not wait: a line that
-// finds the queue full is dropped.
+// Write hands over the record's line, see Record.Seal, and leaves the record without one.
+// It does not wait: a line that finds the queue full is dropped.
 func (w *Writer) Write(r *Record) {
 	if w.hash != nil {
 		r = w.hash.record(r)
 	}
-	line, err := r.Line()
+	line, err := r.handOver()
 	if err != nil {
 		w.metrics.JournalRecord("error")
 		w.log.begun(troubleRecord, err)
 		return
 	}
-	octets := int64(len(line))
+	octets := int64(line.buf.Len())
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	if !w.closed && w.octets.Add(octets) <= queueOctets {
+	if waiting := w.octets.Add(octets); !w.closed && waiting <= queueOctets {
 		select {
-		case w.queue <- line:
+		case w.queue <- line: // which is the other goroutine's from here on
+			if waiting >= batch && waiting-octets < batch {
+				signal(w.hurry)
+			}
 			return
 		default:
 		}
 	}
+	line.release()
+	w.octets.Add(-octets)
 	if !w.closed {
-		w.octets.Add(-octets)
 		w.log.begun(troubleSlow, nil)
 	}
 	w.metrics.JournalRecord("dropped")
 }
 
+// signal wakes who waits for c, or will.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // it was told already
+	}
+}
+
 // Reopen makes the next record go into a file that is opened anew, for those
 // who move files away.
 func (w *Writer) Reopen() {
-	select {
-	case w.reopen <- struct{}{}:
-	default: // it was asked for already
-	}
+	signal(w.reopen)
 }
 
 // Share says whether another process writes to the same journal, as while one
@@ -182,9 +194,10 @@ func (w *Writer) Close(ctx context.Context) error {
 	}
 }
 
-// run is the one goroutine that writes.
-func (w *Writer) run() {
+// run is the one goroutine that writes. ctx ends when the queue is closed.
+func (w *Writer) run(ctx context.Context) {
 	defer w.closeFile()
+	timer := time.NewTimer(gatherFor)
 	for {
 		select {
 		case line, open := <-w.queue:
@@ -193,23 +206,41 @@ func (w *Writer) run() {
 				return
 			}
 			w.add(line)
-			// One record that found room in a full queue does not mean that the disk keeps up.
-			idle := len(w.queue) == 0
-			if idle || len(w.pending) >= batch {
+		case <-w.reopen:
+			w.closeFile()
+			continue
+		}
+		// More comes soon. Nobody is woken for it until it is a batch.
+		reopen := false
+		timer.Reset(gatherFor)
+		select {
+		case <-timer.C:
+		case <-w.hurry:
+		case <-ctx.Done():
+		case <-w.reopen:
+			reopen = true
+		}
+		for range len(w.queue) {
+			w.add(<-w.queue)
+			if len(w.pending) >= batch {
 				w.flush()
 			}
-			if idle {
-				w.log.ended(troubleSlow)
-			}
-		case <-w.reopen:
-			w.flush()
+		}
+		w.flush()
+		if reopen {
 			w.closeFile()
+		}
+		// One record that found room in a full queue does not mean that the disk keeps up.
+		if len(w.queue) == 0 {
+			w.log.ended(troubleSlow)
 		}
 	}
 }
 
 // add appends a line to what is pending, in the file of the day.
-func (w *Writer) add(line []byte) {
+func (w *Writer) add(e *encoder) {
+	defer e.release()
+	line := e.buf.Bytes()
 	w.octets.Add(-int64(len(line)))
 	if day := dayOf(w.now()); w.file != nil && day != w.day {
 		w.flush()
@@ -326,12 +357,7 @@ func (w *Writer) closedFor(f file) bool {
 	return f.name != w.current && (f.part < lastPart || f.day < dayOf(w.now()))
 }
 
-func (w *Writer) tidySoon() {
-	select {
-	case w.untidy <- struct{}{}:
-	default:
-	}
-}
+func (w *Writer) tidySoon() { signal(w.untidy) }
 
 // tidying compresses and removes files, beside the writing: that takes seconds.
 func (w *Writer) tidying(ctx context.Context) {

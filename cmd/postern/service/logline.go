@@ -125,6 +125,8 @@ func (h *lineHandler) append(b []byte, group string, a slog.Attr) []byte {
 	switch of := valueOf(v).(type) {
 	case []string:
 		return appendPair(b, key, strings.Join(of, ", "))
+	case *[]string:
+		return appendPair(b, key, strings.Join(*of, ", "))
 	default:
 		if ready, ok := v.Any().(jsonline.Ready); ok {
 			return appendFlat(b, key, ready.JSON)
@@ -148,15 +150,15 @@ func appendForPeople(b []byte, key string, v slog.Value) []byte {
 	switch of := valueOf(v).(type) {
 	case *policy.Facts:
 		return b
-	case journal.Took:
+	case *journal.Took:
 		text = time.Duration(of.Sum() * float64(time.Second)).Round(10 * time.Microsecond).String()
-	case []journal.Recipient:
+	case *[]journal.Recipient:
 		key = "to"
 		var all []string
-		for i := range of {
-			to := of[i].Address
-			if rule := of[i].Rule; rule != "" {
-				to += " (" + string(of[i].Disposition) + " by " + rule + ")"
+		for _, r := range *of {
+			to := r.Address
+			if r.Rule != "" {
+				to += " (" + string(r.Disposition) + " by " + r.Rule + ")"
 			}
 			all = append(all, to)
 		}
@@ -167,6 +169,8 @@ func appendForPeople(b []byte, key string, v slog.Value) []byte {
 		text = strconv.FormatFloat(of, 'g', 6, 64)
 	case []string:
 		text = strings.Join(of, ", ")
+	case *[]string:
+		text = strings.Join(*of, ", ")
 	case bool:
 		if !of {
 			return b
@@ -330,8 +334,16 @@ func (x *refused) take(a slog.Attr) bool {
 		x.reply = a.Value.String()
 	case "observed":
 		x.observed = a.Value.Kind() == slog.KindBool && a.Value.Bool()
+	case "": // the Tail
+		if v := a.Value.Resolve(); v.Kind() == slog.KindGroup {
+			for _, a := range v.Group() {
+				x.take(a)
+			}
+		}
 	case "recipients":
-		x.recipients, _ = valueOf(a.Value).([]journal.Recipient)
+		if all, ok := valueOf(a.Value).(*[]journal.Recipient); ok {
+			x.recipients = *all
+		}
 	case "facts":
 		if f, ok := valueOf(a.Value).(*policy.Facts); ok {
 			x.name = f.Client.Name

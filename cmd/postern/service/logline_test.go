@@ -21,10 +21,8 @@ func aTransaction(l *slog.Logger, r *journal.Record) {
 	}
 	args := []any{"id", r.ID, "client", r.Facts.Client.IP, "helo", r.Facts.Helo.Name, "from", r.Facts.Mail.From, "submitter", "", "stage", r.Stage,
 		"disposition", r.Disposition, "observed", r.Observed, "outcome", string(r.Outcome), "reply", r.Reply, "bytes", int64(0)}
-	for _, a := range r.Attrs() {
-		args = append(args, a)
-	}
-	l.Info("transaction", args...)
+	l.Info("transaction", append(args, slog.Any("", r.Tail()))...)
+	r.Release()
 }
 
 func refusedRecord() *journal.Record {

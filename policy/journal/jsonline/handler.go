@@ -8,20 +8,19 @@ import (
 	"sync"
 )
 
-// handler writes the lines of slog.JSONHandler. What is Ready at the end of a record it
-// appends as it is: slog would have it read again to see that it is JSON, which costs
-// more than it cost to make it.
+// handler writes the lines of slog.JSONHandler. The Tail of a record it appends as it is:
+// slog would have it read again to see that it is JSON, which costs more than it cost to
+// make it.
 type handler struct {
 	slog.Handler // takes what has none
 	w            io.Writer
 	lines        sync.Pool // of *line
 }
 
-// line is where a line is made whose end is Ready.
+// line is where a line is made that has a Tail.
 type line struct {
-	buf   bytes.Buffer
-	head  slog.Handler // writes to buf
-	attrs []slog.Attr
+	buf  bytes.Buffer
+	head slog.Handler // writes to buf
 }
 
 // NewHandler returns a handler that writes to w what slog.NewJSONHandler would, with
@@ -55,58 +54,40 @@ const maxKept = 16 << 10
 
 // Handle implements slog.Handler.
 func (h *handler) Handle(ctx context.Context, r slog.Record) error {
+	tail := tailOf(&r)
+	if tail == nil {
+		return h.Handler.Handle(ctx, r)
+	}
 	l := h.lines.Get().(*line)
 	defer func() {
-		if clear(l.attrs); l.buf.Cap() <= maxKept {
+		if l.buf.Cap() <= maxKept {
 			l.buf.Reset()
-			l.attrs = l.attrs[:0]
 			h.lines.Put(l)
 		}
 	}()
-	ready := 0
-	r.Attrs(func(a slog.Attr) bool {
-		l.attrs = append(l.attrs, a)
-		if _, ok := readyIn(a); ok {
-			ready++
-		} else if ready > 0 {
-			ready = 0
-			return false // it is not at the end
-		}
-		return true
-	})
-	if ready == 0 {
-		return h.Handler.Handle(ctx, r)
-	}
-	own := len(l.attrs) - ready
-	head := slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
-	head.AddAttrs(l.attrs[:own]...)
-	if err := l.head.Handle(ctx, head); err != nil {
+	tail.copied = true
+	err := l.head.Handle(ctx, r)
+	tail.copied = false
+	if err != nil {
 		return err
 	}
 	l.buf.Truncate(l.buf.Len() - len("}\n"))
-	for _, a := range l.attrs[own:] {
-		v, _ := readyIn(a)
-		l.buf.WriteString(`,"`)
-		l.buf.WriteString(a.Key)
-		l.buf.WriteString(`":`)
-		if v.JSON == nil {
-			l.buf.WriteString("null")
-		}
-		l.buf.Write(v.JSON)
-	}
+	tail.append(&l.buf)
 	l.buf.WriteString("}\n")
-	_, err := h.w.Write(l.buf.Bytes())
+	_, err = h.w.Write(l.buf.Bytes())
 	return err
 }
 
-// readyIn returns the value of an attribute that is Ready and whose key needs no escape.
-func readyIn(a slog.Attr) (Ready, bool) {
-	if a.Value.Kind() != slog.KindAny {
-		return Ready{}, false
+// tailOf returns the Tail with which a record ends; nil: it has none.
+func tailOf(r *slog.Record) *Tail {
+	var last slog.Attr
+	r.Attrs(func(a slog.Attr) bool {
+		last = a
+		return true
+	})
+	if last.Key != "" || last.Value.Kind() != slog.KindLogValuer {
+		return nil
 	}
-	v, ok := a.Value.Any().(Ready)
-	for _, c := range a.Key {
-		ok = ok && (c == '_' || c >= 'a' && c <= 'z')
-	}
-	return v, ok
+	tail, _ := last.Value.Any().(*Tail)
+	return tail
 }

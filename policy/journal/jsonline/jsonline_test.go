@@ -68,7 +68,9 @@ func TestHiddenCharacters(t *testing.T) {
 		t.Errorf("an object: %s %v", buf.String(), err)
 	}
 	for name, log := range map[string]func(*slog.Logger){
-		"with octets":        func(l *slog.Logger) { l.Info(text, text, errors.New(text), "octets", Ready{JSON: []byte("{}")}) },
+		"with octets": func(l *slog.Logger) {
+			l.Info(text, text, errors.New(text), "", &Tail{Members: []Ready{{Name: "octets", JSON: []byte("{}")}}})
+		},
 		"without":            func(l *slog.Logger) { l.Info(text, text, errors.New(text)) },
 		"with what was said": func(l *slog.Logger) { l.With(text, text).Info(text) },
 	} {
@@ -101,7 +103,7 @@ func FuzzMembers(f *testing.F) {
 			}
 			found := map[string]string{}
 			for name, value := range Members(object) {
-				found[name] = string(value)
+				found[string(name)] = string(value)
 			}
 			for name, value := range values {
 				if want, _ := Marshal(value); found[name] != string(want) {
@@ -138,21 +140,23 @@ func TestHandler(t *testing.T) {
 		slog.Float64("tiny", 1e-9), slog.Any("list", []string{"a", "\n"}), slog.Any("nil list", []string(nil)), slog.String(`key "with" <marks>`, ""),
 	}
 	for name, attrs := range map[string][]slog.Attr{
-		"nothing":               nil,
-		"plain":                 plain,
-		"octets":                append(plain[:len(plain):len(plain)], slog.Any("octets", Ready{JSON: []byte(`{"a":"<>"}`)}), slog.Any("none", Ready{})),
-		"octets alone":          {slog.Any("octets", Ready{JSON: []byte(`[]`)})},
-		"octets above":          {slog.Any("octets", Ready{JSON: []byte(`[]`)}), slog.Int("a", 1), slog.Any("more", Ready{JSON: []byte(`1`)})},
-		"octets by an odd name": {slog.Any("o\"", Ready{JSON: []byte(`[]`)})},
-		"duration":              {slog.Duration("d", time.Second)},
-		"time":                  {slog.Time("t", now)},
-		"error":                 {slog.Any("error", errors.New("no"))},
-		"nil":                   {slog.Any("nil", nil)},
-		"zero attr":             {{}, slog.Int("a", 1)},
-		"group":                 {slog.Group("g", slog.Int("a", 1)), slog.Group("empty")},
-		"unsigned":              {slog.Uint64("u", math.MaxUint64)},
-		"map":                   {slog.Any("m", map[string]int{"b": 1, "a": 2})},
-		"not a number":          {slog.String("a", "b"), slog.Any("f", math.NaN())},
+		"nothing":              nil,
+		"plain":                plain,
+		"octets":               append(plain[:len(plain):len(plain)], tail(Ready{Name: "octets", JSON: []byte(`{"a":"<>"}`)}, Ready{Name: "none"})),
+		"octets alone":         {tail(Ready{Name: "octets", JSON: []byte(`[]`)})},
+		"octets above":         {tail(Ready{Name: "octets", JSON: []byte(`[]`)}), slog.Int("a", 1), tail(Ready{Name: "more", JSON: []byte(`1`)})},
+		"octets in the middle": {tail(Ready{Name: "octets", JSON: []byte(`[]`)}), slog.Int("a", 1)},
+		"octets with a name":   {slog.Any("named", &Tail{Members: []Ready{{Name: "octets", JSON: []byte(`[]`)}}})},
+		"no octets":            {slog.Int("a", 1), tail()},
+		"duration":             {slog.Duration("d", time.Second)},
+		"time":                 {slog.Time("t", now)},
+		"error":                {slog.Any("error", errors.New("no"))},
+		"nil":                  {slog.Any("nil", nil)},
+		"zero attr":            {{}, slog.Int("a", 1)},
+		"group":                {slog.Group("g", slog.Int("a", 1)), slog.Group("empty")},
+		"unsigned":             {slog.Uint64("u", math.MaxUint64)},
+		"map":                  {slog.Any("m", map[string]int{"b": 1, "a": 2})},
+		"not a number":         {slog.String("a", "b"), slog.Any("f", math.NaN())},
 	} {
 		for _, with := range []func(*slog.Logger) *slog.Logger{
 			func(l *slog.Logger) *slog.Logger { return l },
@@ -175,6 +179,9 @@ func TestHandler(t *testing.T) {
 }
 
 // TestHandlerLevels: what is below the level is not written.
+// tail is an attribute that ends a line.
+func tail(members ...Ready) slog.Attr { return slog.Any("", &Tail{Members: members}) }
+
 func TestHandlerLevels(t *testing.T) {
 	var buf bytes.Buffer
 	log := slog.New(NewHandler(&buf, slog.LevelWarn))
@@ -202,7 +209,7 @@ func TestHandlerLinesStayWhole(t *testing.T) {
 	for _, log := range []*slog.Logger{slog.New(h), slog.New(h).With("a", 1)} {
 		go func() {
 			for range 100 {
-				log.Info("with octets", "a", 1, "octets", Ready{JSON: []byte(`{"b":[]}`)})
+				log.Info("with octets", "a", 1, "", &Tail{Members: []Ready{{Name: "octets", JSON: []byte(`{"b":[]}`)}}})
 				log.Info("without", "d", time.Second)
 			}
 			done <- struct{}{}

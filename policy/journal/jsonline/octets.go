@@ -3,11 +3,13 @@ package jsonline
 import (
 	"bytes"
 	"iter"
+	"log/slog"
 )
 
-// Ready is a value with its JSON, as Encoder or Marshal made it: a log in JSON shows that
-// as it is.
+// Ready is a named value with its JSON, as Encoder or Marshal made it: a log in JSON shows
+// that as it is.
 type Ready struct {
+	Name  string // needs no escape
 	Value any
 	JSON  []byte // nil: null
 }
@@ -26,15 +28,49 @@ func (r Ready) String() string {
 	return string(text)
 }
 
+// Tail is what ends a line: as its last attribute, without a name, each handler of log/slog
+// shows the members of a Tail as attributes of their own, and the one of NewHandler copies
+// their octets. One line at a time may have it.
+type Tail struct {
+	Members []Ready
+	// copied says that whoever writes the line appends the members himself.
+	copied bool
+}
+
+// LogValue implements slog.LogValuer.
+func (t *Tail) LogValue() slog.Value {
+	if t.copied {
+		return slog.GroupValue() // which nobody shows
+	}
+	attrs := make([]slog.Attr, len(t.Members))
+	for i, m := range t.Members {
+		attrs[i] = slog.Any(m.Name, m)
+	}
+	return slog.GroupValue(attrs...)
+}
+
+// append appends the members to an object that is open and not empty.
+func (t *Tail) append(b *bytes.Buffer) {
+	for _, m := range t.Members {
+		b.WriteString(`,"`)
+		b.WriteString(m.Name)
+		b.WriteString(`":`)
+		if m.JSON == nil {
+			b.WriteString("null")
+		}
+		b.Write(m.JSON)
+	}
+}
+
 // Members goes through an object that Encoder or Marshal wrote, with names that need no
 // escape.
-func Members(object []byte) iter.Seq2[string, []byte] {
-	return func(yield func(string, []byte) bool) {
+func Members(object []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(name, value []byte) bool) {
 		b := bytes.TrimSpace(object)
 		for b = b[1:]; len(b) > 1; { // less is the last }
 			name := end(b)
 			value := name + 1 + end(b[name+1:])
-			if !yield(string(b[1:name-1]), b[name+1:value]) {
+			if !yield(b[1:name-1], b[name+1:value]) {
 				return
 			}
 			b = b[value:]
