@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -76,6 +77,7 @@ func Run(ctx context.Context, opt configs.Options, buildVersion string, errout i
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(signals)
 
+	defer runtime.KeepAlive(newReserve())
 	lines := newGathering(errout)
 	defer lines.Flush()
 	s := New(Options{
