@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"postern/checks/memory"
+	"postern/checks/network"
 	"postern/configs"
 	"postern/metrics"
 	"postern/policy"
@@ -50,6 +51,10 @@ type Check struct {
 	// long: then it is not tried with what the resolver has in its cache.
 	waits bool
 
+	// absent says that nothing is configured which it could ask: then rules alone want it,
+	// which have to learn that they are not told.
+	absent bool
+
 	// needs names checks whose results this one reads, as its facts say. A Set that
 	// holds it holds them too, and runs it when they are through. All writes it.
 	needs []string
@@ -74,7 +79,7 @@ const (
 
 // wantedFor says whether somebody of those besides rules wants c.
 func (c *Check) wantedFor(uses Use) bool {
-	return c.Uses&uses != 0 || uses&Journal != 0 && c.Stage < policy.Message && !c.memory
+	return c.Uses&uses != 0 || uses&Journal != 0 && c.Stage < policy.Message && !c.memory && !c.absent
 }
 
 // All returns the checks, in the order of their facts. The check of a field of
@@ -120,6 +125,11 @@ type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
+// Networks says to which network an address belongs. Not ok: that is not known.
+type Networks interface {
+	Lookup(addr netip.Addr) (found network.Found, ok bool)
+}
+
 // Deps is what checks are made of.
 type Deps struct {
 	Hostname string // our own name, %{r} in explanations (RFC 7208 §7.3)
@@ -128,6 +138,7 @@ type Deps struct {
 	Timeout  time.Duration  // of one check, then temperror (RFC 7208 §4.6.4); 0: 20 s
 	Healthy  func() bool    // our own resolver's health, for dns.healthy; nil: always
 	Memory   *memory.Memory // what lasts between sessions; nil: no check asks for it
+	Networks Networks       // what the files of networks say; nil: there are none
 	// Reads says whether anybody reads a fact, so that a check need not ask for more; nil:
 	// all of them are read.
 	Reads   func(fact string) bool

@@ -258,7 +258,7 @@ func TestEveryCheckSaysWhatItIs(t *testing.T) {
 			t.Errorf("%s: its result is not the one in its facts", c.Name)
 		}
 	}
-	if got := strings.Join(names, " "); got != "submitter spf spf_helo iprev mx dnsbl past rate hold pra dkim dmarc" {
+	if got := strings.Join(names, " "); got != "network submitter spf spf_helo iprev mx dnsbl past rate hold pra dkim dmarc" {
 		t.Error(got)
 	}
 }

@@ -125,6 +125,12 @@ type DNSCache struct {
 type Checks struct {
 	Submitter SubmitterCheck `yaml:"submitter"`
 	DNSBL     DNSBLCheck     `yaml:"dnsbl"`
+	Geo       GeoCheck       `yaml:"geo"`
+}
+
+// GeoCheck names the files that say to which network and country an address belongs.
+type GeoCheck struct {
+	Files []string `yaml:"files" path:"file"` // in MaxMind's format; none: nobody is asked
 }
 
 // SubmitterCheck says how SUBMITTER is read, and compared with the PRA.

@@ -236,13 +236,23 @@ func (l *loader) finish(v reflect.Value, path, folder string, element bool) {
 					f.Set(reflect.ValueOf(d))
 				}
 			}
-			if f.Kind() == reflect.String {
-				if s := f.String(); sf.Tag.Get("path") == "file" && s != "" && !filepath.IsAbs(s) {
-					f.SetString(filepath.Join(folder, s))
-				}
+			if sf.Tag.Get("path") == "file" {
+				below(f, folder)
 			}
 			l.finish(f, join(path, key), folder, element)
 		}
+	}
+}
+
+// below takes a relative path, or each of several, from a folder.
+func below(f reflect.Value, folder string) {
+	switch {
+	case f.Kind() == reflect.Slice:
+		for i := range f.Len() {
+			below(f.Index(i), folder)
+		}
+	case f.String() != "" && !filepath.IsAbs(f.String()):
+		f.SetString(filepath.Join(folder, f.String()))
 	}
 }
 
@@ -269,10 +279,16 @@ func (c *Config) Files() []File {
 				if key == "" {
 					continue
 				}
-				if p := join(path, key); sf.Tag.Get("path") == "file" && v.Field(i).String() != "" {
-					all = append(all, File{v.Field(i).String(), c.At(p)})
-				} else {
-					walk(v.Field(i), p)
+				p, f := join(path, key), v.Field(i)
+				switch {
+				case sf.Tag.Get("path") != "file":
+					walk(f, p)
+				case f.Kind() == reflect.Slice:
+					for k := range f.Len() {
+						all = append(all, File{f.Index(k).String(), c.At(fmt.Sprintf("%s[%d]", p, k))})
+					}
+				case f.String() != "":
+					all = append(all, File{f.String(), c.At(p)})
 				}
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -92,11 +93,20 @@ func Watch(ctx context.Context, files []string, changed func()) error {
 func fingerprint(files []string) [sha256.Size]byte {
 	h := sha256.New()
 	for _, f := range expand(files) {
-		content, err := os.ReadFile(f)
-		_, _ = fmt.Fprintf(h, "%s %d %v\n", f, len(content), err == nil) // a hash takes everything
-		h.Write(content)
+		size, err := addContent(h, f)
+		_, _ = fmt.Fprintf(h, "%s %d %v\n", f, size, err == nil) // a hash takes everything
 	}
 	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// addContent writes a file into a hash, without having it in memory: there are large ones.
+func addContent(h io.Writer, file string) (size int64, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	return io.Copy(h, f)
 }
 
 // expand puts the files that fit a pattern in its place.

@@ -23,7 +23,7 @@ type Chain struct {
 	tagsSize    int
 	oneDomain   bool
 	readsSize   bool
-	remembers   []*check         // those that it reads and that ask what lasts between sessions
+	untold      []*check         // those that it reads and whose facts are not measured where they are in trouble
 	notes       []configs.Fault  // warnings about overrides
 	place       configs.Position // of what says whether the built-in rules count
 	lets        []configs.Let
@@ -33,7 +33,7 @@ type Chain struct {
 func (c *Chain) Recalls(rule string) bool {
 	for _, r := range c.rules {
 		if r.Name == rule {
-			return slices.ContainsFunc(c.remembers, func(of *check) bool { return r.reads(of.name) })
+			return slices.ContainsFunc(c.untold, func(of *check) bool { return of.memory && r.reads(of.name) })
 		}
 	}
 	return false
@@ -118,8 +118,8 @@ func (c *Chain) sum() {
 		c.readsSize = c.readsSize || r.reads("message.size")
 	}
 	for _, of := range checksKnown {
-		if of.memory && slices.ContainsFunc(c.rules, func(r *rule) bool { return r.reads(of.name) }) {
-			c.remembers = append(c.remembers, of)
+		if of.untold && slices.ContainsFunc(c.rules, func(r *rule) bool { return r.needs(of.name) }) {
+			c.untold = append(c.untold, of)
 		}
 	}
 }

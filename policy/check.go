@@ -21,6 +21,7 @@ type check struct {
 	told    expr.Set // of those, its result
 	needs   []string // the checks that it builds on
 	memory  bool     // it asks what lasts between sessions
+	untold  bool     // its facts are not measured where its result is temperror
 	reasons []reason
 
 	trouble  string       // the condition that its trouble is; empty: it may not be excused
@@ -68,7 +69,8 @@ func describeChecks() []*check {
 // describeCheck returns nil where the field is no check's.
 func describeCheck(field reflect.StructField) *check {
 	_, memory := field.Tag.Lookup("memory")
-	c := &check{memory: memory, name: field.Tag.Get("expr"), field: field.Name, identity: field.Tag.Get("identity"), needs: strings.Fields(field.Tag.Get("needs")), speaks: last}
+	_, untold := field.Tag.Lookup("untold")
+	c := &check{memory: memory, untold: untold || memory, name: field.Tag.Get("expr"), field: field.Name, identity: field.Tag.Get("identity"), needs: strings.Fields(field.Tag.Get("needs")), speaks: last}
 	var own, result []factsReply // those of other facts than the result speak first: they say more
 	for _, name := range words.Names() {
 		f := vocabulary[name]

@@ -73,9 +73,10 @@ const (
 // of the program has to know of the check are tags, of that field or of those in it:
 //
 //	needs     the checks whose findings it reads; also of facts that are no check's
-//	memory    it asks what lasts between sessions: where it has a temperror, its facts
-//	          but for the result are not measured, and a rule that hangs on them does
-//	          not match; only rules want it measured
+//	untold    where it has a temperror, its facts but for the result are not measured,
+//	          and a rule that hangs on them does not match, whichever way it is written
+//	memory    it asks what lasts between sessions, which is done for rules alone; its
+//	          facts are untold
 //	by        the check that finds this fact, where it is not the one around it;
 //	          client: nobody finds it, it is the client's word
 //	trouble   the words (true or false of a bool) that an override may excuse
@@ -91,6 +92,7 @@ const (
 type Facts struct {
 	ID        string    `json:"id" expr:"-" private:"no"`
 	Client    Client    `json:"client" expr:"client" stage:"connect"`
+	Network   Network   `json:"network" expr:"network" stage:"connect" untold:""`
 	Listener  string    `json:"listener" expr:"listener" stage:"connect" private:"no"`
 	TLS       TLS       `json:"tls" expr:"tls" stage:"mail"`
 	Helo      HeloName  `json:"helo" expr:"helo" stage:"helo"`
@@ -131,6 +133,19 @@ type Client struct {
 	// Name is the forward-confirmed reverse name, empty if there is none. It
 	// comes with iprev, so that a slow reverse zone delays no greeting.
 	Name string `json:"name" expr:"name" stage:"mail" form:"domain" by:"iprev"`
+	// ASN is the number of the autonomous system that the address belongs to, ASName its
+	// holder, Country two capital letters (ISO 3166-1): by the files of checks.geo, zero
+	// and empty where these say nothing of the address.
+	ASN     int64  `json:"asn,omitempty" expr:"asn" by:"network"`
+	ASName  string `json:"as_name,omitempty" expr:"as_name" by:"network" private:"no"`
+	Country string `json:"country,omitempty" expr:"country" by:"network" form:"country"`
+}
+
+// Network tells whether the files of checks.geo could be asked about the client's address:
+// pass where one of them knows it, none where none does, temperror where one of them cannot
+// be read.
+type Network struct {
+	Result Result `json:"result" expr:"result" results:"none pass temperror skipped"`
 }
 
 // Addr returns the client's address, the zero Addr if IP is none.
@@ -358,7 +373,7 @@ type MessageIs struct {
 // Transaction returns the facts of a new transaction on f's connection: everything
 // from MAIL on is forgotten, every result is Skipped until a check has run.
 func (f Facts) Transaction(id string) Facts {
-	t := Facts{Client: f.Client, Listener: f.Listener, TLS: f.TLS, Helo: f.Helo}
+	t := Facts{Client: f.Client, Network: f.Network, Listener: f.Listener, TLS: f.TLS, Helo: f.Helo}
 	t.Begin(id)
 	return t
 }
@@ -369,6 +384,9 @@ func (f Facts) Transaction(id string) Facts {
 func (f *Facts) Begin(id string) {
 	f.ID = id
 	f.Client.Name = "" // comes with iprev
+	if f.Network.Result == "" {
+		f.Network.Result = Skipped
+	}
 	if f.TLS.Peer.Names == nil {
 		f.TLS.Peer.Names = []string{} // JSON shall say [], not null
 	}

@@ -86,10 +86,10 @@ func Measured(f *Facts, reached Stage) FactSet {
 	return FactSet(known)
 }
 
-// silent returns the facts that were asked for and that the store of what lasts between
-// sessions did not tell.
+// silent returns the facts that were asked for and not told: by the store of what lasts
+// between sessions, by the files of networks.
 func (c *Chain) silent(s expr.Scope) (all expr.Set) {
-	for _, of := range c.remembers {
+	for _, of := range c.untold {
 		if of.result.Text(s) == string(TempError) {
 			all = all.With(of.facts.Minus(of.told))
 		}
@@ -97,8 +97,8 @@ func (c *Chain) silent(s expr.Scope) (all expr.Set) {
 	return all
 }
 
-// holds says whether the condition holds. One that hangs on facts which the store did
-// not tell does not, whichever way it is written: such an answer lets nobody in, and
+// holds says whether the condition holds. One that hangs on facts that were not told
+// does not, whichever way it is written: such an answer lets nobody in, and
 // refuses nobody.
 func (r *rule) holds(s expr.Scope, silent expr.Set) bool {
 	if r.when.Reads().Minus(silent) == r.when.Reads() {
@@ -107,8 +107,8 @@ func (r *rule) holds(s expr.Scope, silent expr.Set) bool {
 	return r.when.Judge(s, silent.Others()) == expr.Yes
 }
 
-// judge is holds where only some facts were measured; those that the store did not
-// tell are among them, for that is what was found.
+// judge is holds where only some facts were measured; those that were not told are
+// among them, for that is what was found.
 func (r *rule) judge(s expr.Scope, known, silent expr.Set) expr.Truth {
 	t := r.when.Judge(s, known.Minus(silent))
 	if t == expr.Unknown && r.when.Reads().Within(known) {

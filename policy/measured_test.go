@@ -24,7 +24,7 @@ func TestMeasured(t *testing.T) {
 		t.Errorf("at rcpt, with SPF and iprev: %q", got)
 	}
 	f.DKIM.Result, f.DMARC.Result, f.PRA.Result, f.Submitter.Result, f.DNSBL.Result, f.SPFHelo.Result, f.MX.Result = Pass, Pass, Pass, None, None, None, Pass
-	f.Past.Result, f.Rate.Result, f.Hold.Result = None, None, None
+	f.Past.Result, f.Rate.Result, f.Hold.Result, f.Network.Result = None, None, None, None
 	if got := names(Message); !slices.Equal(got, words.Names()) {
 		t.Errorf("everything was measured, and only %q is known", got)
 	}

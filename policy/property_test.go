@@ -44,6 +44,8 @@ func textsFor(f *fact) []string {
 		return f.Words
 	case f.Form == "ip":
 		return []string{"192.0.2.1", "198.51.100.7", "2001:db8::1"}
+	case f.Form == "country":
+		return []string{"", "DE", "FR", "US"}
 	case f.Form != "":
 		return []string{"", "example.org", "mx.example.org", "example.com"}
 	default:

@@ -14,9 +14,10 @@ import (
 
 // peer is what a session knows of its client. It is the goroutine's of the session.
 type peer struct {
-	client policy.Client // what facts say of it at connect
-	addr   netip.AddrPort
-	who    share.Client // the client as the holder of a share; zero while it is not known
+	client  policy.Client // what facts say of it at connect, and network what the check of it found
+	network policy.Network
+	addr    netip.AddrPort
+	who     share.Client // the client as the holder of a share; zero while it is not known
 	// counted: the session counts against the limits.
 	counted bool
 	// unrationed: the session counts against the number of all connections and no other
@@ -33,7 +34,7 @@ type peer struct {
 // begin makes f, which is zero, the facts of a new transaction of this client that said
 // helo. An idle session holds none.
 func (p *peer) begin(f *policy.Facts, listener string, helo policy.HeloName) {
-	f.Client, f.Listener, f.Helo = p.client, listener, helo
+	f.Client, f.Network, f.Listener, f.Helo = p.client, p.network, listener, helo
 	if p.tls != nil {
 		f.TLS = *p.tls
 	}

@@ -105,8 +105,10 @@ func rigSettings(t testing.TB, o rigOptions) *Settings {
 	return &Settings{
 		Hostname: cfg.Hostname,
 		TLS:      &tls.Config{Certificates: []tls.Certificate{rigCertificate()}},
-		Checks:   checks.NewSet(checks.Deps{Hostname: cfg.Hostname, Resolver: zone, Config: cfg.Checks}, func(n string) bool { return n != "dkim" && n != "dmarc" && n != "hold" || chain.Needs(n) }),
-		Chain:    chain, Observe: p.Mode == "observe",
+		Checks: checks.NewSet(checks.Deps{Hostname: cfg.Hostname, Resolver: zone, Config: cfg.Checks}, func(n string) bool {
+			return n != "dkim" && n != "dmarc" && n != "hold" && n != "network" || chain.Needs(n)
+		}),
+		Chain: chain, Observe: p.Mode == "observe",
 		Headers: cfg.Headers, Limits: cfg.Limits, Timeouts: cfg.Timeouts,
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"postern/checks"
 	"postern/policy"
 	"postern/policy/journal"
 	"postern/proxy/relay"
@@ -243,6 +244,10 @@ func (s *session) open() bool {
 func (s *session) refused(st policy.Stage, helo policy.HeloName) (v policy.Verdict, id string) {
 	f := earlyFacts.Get().(*policy.Facts)
 	s.peer.begin(f, s.listener.Name, helo)
+	if st == policy.Connect && s.set.Checks.HasStage(st) {
+		s.set.Checks.Run(s.srv.ctx, st, f, checks.Message{})
+		s.peer.client, s.peer.network = f.Client, f.Network // for the transactions to come
+	}
 	if v = s.set.Chain.Decide(st, f); v.Refuses() && !s.set.Observe {
 		if st == policy.Connect {
 			// RFC 5321 §3.1 knows two refusals in place of the greeting: 421, and

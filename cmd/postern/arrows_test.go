@@ -37,6 +37,7 @@ var floors = map[string]int{
 	"policy/expr":             1,
 	"checks/dnscache":         1,
 	"checks/memory":           1,
+	"checks/network":          1,
 	"policy/journal/index":    1,
 	"metrics/admin":           1,
 	"proxy/etrn":              1,
@@ -54,30 +55,31 @@ var floors = map[string]int{
 // Helpers for tests, after net/http/httptest: a DNS server, SMTP peers, a journal.
 // The one room that may ship them is cmd/postern/trial, whose demo needs both sides
 // of a conversation. They live where the checks do.
-var helpers = []string{"checks/dnstest", "checks/leaktest", "policy/journal/journaltest", "proxy/smtptest"}
+var helpers = []string{"checks/dnstest", "checks/leaktest", "checks/network/networktest", "policy/journal/journaltest", "proxy/smtptest"}
 
 // Each outside package has its room (more than one only where the reason is
 // given): who wants to replace it has one place to look.
 var rooms = map[string][]string{
-	"blitiri.com.ar/go/spf":               {"checks/spf"},
-	"github.com/coreos/go-systemd":        {"cmd/postern/service"},
-	"github.com/emersion/go-msgauth":      {"checks/dnstest"}, // signs in tests
-	"github.com/expr-lang/expr":           {"policy/expr"},
-	"github.com/fsnotify/fsnotify":        {"configs"},
-	"github.com/gaissmai/bart":            {"policy"},
-	"github.com/go-viper/mapstructure":    {"configs"},
-	"github.com/hashicorp/golang-lru":     {"checks/dnscache"},
-	"github.com/miekg/dns":                {"checks/dnscache", "checks/dnstest"},                // asks; answers in tests
-	"github.com/pires/go-proxyproto":      {"proxy/wire", "proxy/backend", "proxy/backend/mta"}, // reads the header; writes it; the MTA in small reads it
-	"github.com/prometheus/client_golang": {"metrics"},
-	"github.com/prometheus/common":        {"cmd/postern/doctor"}, // reads the page of the proxy that runs
-	"github.com/spf13/cobra":              {"cmd/postern"},
-	"github.com/spf13/pflag":              {"cmd/postern"},
-	"github.com/spf13/viper":              {"configs"},
-	"github.com/valkey-io/valkey-go":      {"checks/memory"},
-	"go.etcd.io/bbolt":                    {"checks/memory"},
-	"go.uber.org/goleak":                  {"checks/leaktest"},
-	"go.yaml.in/yaml":                     {"configs", "policy", "checks/dnstest"}, // files; the built-in rules; published suites
+	"blitiri.com.ar/go/spf":                {"checks/spf"},
+	"github.com/coreos/go-systemd":         {"cmd/postern/service"},
+	"github.com/emersion/go-msgauth":       {"checks/dnstest"}, // signs in tests
+	"github.com/expr-lang/expr":            {"policy/expr"},
+	"github.com/fsnotify/fsnotify":         {"configs"},
+	"github.com/gaissmai/bart":             {"policy"},
+	"github.com/go-viper/mapstructure":     {"configs"},
+	"github.com/hashicorp/golang-lru":      {"checks/dnscache"},
+	"github.com/miekg/dns":                 {"checks/dnscache", "checks/dnstest"}, // asks; answers in tests
+	"github.com/oschwald/maxminddb-golang": {"checks/network"},
+	"github.com/pires/go-proxyproto":       {"proxy/wire", "proxy/backend", "proxy/backend/mta"}, // reads the header; writes it; the MTA in small reads it
+	"github.com/prometheus/client_golang":  {"metrics"},
+	"github.com/prometheus/common":         {"cmd/postern/doctor"}, // reads the page of the proxy that runs
+	"github.com/spf13/cobra":               {"cmd/postern"},
+	"github.com/spf13/pflag":               {"cmd/postern"},
+	"github.com/spf13/viper":               {"configs"},
+	"github.com/valkey-io/valkey-go":       {"checks/memory"},
+	"go.etcd.io/bbolt":                     {"checks/memory"},
+	"go.uber.org/goleak":                   {"checks/leaktest"},
+	"go.yaml.in/yaml":                      {"configs", "policy", "checks/dnstest"}, // files; the built-in rules; published suites
 }
 
 // Extensions of the standard library, at home in every room.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,8 +20,8 @@ import (
 // wanted is what is looked for in the journal, as flags say it.
 type wanted struct {
 	period
-	from, rcpt, client, disposition, outcome, rule, queueID string
-	refused                                                 bool
+	from, rcpt, client, asn, country, disposition, outcome, rule, queueID string
+	refused                                                               bool
 }
 
 // flags adds all but --rcpt, whose meaning is the command's.
@@ -29,6 +30,8 @@ func (w *wanted) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&w.from, "from", "", "the sender: an `address`, a domain, *.domain, or '<>'; by MAIL FROM, SUBMITTER or the header")
 	f.StringVar(&w.client, "client", "", "the client's `address`, or a network such as 192.0.2.0/24")
+	f.StringVar(&w.asn, "asn", "", "the `number` of the client's autonomous system, as 64500 or AS64500 (checks.geo)")
+	f.StringVar(&w.country, "country", "", "the client's country, two `letters` (checks.geo)")
 	f.StringVar(&w.disposition, "disposition", "", "what the policy concluded: pass, tag, hold, defer, reject or none; `word`")
 	f.StringVar(&w.outcome, "outcome", "", "what became of it: delivered, refused, backend_refused, failed, abandoned or unknown; `word`")
 	f.StringVar(&w.rule, "rule", "", "the `name` of the rule that decided")
@@ -75,6 +78,20 @@ func (w *wanted) filter(cmd *cobra.Command, cfg *configs.Config) (f journal.Filt
 			return f, nil, usageError{err}
 		}
 	}
+	if w.asn != "" {
+		digits := w.asn
+		if len(digits) > 2 && strings.EqualFold(digits[:2], "as") {
+			digits = digits[2:]
+		}
+		n, err := strconv.ParseUint(digits, 10, 32)
+		if err != nil || n == 0 {
+			return f, nil, usageError{fmt.Errorf("--asn %q is no number of an autonomous system, such as 64500", w.asn)}
+		}
+		f.ASN = int64(n)
+	}
+	if f.Country = w.country; w.country != "" && len(w.country) != 2 {
+		return f, nil, usageError{fmt.Errorf("--country %q is no country's code of two letters, such as DE", w.country)}
+	}
 	if cfg.Journal.HashLocalParts && strings.Contains(w.from+w.rcpt, "@") {
 		if err := f.HashedBy(cfg.Journal); err != nil {
 			return f, nil, fmt.Errorf("the journal has hashes in place of local parts, and to find one takes the key: %w", err)
@@ -120,6 +137,7 @@ The exit code is 1 where nothing was found, or not all could be read.`,
 		Example: `  postern find --from example.org --refused --since 7d
   postern find --rcpt bob@example.net --since yesterday --until yesterday
   postern find --client 192.0.2.0/24 --rule spf-fail --limit 1000 --json | jq .facts.spf.reason
+  postern find --asn 64500 --since 7d --refused
   postern find --queue-id 4RbQ0n1zXyz`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limit < 1 {

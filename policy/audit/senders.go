@@ -25,8 +25,10 @@ type SenderReport struct {
 	Identity   map[string]int64 `json:"identity"`
 	Domains    []*SenderRow     `json:"domains"` // by volume; the last may be all others
 	Sources    []*SenderRow     `json:"sources"`
-	Rules      []*SenderRow     `json:"rules"`      // one message counts for each recipient, by the rule that decided on it
-	Recipients []*SenderRow     `json:"recipients"` // the same
+	Systems    []*SenderRow     `json:"systems,omitempty"`   // autonomous systems of the clients, "AS64500", where they are known
+	Countries  []*SenderRow     `json:"countries,omitempty"` // the same for countries, "DE"
+	Rules      []*SenderRow     `json:"rules"`               // one message counts for each recipient, by the rule that decided on it
+	Recipients []*SenderRow     `json:"recipients"`          // the same
 	Forwarders []Forwarder      `json:"forwarders"`
 	Broken     []broken         `json:"broken"`
 	Read       journal.Stats    `json:"read"`
@@ -140,7 +142,8 @@ func (t *Traffic) Refused() int64 { return t.Held + t.Deferred + t.Rejected }
 // SenderRow is a domain or a source.
 type SenderRow struct {
 	Name string `json:"name"`
-	// Of a source: its confirmed name, empty where it has none or several.
+	// Of a source: its confirmed name, of an autonomous system its holder; empty where it
+	// has none or several.
 	Host string `json:"host,omitempty"`
 	Traffic
 
@@ -270,6 +273,8 @@ type gathering struct {
 	total             Traffic
 	identity          map[string]int64 // messages by identity.level
 	domains, sources  senderTable
+	systems           senderTable
+	countries         senderTable
 	rules, recipients senderTable
 }
 
@@ -304,12 +309,28 @@ func (g *gathering) add(r *journal.Record) {
 	if f.Client.Name != "" {
 		s.hosts.add(strings.Clone(f.Client.Name))
 	}
+	g.located(r)
 	if f.SPF.Result == policy.Fail {
 		s.failed++
 		if domain, ok := vouchedFor(f); ok {
 			s.signed++
 			s.vouched.add(domain)
 		}
+	}
+}
+
+// located counts a transaction by the network and the country that its client is in.
+func (g *gathering) located(r *journal.Record) {
+	c := &r.Facts.Client
+	if c.ASN != 0 {
+		s := g.systems.row(fmt.Sprintf("AS%d", c.ASN))
+		s.add(r)
+		if c.ASName != "" {
+			s.hosts.add(strings.Clone(c.ASName)) // the record is read into again
+		}
+	}
+	if c.Country != "" {
+		g.countries.row(strings.Clone(c.Country)).add(r)
 	}
 }
 
@@ -355,6 +376,8 @@ func (g *gathering) merge(h *gathering) {
 	}
 	g.domains.merge(&h.domains)
 	g.sources.merge(&h.sources)
+	g.systems.merge(&h.systems)
+	g.countries.merge(&h.countries)
 	g.rules.merge(&h.rules)
 	g.recipients.merge(&h.recipients)
 }
@@ -414,6 +437,7 @@ func Senders(ctx context.Context, dir string, q journal.Query, networks bool, no
 	}
 	r := &SenderReport{Journal: dir, From: all.from, To: all.to, Total: all.total, Identity: all.identity, Read: stats}
 	r.Domains, r.Sources = all.domains.list("domains"), all.sources.list("sources")
+	r.Systems, r.Countries = all.systems.list("networks"), all.countries.list("countries")
 	r.Rules, r.Recipients = all.rules.list("rules"), all.recipients.list("recipients")
 	for _, s := range all.sources.sorted() {
 		if f, ok := s.forwarder(now); ok {
@@ -444,7 +468,7 @@ func (t *senderTable) list(what string) []*SenderRow {
 
 // Cut leaves the first n rows of each list, and adds up the others.
 func (r *SenderReport) Cut(n int) {
-	for what, list := range map[string]*[]*SenderRow{"domains": &r.Domains, "sources": &r.Sources, "rules": &r.Rules, "recipients": &r.Recipients} {
+	for what, list := range map[string]*[]*SenderRow{"domains": &r.Domains, "sources": &r.Sources, "networks": &r.Systems, "countries": &r.Countries, "rules": &r.Rules, "recipients": &r.Recipients} {
 		if len(*list) <= n+1 {
 			continue
 		}

@@ -88,6 +88,9 @@ func (x *compiler) literal(with, at *value, text string, network bool) (string, 
 	case f.Form == "domain" && text != strings.ToLower(text), f.Form == "hex" && text != strings.ToLower(text):
 		x.fault(at.offset, "%s is in lower case and never %q: write %q", f.Name, text, strings.ToLower(text))
 		return "", false
+	case f.Form == "country" && text != "" && (len(text) != 2 || strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != ""):
+		x.fault(at.offset, "%s is two capital letters (ISO 3166-1), as in \"DE\", and never %q", f.Name, text)
+		return "", false
 	case f.Form == "domain" && strings.HasSuffix(text, "."):
 		x.fault(at.offset, "%s ends without a dot and is never %q", f.Name, text)
 		return "", false

@@ -22,7 +22,7 @@ type Fact struct {
 	Kind   Kind
 	Words  []string // the closed set of its values; nil where it is open
 	Result bool     // Words are those of a result
-	Form   string   // what its texts look like: "ip", "domain", "address", "hex", or ""
+	Form   string   // what its texts look like: "ip", "domain", "address", "hex", "country", or ""
 
 	index []int               // for reflect.Value.FieldByIndex
 	bit   int                 // in a Set

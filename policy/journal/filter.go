@@ -21,6 +21,8 @@ type Filter struct {
 	// that SUBMITTER named, the header's responsible address, or the author's domain.
 	Sender, Recipient string
 	Client            netip.Prefix // whose address is in it
+	ASN               int64        // of the client's network, client.asn; 0: any
+	Country           string       // of the client, client.country, whatever its case
 	Rule              string       // that decided, on the transaction or on a recipient; or that tagged last
 	Disposition       Disposition  // of the transaction or of a recipient
 	Outcome           Outcome
@@ -173,6 +175,7 @@ func (s *search) matches(r *Record) bool {
 	case s.ID != "" && r.ID != s.ID, s.Session != "" && r.Session != s.Session:
 	case s.Outcome != "" && r.Outcome != s.Outcome:
 	case s.Client.IsValid() && !s.fromClient(r.Facts.Client.IP):
+	case s.ASN != 0 && r.Facts.Client.ASN != s.ASN, s.Country != "" && !strings.EqualFold(r.Facts.Client.Country, s.Country):
 	case s.sender != nil && !s.sentBy(&r.Facts, r.Reached):
 	case s.QueueID != "" && !queuedAs(r.BackendReply, s.QueueID):
 	default:

@@ -258,6 +258,9 @@ func (s *Service) use(p *Parts) {
 	var ctx context.Context
 	ctx, s.endWatch = context.WithCancel(context.Background())
 	s.watch(ctx, p.certificateFiles(), func() { s.reloadCertificates(p) })
+	if p.networks != nil {
+		s.watch(ctx, p.networks.Paths(), p.networks.Reload)
+	}
 	s.watch(ctx, p.Config.Included(), func() {
 		select {
 		case s.included <- struct{}{}:

@@ -29,6 +29,7 @@ func (p *Parts) ConfigurationWarnings() []configs.Fault {
 		warnings = append(warnings, p.neverThere(p.candidate.Chain)...)
 	}
 	warnings = append(warnings, stateWarnings(p.Config)...)
+	warnings = append(warnings, p.networkWarnings()...)
 	return append(warnings, backendWarnings(p.Config)...)
 }
 
@@ -38,6 +39,20 @@ func stateWarnings(cfg *configs.Config) (warnings []configs.Fault) {
 	if i := slices.IndexFunc(c.Servers, func(s string) bool { return !OnThisMachine(s) }); i >= 0 && c.TLS == "off" {
 		warnings = append(warnings, configs.Warning(cfg.At(fmt.Sprintf("state.servers[%d]", i)),
 			"state.servers: what is remembered, and the password if there is one, goes to %s in the clear: write tls: verify, or see that nobody else is on the way", c.Servers[i]))
+	}
+	return warnings
+}
+
+// networkWarnings tells of files of networks that cannot be read.
+func (p *Parts) networkWarnings() (warnings []configs.Fault) {
+	if p.networks == nil {
+		return nil
+	}
+	for i, fault := range p.networks.Faults() {
+		if fault != "" {
+			warnings = append(warnings, configs.Warning(p.Config.At(fmt.Sprintf("checks.geo.files[%d]", i)),
+				"checks.geo.files: %s; until it can be read, rules that hang on client.asn, client.as_name or client.country do not match", fault))
+		}
 	}
 	return warnings
 }
@@ -77,6 +92,7 @@ func (p *Parts) neverThere(chain *policy.Chain) (warnings []configs.Fault) {
 	}{
 		{certificates.Mode == "none", "no client is asked for a certificate: tls.client_certificates.mode", []string{"tls.peer.verified", "tls.peer.names", "tls.peer.fingerprint"}},
 		{certificates.Mode != "none" && certificates.CA == "", "there are no roots to verify a client by: tls.client_certificates.ca", []string{"tls.peer.verified"}},
+		{len(cfg.Checks.Geo.Files) == 0, "there are no files to look it up in, so that the rule never matches: checks.geo.files", []string{"client.asn", "client.as_name", "client.country", "network.result"}},
 		{len(cfg.Checks.DNSBL.Zones) == 0, "there are no lists to ask: checks.dnsbl.zones", []string{"dnsbl.listed", "dnsbl.score", "dnsbl.zones", "dnsbl.result"}},
 	} {
 		for _, fact := range x.facts {

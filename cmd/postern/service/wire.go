@@ -13,6 +13,7 @@ import (
 	"postern/checks"
 	"postern/checks/dnscache"
 	"postern/checks/memory"
+	"postern/checks/network"
 	"postern/cmd/postern/control"
 	"postern/configs"
 	"postern/metrics"
@@ -62,7 +63,9 @@ type World struct {
 	// answers stands in for the DNS in the checks, nil: the configured servers do;
 	// now for the clock of lists, nil: time.Now.
 	Answers checks.Resolver
-	Now     func() time.Time
+	// Networks stands in for the files of networks where Answers does for the DNS.
+	Networks checks.Networks
+	Now      func() time.Time
 }
 
 // Parts is what one configuration makes of the program. A reload makes new ones,
@@ -76,6 +79,7 @@ type Parts struct {
 	candidate    rules // what policy.candidate names; no chain: nothing
 	Backends     *backend.Set
 	Memory       *memory.Memory // nil: nobody asks for anything
+	networks     *network.Files // nil: no file is configured
 	Certificates *certificates
 	keepers      []keeper // that are asked for mail
 	roots        string   // of client certificates: the file's content
@@ -121,6 +125,13 @@ func Build(cfg *configs.Config, w *World, old *Parts) (*Parts, error) {
 		if p.candidate, err = LoadRules(file); err != nil {
 			note("policy.candidate", err)
 		}
+	}
+	if files := cfg.Checks.Geo.Files; len(files) > 0 && w.Networks == nil {
+		var before *network.Files
+		if old != nil {
+			before = old.networks
+		}
+		p.networks = network.Open(files, before, w.Log)
 	}
 	if err := journal.Verify(cfg.Journal); err != nil {
 		note("journal", err)
@@ -168,11 +179,15 @@ func Build(cfg *configs.Config, w *World, old *Parts) (*Parts, error) {
 	if w.Answers != nil {
 		answers = w.Answers
 	}
+	networks := w.Networks
+	if p.networks != nil {
+		networks = p.networks // NOT: in any case, a nil *Files is no nil Networks
+	}
 	p.Settings = &proxy.Settings{
 		Hostname: name, TLS: tlsConfig,
 		Checks: checks.NewSet(checks.Deps{
 			Hostname: name, Resolver: answers, Config: measured, Timeout: cfg.DNS.Total, Healthy: p.Resolver.Healthy,
-			Memory: p.Memory, Reads: p.wants, Metrics: w.metrics, Log: w.Log, Uses: p.uses(w.Everything),
+			Memory: p.Memory, Networks: networks, Reads: p.wants, Metrics: w.metrics, Log: w.Log, Uses: p.uses(w.Everything),
 		}, p.wants),
 		Chain: p.Rules.Chain, Candidate: p.candidate.Chain, Observe: cfg.Policy.Mode == "observe", Backends: p.Backends, Memory: p.Memory,
 		Headers: cfg.Headers, Limits: cfg.Limits, Timeouts: cfg.Timeouts,

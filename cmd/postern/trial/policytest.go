@@ -112,6 +112,7 @@ func (b *bench) run(ctx context.Context, c *testCase) caseResult {
 		r.failure = err.Error() + "\n"
 		return r
 	}
+	b.networks.say(c.Network)
 	b.script.say(remembered{c.Past, c.Rate, c.Hold})
 	if memory := b.rig.parts.Memory; memory != nil {
 		memory.Pretend(c.State.Healthy == nil || *c.State.Healthy)

@@ -57,8 +57,9 @@ type testCase struct {
 	Header      string          `yaml:"header"` // of the message; a body is made up
 	Message     string          `yaml:"message"`
 	MessageFile string          `yaml:"message_file" path:"file"`
-	Sign        []string        `yaml:"sign"` // domains that sign it, with a key that is in the zone
-	Past        casePast        `yaml:"past"` // what is remembered of the sender
+	Sign        []string        `yaml:"sign"`    // domains that sign it, with a key that is in the zone
+	Network     caseNetwork     `yaml:"network"` // to which the client's address belongs
+	Past        casePast        `yaml:"past"`    // what is remembered of the sender
 	Rate        caseRate        `yaml:"rate"`
 	Hold        caseHold        `yaml:"hold"` // whether this mail was held before
 	State       caseState       `yaml:"state"`
@@ -189,6 +190,9 @@ func (c *testCase) fill(other *testCase) {
 	if len(c.Certificate.Names) == 0 {
 		c.Certificate = other.Certificate
 	}
+	if c.Network == (caseNetwork{}) {
+		c.Network = other.Network
+	}
 	if c.Past == (casePast{}) {
 		c.Past = other.Past
 	}
@@ -220,6 +224,8 @@ type bench struct {
 	script *script
 	ca     *authority
 
+	networks networks
+
 	verbose bool // failures are explained by all rules
 }
 
@@ -245,7 +251,7 @@ func (t *testFile) bench(ctx context.Context) (*bench, error) {
 	cfg.TLS = configs.TLS{MinVersion: "1.2", Suites: "modern", ClientCertificates: configs.ClientCertificates{Mode: mode}}
 	w := &service.World{Log: slog.New(slog.DiscardHandler), Answers: zone, Now: func() time.Time { return now }}
 	b.script = newScript()
-	w.Store = b.script
+	w.Store, w.Networks = b.script, &b.networks
 	if b.rig, err = newRig(ctx, cfg, w); err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ func Moment(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 M
 // columns are separated by tabs; on a terminal that is too narrow the second half has a line of
 // its own.
 func FoundLine(w io.Writer, t Terminal, r *journal.Record) error {
-	cells := []string{Moment(r.Time), r.ID, string(r.Outcome), saidOf(r), r.Facts.Client.IP, fromTo(r), refusalOf(r)}
+	cells := []string{Moment(r.Time), r.ID, string(r.Outcome), saidOf(r), clientOf(r), fromTo(r), refusalOf(r)}
 	for i := range cells {
 		cells[i] = strings.ReplaceAll(configs.Printable(cells[i]), "\n", " / ")
 	}
@@ -62,6 +62,22 @@ func saidOf(r *journal.Record) string {
 		text += " (observed)"
 	}
 	return text
+}
+
+// clientOf is the client's address, with its network where that is known.
+func clientOf(r *journal.Record) string {
+	c := &r.Facts.Client
+	var network []string
+	if c.ASN != 0 {
+		network = append(network, fmt.Sprintf("AS%d", c.ASN))
+	}
+	if c.Country != "" {
+		network = append(network, c.Country)
+	}
+	if network == nil {
+		return c.IP
+	}
+	return fmt.Sprintf("%s (%s)", c.IP, strings.Join(network, " "))
 }
 
 // fromTo names the sender and the recipients, the first of them by name.

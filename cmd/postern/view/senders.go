@@ -76,6 +76,12 @@ func writeReportText(w io.Writer, r *audit.SenderReport) error {
 	}
 	tabled("Senders", "DOMAIN", r.Domains)
 	tabled("Sources", "CLIENT", r.Sources)
+	if len(r.Systems) > 0 {
+		tabled("Networks", "SYSTEM", r.Systems)
+	}
+	if len(r.Countries) > 0 {
+		tabled("Countries", "COUNTRY", r.Countries)
+	}
 	tabled("Rules, by what they decided for each recipient", "RULE", r.Rules)
 	tabled("Recipients", "MAILBOX", r.Recipients)
 	if len(r.Forwarders) > 0 {
@@ -143,6 +149,12 @@ func writeReportCSV(w io.Writer, r *audit.SenderReport) error {
 	}
 	for _, s := range r.Sources {
 		add("source", s.Name, s.Host, "", &s.Traffic)
+	}
+	for _, s := range r.Systems {
+		add("system", s.Name, s.Host, "", &s.Traffic)
+	}
+	for _, c := range r.Countries {
+		add("country", c.Name, "", "", &c.Traffic)
 	}
 	for _, x := range r.Rules {
 		add("rule", x.Name, "", "", &x.Traffic)
