@@ -80,7 +80,7 @@ func (p *parking) resume(fd int32, s *session) {
 	at.idle.place.alarm.Stop()
 	_ = syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_DEL, int(fd), nil)
 	p.closeIfEmpty()
-	go at.run(true)
+	at.srv.crew.run(func() { at.run(true) })
 }
 
 // open makes the epoll instance and starts its watcher, if there is none.

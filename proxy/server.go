@@ -94,6 +94,7 @@ type Server struct {
 	held    hold.Space
 	rates   share.Rates
 	parking parking
+	crew    *crew
 }
 
 // New returns a server with those settings.
@@ -111,6 +112,7 @@ func New(o Options, s *Settings) *Server {
 	}
 	srv.held.Metrics = o.Metrics
 	srv.ctx, srv.cancel = context.WithCancel(context.Background())
+	srv.crew = newCrew(srv.ctx)
 	srv.site = relay.Site{Context: srv.ctx, Log: srv.log, Metrics: srv.metrics}
 	srv.settings.Store(s)
 	return srv
@@ -183,7 +185,7 @@ func (srv *Server) Serve(ln net.Listener, l Listener) error {
 		}
 		pause = 0
 		srv.wg.Add(1)
-		go srv.begin(conn, &l, done)
+		srv.crew.run(func() { srv.begin(conn, &l, done) })
 	}
 }
 
