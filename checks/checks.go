@@ -13,6 +13,7 @@ import (
 
 	"postern/checks/memory"
 	"postern/checks/network"
+	"postern/checks/spf"
 	"postern/configs"
 	"postern/metrics"
 	"postern/policy"
@@ -146,4 +147,6 @@ type Deps struct {
 	Metrics *metrics.Metrics // may be nil
 	Log     *slog.Logger     // may be nil
 	Uses    Use              // who wants results, besides the wanted of NewSet
+
+	judged *spf.Memo // made by NewSet; nil: nothing is remembered
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"postern/checks/dnscache"
+	"postern/checks/spf"
 	"postern/policy"
 )
 
@@ -44,6 +45,7 @@ func NewSet(d Deps, wanted func(name string) bool) *Set {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
+	d.judged = spf.NewMemo()
 	all := All(d)
 	want := make(map[string]bool, len(all))
 	for i := range all {

@@ -67,7 +67,7 @@ var rooms = map[string][]string{
 	"github.com/fsnotify/fsnotify":         {"configs"},
 	"github.com/gaissmai/bart":             {"policy"},
 	"github.com/go-viper/mapstructure":     {"configs"},
-	"github.com/hashicorp/golang-lru":      {"checks/dnscache"},
+	"github.com/hashicorp/golang-lru":      {"checks/dnscache", "checks/spf"},     // answers; what was judged by them
 	"github.com/miekg/dns":                 {"checks/dnscache", "checks/dnstest"}, // asks; answers in tests
 	"github.com/oschwald/maxminddb-golang": {"checks/network"},
 	"github.com/pires/go-proxyproto":       {"proxy/wire", "proxy/backend", "proxy/backend/mta"}, // reads the header; writes it; the MTA in small reads it
