@@ -40,6 +40,8 @@ const (
 	// maxTraceSize bounds it as well, in octets. What honest domains publish comes
 	// to a few thousand; who means harm has 64 KiB in each answer.
 	maxTraceSize = 48 << 10
+	// usualAnswers is as many as most transactions come to.
+	usualAnswers = 10
 )
 
 // Trace collects the look-ups of one transaction. The zero Trace is ready, and
@@ -51,11 +53,12 @@ type Trace struct {
 	size    int
 }
 
-// Answers returns what was collected so far, in the order of completion.
+// Answers returns what was collected so far, in the order of completion. It is for
+// reading alone.
 func (t *Trace) Answers() []Answer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return append([]Answer{}, t.answers...)
+	return slices.Clip(t.answers)
 }
 
 func (t *Trace) add(a Answer) {
@@ -73,6 +76,9 @@ func (t *Trace) add(a Answer) {
 		size = len(a.Name)
 	}
 	t.size += size
+	if t.answers == nil {
+		t.answers = make([]Answer, 0, usualAnswers)
+	}
 	t.answers = append(t.answers, a)
 }
 
@@ -113,7 +119,7 @@ func traceOf(ctx context.Context) *Trace {
 
 // record adds a look-up to the trace.
 func (t *Trace) record(q question, e *entry, src Source, now time.Time, took time.Duration, secret string) {
-	a := Answer{Name: conceal(q.name, secret), Type: q.rrtype.String(), Answer: []string{}, Source: src, Took: took}
+	a := Answer{Name: conceal(q.name, secret), Type: q.rrtype.String(), Answer: e.text, Source: src, Took: took}
 	if left := time.Unix(0, e.expires).Sub(now); left > 0 {
 		a.TTL = int((left + time.Second - 1) / time.Second)
 	}
@@ -122,13 +128,15 @@ func (t *Trace) record(q question, e *entry, src Source, now time.Time, took tim
 			a.Error = strings.ReplaceAll(a.Error, secret, "")
 		}
 	}
-	a.Answer = append(a.Answer, e.text...)
-	for _, mx := range e.mx {
-		a.Answer = append(a.Answer, strconv.Itoa(int(mx.Pref))+" "+mx.Host)
-	}
-	for _, ip := range e.ips {
-		addr, _ := netip.AddrFromSlice(ip.IP)
-		a.Answer = append(a.Answer, addr.String())
+	if n := len(e.mx) + len(e.ips); n > 0 || a.Answer == nil {
+		a.Answer = append(make([]string, 0, len(e.text)+n), e.text...)
+		for _, mx := range e.mx {
+			a.Answer = append(a.Answer, strconv.Itoa(int(mx.Pref))+" "+mx.Host)
+		}
+		for _, ip := range e.ips {
+			addr, _ := netip.AddrFromSlice(ip.IP)
+			a.Answer = append(a.Answer, addr.String())
+		}
 	}
 	t.add(a)
 }
