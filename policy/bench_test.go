@@ -53,6 +53,19 @@ func BenchmarkDecide50Rules(b *testing.B) {
 	}
 }
 
+// BenchmarkDecideFor is the same for a recipient who stands beside the facts.
+func BenchmarkDecideFor(b *testing.B) {
+	chain, f := fiftyRules(b)
+	to := f.Recipient
+	f.Recipient = Recipient{}
+	b.ReportAllocs()
+	for b.Loop() {
+		if v := chain.DecideFor(Message, f, &to); v.Disposition != DispositionPass {
+			b.Fatal(v)
+		}
+	}
+}
+
 func BenchmarkDecideBuiltIn(b *testing.B) {
 	chain, err := Compile(BuiltIn(), nil)
 	if err != nil {

@@ -346,8 +346,8 @@ func (c *compilation) knownInTime(r *rule) {
 // tags of rules above the deciding one may still be added by a later call, up to
 // the stage Last.
 //
-// At Rcpt, f.Rcpt is the recipient in question. After it, f.Rcpt is any of the
-// transaction's recipients, provided that those had equal verdicts at Rcpt: all
+// At Rcpt, f.Recipient is the one in question. After it, it is any of the
+// transaction's, provided that those had equal verdicts at Rcpt: all
 // decided, or all undecided. A recipient whose verdict at Rcpt is otherwise than
 // the first one's belongs into a transaction of its own (452 4.5.3), for the one
 // reply at the end could not be right for both.
@@ -356,6 +356,11 @@ func (c *compilation) knownInTime(r *rule) {
 // allocated unless a rule matches. A fault of ours is a defer (451 4.3.0).
 func (c *Chain) Decide(st Stage, f *Facts) Verdict {
 	return c.decide(st, expr.On(f))
+}
+
+// DecideFor is Decide for the recipient r in place of f.Recipient.
+func (c *Chain) DecideFor(st Stage, f *Facts, r *Recipient) Verdict {
+	return c.decide(st, expr.On(f).With(r))
 }
 
 func (c *Chain) decide(st Stage, s expr.Scope) (v Verdict) {

@@ -56,9 +56,7 @@ var (
 
 func describeChecks() []*check {
 	var all []*check
-	t := reflect.TypeFor[Facts]()
-	for i := range t.NumField() {
-		field := t.Field(i)
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[Facts]()) {
 		if c := describeCheck(field); c != nil {
 			all = append(all, c)
 		}
@@ -135,15 +133,22 @@ type CheckField struct {
 	Needs []string // the checks whose findings it reads, itself not counted
 	// Memory says that it asks what lasts between sessions, which is done for rules alone.
 	Memory bool
+	// Result points at what it found, in a word: in the facts, or in what is known of a
+	// recipient where the check is of stage rcpt.
+	Result func(f *Facts, r *Recipient) *Result
 }
 
 // Checks returns the checks that the facts have a place for, in the order of Facts.
 func Checks() []CheckField {
 	all := make([]CheckField, len(checksKnown))
 	for i, c := range checksKnown {
-		all[i] = CheckField{Name: c.name, Field: c.field, Stage: c.result.stage, Needs: c.needs, Memory: c.memory}
+		all[i] = CheckField{Name: c.name, Field: c.field, Stage: c.result.stage, Needs: c.needs, Memory: c.memory, Result: c.resultIn}
 	}
 	return all
+}
+
+func (c *check) resultIn(f *Facts, r *Recipient) *Result {
+	return c.result.Under(expr.On(f).With(r)).Addr().Interface().(*Result)
 }
 
 // excusable returns the checks that an override may excuse.

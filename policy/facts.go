@@ -108,8 +108,7 @@ type Facts struct {
 	Past      Past      `json:"past" expr:"past" stage:"mail" needs:"submitter spf iprev" memory:"" refusal:"7.1 Sender is not well known here."`
 	Rate      Rate      `json:"rate" expr:"rate" stage:"mail" needs:"submitter spf iprev" memory:"" refusal:"7.1 Too much from this sender within the hour."`
 	State     State     `json:"state" expr:"state" stage:"mail"`
-	Rcpt      RcptTo    `json:"rcpt" expr:"rcpt" stage:"rcpt"` // the one recipient in question
-	Hold      Hold      `json:"hold" expr:"hold" stage:"rcpt" needs:"submitter spf iprev" memory:""`
+	Recipient           // whom the facts are about; see Chain.DecideFor
 	Header    HeaderSum `json:"header" expr:"header" stage:"header"`
 	PRA       PRA       `json:"pra" expr:"pra" stage:"header" identity:"pra.domain" speaks:"2" refusal:"7.1 Purported responsible address not allowed."`
 	DKIM      DKIM      `json:"dkim" expr:"dkim" stage:"message" identity:"header.from_domain" speaks:"6" refusal:"7.20 No passing DKIM signature found."`
@@ -294,7 +293,14 @@ type State struct {
 	Healthy bool `json:"healthy" expr:"healthy"` // it answered what was asked for this message
 }
 
-// RcptTo is the one recipient in question.
+// Recipient is what is known of one recipient, and is another matter for each of a
+// transaction's. The rest of the facts all of them have in common.
+type Recipient struct {
+	Rcpt RcptTo `json:"rcpt" expr:"rcpt" stage:"rcpt"`
+	Hold Hold   `json:"hold" expr:"hold" stage:"rcpt" needs:"submitter spf iprev" memory:""`
+}
+
+// RcptTo is the RCPT command.
 type RcptTo struct {
 	Address string `json:"address" expr:"address" form:"address"` // "postmaster" alone where the client left the domain out (RFC 5321 §4.5.1)
 	Domain  string `json:"domain" expr:"domain" form:"domain"`

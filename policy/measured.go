@@ -101,7 +101,7 @@ func (c *Chain) silent(s expr.Scope) (all expr.Set) {
 // does not, whichever way it is written: such an answer lets nobody in, and
 // refuses nobody.
 func (r *rule) holds(s expr.Scope, silent expr.Set) bool {
-	if r.when.Reads().Minus(silent) == r.when.Reads() {
+	if silent == (expr.Set{}) || r.when.Reads().Minus(silent) == r.when.Reads() {
 		return r.when.Holds(s)
 	}
 	return r.when.Judge(s, silent.Others()) == expr.Yes

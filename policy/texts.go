@@ -26,6 +26,10 @@ func textsIn(t reflect.Type, prefix string, stage Stage, path []int) []Text {
 	var all []Text
 	for i := range t.NumField() {
 		field := t.Field(i)
+		if field.Anonymous {
+			all = append(all, textsIn(field.Type, prefix, stage, append(slices.Clone(path), i))...)
+			continue
+		}
 		json, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		at := stage
 		if s, ok := field.Tag.Lookup("stage"); ok {

@@ -269,7 +269,7 @@ func (x *compiler) compileNode(n ast.Node) *value {
 			x.fault(n.Location().From, "#%s is unknown: # is the element in question", n.Name)
 			return nil
 		}
-		return &value{kind: Text, fact: x.item, text: func(s Scope) string { return s.item }}
+		return &value{kind: Text, fact: x.item, text: func(s Scope) string { return *s.item }}
 	case *ast.PredicateNode:
 		return x.compile(n.Node)
 	case *ast.BuiltinNode:

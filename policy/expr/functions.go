@@ -130,7 +130,9 @@ func (x *compiler) quantifier(n ast.Node, name string, args []ast.Node) *value {
 	// any stops at the first that holds; all and none at the first that does not fit.
 	stop, found := name != "all", name == "any"
 	v := &value{kind: Bool, truth: func(s Scope) bool {
-		for _, s.item = range texts(s) {
+		all := texts(s)
+		for i := range all {
+			s.item = &all[i]
 			if truth(s) == stop {
 				return found
 			}

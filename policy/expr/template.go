@@ -111,7 +111,7 @@ func (t Template) Expand(s Scope, limit int) string {
 
 // Plain renders a fact without quotes, a list with commas.
 func (t *Fact) Plain(s Scope) string {
-	v := t.In(s.facts)
+	v := t.Under(s)
 	switch t.Kind {
 	case Bool:
 		return strconv.FormatBool(v.Bool())

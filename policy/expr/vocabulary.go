@@ -24,7 +24,8 @@ type Fact struct {
 	Result bool     // Words are those of a result
 	Form   string   // what its texts look like: "ip", "domain", "address", "hex", "country", or ""
 
-	index []int               // for reflect.Value.FieldByIndex
+	index []int               // of the fields that lead to it, from the struct
+	inner []int               // from the struct's part; nil: it is in none
 	bit   int                 // in a Set
 	tags  []reflect.StructTag // of the fields around it, its own last
 }
@@ -37,10 +38,13 @@ type Fact struct {
 //	words    the words that it may have besides the empty one
 //	form     what its texts look like
 //
+// The fields of an embedded struct are read as if they were the outer one's. It is the part
+// in whose place a Scope may have another.
+//
 // A field of a type that expressions cannot read is a mistake of the program, and panics.
 func Describe(t reflect.Type) *Vocabulary {
 	v := &Vocabulary{facts: map[string]*Fact{}, groups: map[string]bool{}}
-	v.describe(t, "", nil, nil)
+	v.describe(t, "", place{})
 	if len(v.facts) > 64*len(Set{}) {
 		panic("expr: Set is too small for the facts there are")
 	}
@@ -48,20 +52,41 @@ func Describe(t reflect.Type) *Vocabulary {
 	return v
 }
 
-func (v *Vocabulary) describe(t reflect.Type, prefix string, index []int, tags []reflect.StructTag) {
+// place is where a field stands.
+type place struct {
+	index, inner []int
+	inPart       bool
+	tags         []reflect.StructTag
+}
+
+// field returns the place of the i-th field of a struct that stands at p.
+func (p place) field(i int, f *reflect.StructField) place {
+	q := place{index: append(slices.Clone(p.index), i), inPart: p.inPart, tags: append(slices.Clone(p.tags), f.Tag)}
+	if p.inPart {
+		q.inner = append(slices.Clone(p.inner), i)
+	}
+	return q
+}
+
+func (v *Vocabulary) describe(t reflect.Type, prefix string, at place) {
 	for i := range t.NumField() {
 		field := t.Field(i)
+		where := at.field(i, &field)
+		if field.Anonymous {
+			where.inPart = true
+			v.describe(field.Type, prefix, where)
+			continue
+		}
 		name := field.Tag.Get("expr")
 		if name == "" || name == "-" {
 			continue
 		}
-		where, tagged := append(slices.Clone(index), i), append(slices.Clone(tags), field.Tag)
 		if field.Type.Kind() == reflect.Struct {
 			v.groups[prefix+name] = true
-			v.describe(field.Type, prefix+name+".", where, tagged)
+			v.describe(field.Type, prefix+name+".", where)
 			continue
 		}
-		f := &Fact{Name: prefix + name, Kind: kindOf(field.Type), Form: field.Tag.Get("form"), index: where, bit: len(v.facts), tags: tagged}
+		f := &Fact{Name: prefix + name, Kind: kindOf(field.Type), Form: field.Tag.Get("form"), index: where.index, inner: where.inner, bit: len(v.facts), tags: where.tags}
 		f.Group, _, _ = strings.Cut(f.Name, ".")
 		if words, ok := field.Tag.Lookup("results"); ok {
 			f.Words, f.Result = strings.Fields(words), true
@@ -124,11 +149,21 @@ func (t *Fact) Inherited(key string) string {
 }
 
 // Text returns the fact under s; its kind is Text.
-func (t *Fact) Text(s Scope) string { return t.In(s.facts).String() }
+func (t *Fact) Text(s Scope) string { return t.Under(s).String() }
+
+// Under returns the fact's place under s.
+func (t *Fact) Under(s Scope) reflect.Value {
+	if t.inner != nil && s.part != nil {
+		return walk(reflect.ValueOf(s.part).Elem(), t.inner)
+	}
+	return walk(s.facts, t.index)
+}
 
 // In returns the fact's place in v, which holds the struct.
-func (t *Fact) In(v reflect.Value) reflect.Value {
-	for _, i := range t.index {
+func (t *Fact) In(v reflect.Value) reflect.Value { return walk(v, t.index) }
+
+func walk(v reflect.Value, index []int) reflect.Value {
+	for _, i := range index {
 		v = v.Field(i)
 	}
 	return v

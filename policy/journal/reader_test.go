@@ -25,6 +25,10 @@ func schema(r *Record) []string {
 			return
 		}
 		for i := range t.NumField() {
+			if t.Field(i).Anonymous {
+				walk(t.Field(i).Type, prefix)
+				continue
+			}
 			name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
 			if name == "" || name == "-" {
 				continue
