@@ -31,9 +31,8 @@ type Check struct {
 	// journal, which wants all checks that no message has to be held for, and that ask
 	// nobody what lasts between sessions.
 	Uses Use
-	// Result points at the check's result word in f.
-	Result func(f *policy.Facts) *policy.Result
-	// Run asks, and writes the check's own field of f, all of it, and no other. It may
+	// Run asks, and writes the check's own field of f, all of it, and no other; at stage
+	// rcpt, where each recipient has one, that of msg.Rcpt. It may
 	// be run twice: with the answers that the resolver has, and again if they were not
 	// enough. It must come back soon after ctx ends; what it then leaves is its own
 	// business, the Set makes it temperror.
@@ -63,6 +62,9 @@ type Check struct {
 	// memory says that it asks what lasts between sessions: then the journal does not
 	// want it. All writes it.
 	memory bool
+
+	// result points at the check's result word. All writes it.
+	result func(f *policy.Facts, rcpt *policy.Recipient) *policy.Result
 
 	counts *metrics.Check // of its results; NewSet makes it
 }
@@ -97,15 +99,16 @@ func All(d Deps) []Check {
 			panic("checks: the facts have a place for " + place.Name + ", and Deps has no method " + place.Field)
 		}
 		c := method.Interface().(func() Check)()
-		c.Name, c.Stage, c.needs, c.memory = place.Name, place.Stage, place.Needs, place.Memory
+		c.Name, c.Stage, c.needs, c.memory, c.result = place.Name, place.Stage, place.Needs, place.Memory, place.Result
 		all = append(all, c)
 	}
 	return all
 }
 
-// Message is what a check may read besides the facts: nothing before the
-// header stage, the header from there on, the whole at the message stage.
+// Message is what a check may read besides the facts: the recipient at stage rcpt, the
+// header from the header stage on, the whole at the message stage.
 type Message struct {
+	Rcpt   *policy.Recipient // in question; nil: that of the facts
 	Header smtp.Header
 	// Section is the header section that Header was read from, not dot-stuffed,
 	// with what is no field but to some readers; nil: that is not known.

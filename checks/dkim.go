@@ -19,7 +19,6 @@ func (d Deps) DKIM() Check {
 	return Check{
 		Doc:    "The DKIM signatures of the message (RFC 6376).",
 		waits:  true, // the check waits for its turn, and reads the whole message
-		Result: func(f *policy.Facts) *policy.Result { return &f.DKIM.Result },
 		stands: true,
 		begin: func(f *policy.Facts, msg Message) bool {
 			f.DKIM = policy.DKIM{Result: policy.None, Domains: []string{}}

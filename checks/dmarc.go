@@ -22,7 +22,6 @@ import (
 func (d Deps) DMARC() Check {
 	return Check{
 		Doc:    "The DMARC policy of the author's domain, by SPF and DKIM (RFC 9989).",
-		Result: func(f *policy.Facts) *policy.Result { return &f.DMARC.Result },
 		stands: true,
 		Run: func(ctx context.Context, f *policy.Facts, msg Message) {
 			domains, all := authors(f, msg)

@@ -29,7 +29,6 @@ func (d Deps) DNSBL() Check {
 	}
 	return Check{
 		Doc:    "The DNS lists of checks.dnsbl, weighted (RFC 5782).",
-		Result: func(f *policy.Facts) *policy.Result { return &f.DNSBL.Result },
 		stands: true,
 		begin: func(f *policy.Facts, _ Message) bool {
 			f.DNSBL = policy.DNSBL{Result: policy.None, Zones: []string{}}

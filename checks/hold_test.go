@@ -25,7 +25,7 @@ func TestHold(t *testing.T) {
 	if got := run(with); got != (policy.Hold{Result: policy.None}) {
 		t.Errorf("never held: %+v", got)
 	}
-	n := NoticeOf(f)
+	n := NoticeOf(f, &f.Recipient)
 	if n.Who != "192.0.2.0/24" || n.From != "a@sender.example" || n.Rcpt != "b@example.org" {
 		t.Errorf("%+v", n)
 	}
@@ -48,7 +48,7 @@ func TestHold(t *testing.T) {
 		t.Errorf("released: %+v", got)
 	}
 	f.Identity = policy.Identity{Level: policy.LevelSPF, Domain: "sender.example"}
-	if got := NoticeOf(f); got.Who != "sender.example" || got.ID == n.ID {
+	if got := NoticeOf(f, &f.Recipient); got.Who != "sender.example" || got.ID == n.ID {
 		t.Errorf("%+v", got)
 	}
 	for what, d := range map[string]Deps{"no memory": {}, "a memory that is closed": {Memory: closed()}} {

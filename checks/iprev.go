@@ -19,7 +19,6 @@ func (d Deps) Iprev() Check {
 	return Check{
 		Doc:    "The client's reverse name, confirmed by a forward look-up (RFC 8601 §2.7.3).",
 		Uses:   AuthenticationResults | ClientName,
-		Result: func(f *policy.Facts) *policy.Result { return &f.Iprev.Result },
 		stands: true,
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
 			f.Iprev = iprev(ctx, d.Resolver, f.Client.Addr())

@@ -18,8 +18,7 @@ import (
 // host is missing from the DNS today says nothing of the mail of next week.
 func (d Deps) MX() Check {
 	return Check{
-		Doc:    "Whether the domain of MAIL FROM takes mail: by MX or by address, or not by a null MX (RFC 5321 §5.1, RFC 7505).",
-		Result: func(f *policy.Facts) *policy.Result { return &f.MX.Result },
+		Doc: "Whether the domain of MAIL FROM takes mail: by MX or by address, or not by a null MX (RFC 5321 §5.1, RFC 7505).",
 		begin: func(f *policy.Facts, _ Message) bool {
 			f.MX = policy.MX{Result: policy.Skipped}
 			switch _, ok := checkable(f.Mail.Domain); {

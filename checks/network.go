@@ -10,7 +10,6 @@ import (
 func (d Deps) Network() Check {
 	return Check{
 		Doc:    "The client's autonomous system and country, by the files of checks.geo.",
-		Result: func(f *policy.Facts) *policy.Result { return &f.Network.Result },
 		absent: d.Networks == nil,
 		// It asks nobody, so it is done with where others begin.
 		begin: func(f *policy.Facts, _ Message) (settled bool) {

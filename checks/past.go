@@ -10,9 +10,8 @@ import (
 // Past asks what this site remembers of the sender.
 func (d Deps) Past() Check {
 	return Check{
-		Doc:    "What this site remembers of the sender: for how many days it is known, messages delivered and refused.",
-		Result: func(f *policy.Facts) *policy.Result { return &f.Past.Result },
-		waits:  true,
+		Doc:   "What this site remembers of the sender: for how many days it is known, messages delivered and refused.",
+		waits: true,
 		begin: func(f *policy.Facts, _ Message) (settled bool) {
 			f.Past = policy.Past{Result: policy.TempError}
 			return !d.remembers()

@@ -13,9 +13,8 @@ func (d Deps) Rate() Check {
 	surge := reads("rate.surge")
 	ofDomain := surge || reads("rate.domain")
 	return Check{
-		Doc:    "What came within the hour: messages of the client, those refused, recipients that the MTA did not know, messages of the proven domain.",
-		Result: func(f *policy.Facts) *policy.Result { return &f.Rate.Result },
-		waits:  true,
+		Doc:   "What came within the hour: messages of the client, those refused, recipients that the MTA did not know, messages of the proven domain.",
+		waits: true,
 		begin: func(f *policy.Facts, _ Message) (settled bool) {
 			f.Rate = policy.Rate{Result: policy.TempError}
 			return !d.remembers()

@@ -22,9 +22,8 @@ const (
 // header, which the pra check compares.
 func (d Deps) Submitter() Check {
 	return Check{
-		Doc:    "Sender ID for the SUBMITTER parameter, at MAIL (RFC 4405 §4.2).",
-		Uses:   ReceivedSPF,
-		Result: func(f *policy.Facts) *policy.Result { return &f.Submitter.Result },
+		Doc:  "Sender ID for the SUBMITTER parameter, at MAIL (RFC 4405 §4.2).",
+		Uses: ReceivedSPF,
 		begin: func(f *policy.Facts, _ Message) bool {
 			f.Submitter.Reason = ""
 			if f.Submitter.Address == "" {
@@ -47,9 +46,8 @@ func (d Deps) Submitter() Check {
 func (d Deps) PRA() Check {
 	domainOnly := d.Config.Submitter.Match == "domain"
 	return Check{
-		Doc:    "Sender ID for the Purported Responsible Address of the header (RFC 4406, 4407).",
-		Uses:   ReceivedSPF,
-		Result: func(f *policy.Facts) *policy.Result { return &f.PRA.Result },
+		Doc:  "Sender ID for the Purported Responsible Address of the header (RFC 4406, 4407).",
+		Uses: ReceivedSPF,
 		begin: func(f *policy.Facts, msg Message) bool {
 			mailbox, _, ok := FindPRA(msg.Header)
 			if !ok {

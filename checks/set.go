@@ -88,7 +88,7 @@ func (s *Set) HasStage(st policy.Stage) bool { return len(s.byStage[st]) > 0 }
 // of time leaves temperror: whether that fails open is a rule that the operator
 // can read. At the mail stage dns.healthy, identity and state.healthy are filled as well.
 //
-// Nobody else may touch f meanwhile.
+// Nobody else may touch f and msg.Rcpt meanwhile.
 func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Message) []Ran {
 	checks := s.byStage[st]
 	if st == policy.Mail {
@@ -101,6 +101,9 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 		return nil
 	}
 
+	if msg.Rcpt == nil {
+		msg.Rcpt = &f.Recipient
+	}
 	r := round{set: s, checks: checks, ran: make([]Ran, len(checks)), facts: f, msg: msg}
 	if s.cache {
 		r.cached = dnscache.NewAttempt(ctx)
@@ -115,7 +118,7 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 	}
 	for i := range checks {
 		c, ran := &checks[i], &r.ran[i]
-		ran.Name, ran.Result = c.Name, *c.Result(f)
+		ran.Name, ran.Result = c.Name, *c.result(f, msg.Rcpt)
 		c.counts.Done(string(ran.Result), ran.Took)
 	}
 	return r.ran
@@ -135,25 +138,25 @@ func (s *Set) settled(c *Check, f *policy.Facts, msg Message) (done bool) {
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			s.panicked(c, f, p)
+			s.panicked(c, f, msg, p)
 			done = true
 		}
 	}()
 	return c.begin(f, msg)
 }
 
-func (s *Set) panicked(c *Check, f *policy.Facts, p any) {
+func (s *Set) panicked(c *Check, f *policy.Facts, msg Message, p any) {
 	s.deps.Log.Error("check panicked", "id", f.ID, "check", c.Name, "panic", p, "stack", string(debug.Stack()))
-	*c.Result(f) = policy.TempError
+	*c.result(f, msg.Rcpt) = policy.TempError
 }
 
 func (s *Set) run(ctx context.Context, c *Check, f *policy.Facts, msg Message) (took time.Duration) {
 	start := time.Now()
-	result := c.Result(f)
+	result := c.result(f, msg.Rcpt)
 	defer func() {
 		took = time.Since(start)
 		if p := recover(); p != nil {
-			s.panicked(c, f, p)
+			s.panicked(c, f, msg, p)
 			return
 		}
 		// NOT: only where the result is missing. What a check concluded from

@@ -17,8 +17,9 @@ import (
 // fake is a check that writes to the field of another.
 func fake(name string, result func(*policy.Facts) *policy.Result, run func(ctx context.Context, f *policy.Facts)) Check {
 	return Check{
-		Name: name, Stage: policy.Mail, Result: result, waits: true,
-		Run: func(ctx context.Context, f *policy.Facts, _ Message) { run(ctx, f) },
+		Name: name, Stage: policy.Mail, waits: true,
+		result: func(f *policy.Facts, _ *policy.Recipient) *policy.Result { return result(f) },
+		Run:    func(ctx context.Context, f *policy.Facts, _ Message) { run(ctx, f) },
 	}
 }
 
@@ -250,10 +251,10 @@ func TestEveryCheckSaysWhatItIs(t *testing.T) {
 	f := transaction("192.0.2.1", "client.example", "")
 	for _, c := range All(Deps{}) {
 		names = append(names, c.Name)
-		if c.Doc == "" || c.Run == nil || *c.Result(f) != policy.Skipped {
-			t.Errorf("%s: %+v, result before it ran %q", c.Name, c, *c.Result(f))
+		if c.Doc == "" || c.Run == nil || *c.result(f, &f.Recipient) != policy.Skipped {
+			t.Errorf("%s: %+v, result before it ran %q", c.Name, c, *c.result(f, &f.Recipient))
 		}
-		*c.Result(f) = policy.Fail
+		*c.result(f, &f.Recipient) = policy.Fail
 		if policy.Measured(f, policy.Message).Without(c.Name+".result") == policy.Measured(f, policy.Message) {
 			t.Errorf("%s: its result is not the one in its facts", c.Name)
 		}

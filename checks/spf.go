@@ -12,9 +12,8 @@ import (
 // where the reverse-path is null (RFC 7208 §2.4).
 func (d Deps) SPF() Check {
 	return Check{
-		Doc:    "SPF for MAIL FROM, or for postmaster@HELO if that is <> (RFC 7208).",
-		Uses:   AuthenticationResults | ReceivedSPF,
-		Result: func(f *policy.Facts) *policy.Result { return &f.SPF.Result },
+		Doc:  "SPF for MAIL FROM, or for postmaster@HELO if that is <> (RFC 7208).",
+		Uses: AuthenticationResults | ReceivedSPF,
 		begin: func(f *policy.Facts, _ Message) bool {
 			id, which := spfIdentity(f)
 			f.SPF = policy.SPF{Result: policy.Skipped, Domain: id.domain, Identity: which}
@@ -43,9 +42,8 @@ func (d Deps) SPF() Check {
 // (RFC 7208 §2.3).
 func (d Deps) SPFHelo() Check {
 	return Check{
-		Doc:    "SPF for the HELO domain (RFC 7208 §2.3).",
-		Uses:   AuthenticationResults | ReceivedSPF,
-		Result: func(f *policy.Facts) *policy.Result { return &f.SPFHelo.Result },
+		Doc:  "SPF for the HELO domain (RFC 7208 §2.3).",
+		Uses: AuthenticationResults | ReceivedSPF,
 		begin: func(f *policy.Facts, _ Message) bool {
 			id := heloIdentity(f)
 			f.SPFHelo = policy.SPFHelo{Result: policy.Skipped, Domain: id.domain}

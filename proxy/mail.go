@@ -55,7 +55,7 @@ func (s *session) mail(arg string) smtp.Reply {
 		tx.facts.Client.Name = tx.facts.Iprev.Name
 	}
 	tx.Took("mail", start)
-	if r := tx.judge(policy.Mail); !r.IsZero() {
+	if r := tx.judge(policy.Mail, &tx.facts.Recipient); !r.IsZero() {
 		s.finish(journal.OutcomeRefused)
 		return r
 	}

@@ -61,6 +61,7 @@ type message struct {
 	scratch []byte // what was unstuffed last
 
 	// Where it goes.
+	to   *policy.Recipient // who stands for all as it is judged
 	out  relay.Outgoing
 	fate relay.Fate // why it is discarded
 }
@@ -216,7 +217,7 @@ func (m *message) judgeHeader() {
 		return
 	}
 	rest := m.head[m.body:]
-	tx.ask(tx.rcpts.foremost())
+	m.to = tx.rcpts.foremost().facts()
 	msg := checks.Message{Header: sec.fields, Section: sec.octets}
 	tx.facts.Header = checks.HeaderFacts(msg)
 	if !m.judge(policy.Header, msg, start) {
@@ -242,7 +243,7 @@ func (m *message) judgeHeader() {
 func (m *message) judge(st policy.Stage, msg checks.Message, start time.Time) bool {
 	tx := m.tx
 	tx.runChecks(st, msg)
-	refusal := tx.judge(st)
+	refusal := tx.judge(st, m.to)
 	tx.Took(st.String(), start)
 	if !refusal.IsZero() {
 		m.discard(relay.Fate{Reply: refusal, Outcome: journal.OutcomeRefused})

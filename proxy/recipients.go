@@ -46,19 +46,19 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 		return tx.refuse(452, "5.3", "Too many recipients in one transaction")
 	}
 	r := recipient{path: to, address: smtp.Address(to), domain: esmtp.Domain(to)}
-	tx.facts.Rcpt, tx.facts.Hold = r.inQuestion(), policy.Hold{Result: policy.Skipped}
+	known := r.facts()
 	if tx.set.Checks.HasStage(policy.Rcpt) {
 		start := time.Now()
-		tx.runChecks(policy.Rcpt, checks.Message{})
+		tx.runChecks(policy.Rcpt, checks.Message{Rcpt: known})
 		tx.Took("rcpt", start)
 	}
-	r.reply = tx.judge(policy.Rcpt)
+	r.reply = tx.judge(policy.Rcpt, known)
 	if tx.verdict.Disposition == policy.DispositionHold && !tx.set.Observe {
-		r.reply = tx.noteHeld()
+		r.reply = tx.noteHeld(known)
 	}
 	r.verdict = tx.rcpts.share(tx.verdict)
-	if tx.facts.Hold.Result != policy.Skipped {
-		hold := tx.facts.Hold
+	if known.Hold.Result != policy.Skipped {
+		hold := known.Hold // NOT: in place, which would keep known, and the line that its texts are of
 		r.hold = &hold
 	}
 	if r.reply.IsZero() {
@@ -78,17 +78,17 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 // again: one that it was told of, and that is forgotten, would have it told so again for
 // ever. Where the store does not take it nothing is held, and the rules are read as they
 // are then.
-func (tx *transaction) noteHeld() smtp.Reply {
+func (tx *transaction) noteHeld(to *policy.Recipient) smtp.Reply {
 	if tx.set.Memory != nil {
-		n := checks.NoticeOf(&tx.facts)
+		n := checks.NoticeOf(&tx.facts, to)
 		n.Rule = tx.verdict.Rule
 		if _, err := tx.set.Memory.Hold(tx.ctx, n); err == nil {
-			tx.facts.Hold.Notice = n.ID
+			to.Hold.Notice = n.ID
 			return tx.reply
 		}
 	}
-	tx.facts.Hold = policy.Hold{Result: policy.TempError}
-	return tx.judge(policy.Rcpt)
+	to.Hold = policy.Hold{Result: policy.TempError}
+	return tx.judge(policy.Rcpt, to)
 }
 
 // together says whether r may share a transaction with the recipients before
@@ -148,21 +148,17 @@ type recipient struct {
 	reply   smtp.Reply
 }
 
-// inQuestion is r as facts have the recipient that is judged.
-func (r *recipient) inQuestion() policy.RcptTo {
-	return policy.RcptTo{Address: r.address, Domain: r.domain}
-}
-
-// ask makes r the recipient in question; nil: nobody is.
-func (tx *transaction) ask(r *recipient) {
-	tx.facts.Rcpt, tx.facts.Hold = policy.RcptTo{}, policy.Hold{Result: policy.Skipped}
+// facts is what is known of r and of no other; nil: of nobody.
+func (r *recipient) facts() *policy.Recipient {
+	f := &policy.Recipient{Hold: policy.Hold{Result: policy.Skipped}}
 	if r == nil {
-		return
+		return f
 	}
-	tx.facts.Rcpt = r.inQuestion()
+	f.Rcpt = policy.RcptTo{Address: r.address, Domain: r.domain}
 	if r.hold != nil {
-		tx.facts.Hold = *r.hold
+		f.Hold = *r.hold
 	}
+	return f
 }
 
 // keep adds a recipient. What is kept of it is its own, and kept once: no part of the
@@ -244,6 +240,14 @@ func (rs *recipients) foremost() (first *recipient) {
 		}
 	}
 	return first
+}
+
+// last is the one whose RCPT came last, nil where none came.
+func (rs *recipients) last() *recipient {
+	if len(rs.list) == 0 {
+		return nil
+	}
+	return &rs.list[len(rs.list)-1]
 }
 
 // only is the recipient that the backend took, where there is one alone.

@@ -24,23 +24,24 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 		Outcome: outcome, Backend: tx.relay.Backend, BackendReply: tx.relay.Said.String(), Error: tx.relay.Broken, Bytes: tx.bytes,
 		Took: tx.took,
 	}
-	v := tx.verdict
+	v, about := tx.verdict, tx.rcpts.last()
 	if tx.rcpts.accepted == 0 && outcome == journal.OutcomeRefused {
 		// All recipients were refused: the record is about the last refusal.
 		for i := range tx.rcpts.list {
 			if r := &tx.rcpts.list[i]; r.verdict.Refuses() {
 				v = *r.verdict
-				tx.ask(r)
+				about = r
 				tx.reply = r.reply
 			}
 		}
 	} else if r := tx.rcpts.foremost(); r != nil {
-		tx.ask(r)
+		about = r
 		if tx.reached == policy.Rcpt || r.final {
 			// The last verdict may have been that of another recipient.
 			v = *r.verdict
 		}
 	}
+	tx.facts.Recipient = *about.facts()
 	stage := tx.stage(outcome)
 	rec.Stage, rec.State = stage.String(), journal.StateEmail
 	if outcome == journal.OutcomeRefused && stage <= policy.Mail {

@@ -33,7 +33,7 @@ type transaction struct {
 
 	// What was found out and concluded.
 	began   time.Time
-	facts   policy.Facts    // Rcpt is the recipient in question
+	facts   policy.Facts    // Recipient is nobody until the end, and then whom the record is about
 	ctx     context.Context // of its checks: the server's, and on whose behalf they ask
 	trace   *dnscache.Trace
 	ran     []checks.Ran
@@ -91,10 +91,10 @@ func (tx *transaction) note(ran checks.Ran) {
 	tx.ran = append(tx.ran, ran)
 }
 
-// judge asks the chain what follows from the facts at a stage. It returns the
-// refusal, or nothing.
-func (tx *transaction) judge(st policy.Stage) smtp.Reply {
-	tx.verdict, tx.reached, tx.judged = tx.set.Chain.Decide(st, &tx.facts), st, true
+// judge asks the chain what follows from the facts at a stage for a recipient.
+// It returns the refusal, or nothing.
+func (tx *transaction) judge(st policy.Stage, to *policy.Recipient) smtp.Reply {
+	tx.verdict, tx.reached, tx.judged = tx.set.Chain.DecideFor(st, &tx.facts, to), st, true
 	if tx.rcpts.apart && st > policy.Rcpt {
 		tx.judgeEach(st)
 	}
@@ -107,14 +107,11 @@ func (tx *transaction) judge(st policy.Stage) smtp.Reply {
 
 // judgeEach is judge for recipients that need not deserve the same.
 func (tx *transaction) judgeEach(st policy.Stage) {
-	rcpt, hold := tx.facts.Rcpt, tx.facts.Hold
 	for i := range tx.rcpts.list {
 		if r := &tx.rcpts.list[i]; r.taken {
-			tx.ask(r)
-			r.verdict, r.final = tx.rcpts.share(tx.set.Chain.Decide(st, &tx.facts)), true
+			r.verdict, r.final = tx.rcpts.share(tx.set.Chain.DecideFor(st, &tx.facts, r.facts())), true
 		}
 	}
-	tx.facts.Rcpt, tx.facts.Hold = rcpt, hold
 }
 
 // settled says whether nothing that is still to be learned can change a verdict
@@ -139,17 +136,8 @@ func (tx *transaction) candidateWaits() bool {
 	if c == nil || !c.HoldsMessage() {
 		return false
 	}
-	f := tx.facts
 	for i := range tx.rcpts.list {
-		r := &tx.rcpts.list[i]
-		if !r.taken {
-			continue
-		}
-		f.Rcpt, f.Hold = r.inQuestion(), policy.Hold{Result: policy.Skipped}
-		if r.hold != nil {
-			f.Hold = *r.hold
-		}
-		if !c.Settled(policy.Header, c.Decide(policy.Header, &f)) {
+		if r := &tx.rcpts.list[i]; r.taken && !c.Settled(policy.Header, c.DecideFor(policy.Header, &tx.facts, r.facts())) {
 			return true
 		}
 	}
