@@ -8,6 +8,7 @@ import (
 	"github.com/expr-lang/expr/ast"
 
 	"postern/configs"
+	"postern/proxy/smtp"
 )
 
 func (x *compiler) equal(n *ast.BinaryNode, left, right *value, about *Part) *value {
@@ -98,16 +99,16 @@ func (x *compiler) literal(with, at *value, text string, network bool) (string, 
 		x.fault(at.offset, "%s has A-labels (xn--...) and is never %q", f.Name, text)
 		return "", false
 	}
-	if sign := strings.LastIndexByte(text, '@'); f.Form == "address" && text != "" && !strings.HasSuffix(text, "]") {
-		domain := text[sign+1:]
+	if f.Form == "address" && text != "" && !strings.HasSuffix(text, "]") {
+		local, domain, _ := smtp.CutAddress(text)
 		switch {
 		case text == "<>":
 			x.fault(at.offset, "%s of the null reverse-path is empty: write \"\"", f.Name)
 		case strings.HasPrefix(text, "<") && strings.HasSuffix(text, ">"):
 			x.fault(at.offset, "%s has no angle brackets and is never %q: write %q", f.Name, text, text[1:len(text)-1])
-		case sign >= 0 && domain != strings.ToLower(domain):
-			x.fault(at.offset, "%s has its domain in lower case and is never %q: write %q", f.Name, text, text[:sign+1]+strings.ToLower(domain))
-		case sign >= 0 && strings.ContainsFunc(domain, func(r rune) bool { return r > 0x7e }):
+		case domain != strings.ToLower(domain):
+			x.fault(at.offset, "%s has its domain in lower case and is never %q: write %q", f.Name, text, local+"@"+strings.ToLower(domain))
+		case strings.ContainsFunc(domain, func(r rune) bool { return r > 0x7e }):
 			x.fault(at.offset, "%s has A-labels (xn--...) and is never %q", f.Name, text)
 		default:
 			return text, true

@@ -71,12 +71,12 @@ func newWho(word string, hash *hasher) *who {
 		return &who{null: true}
 	}
 	word = strings.TrimSuffix(strings.TrimPrefix(word, "<"), ">")
-	at := strings.LastIndexByte(word, '@')
+	local, domain, ok := smtp.CutAddress(word)
 	switch below, wild := strings.CutPrefix(word, "*."); {
 	case word == "":
 		return nil
-	case at > 0:
-		word = word[:at+1] + ascii(word[at+1:])
+	case ok && local != "":
+		word = local + "@" + ascii(domain)
 		w := &who{addresses: []string{strings.ToLower(word)}}
 		if hash != nil {
 			w.addresses = append(w.addresses, strings.ToLower(hash.address(word)))
@@ -85,7 +85,7 @@ func newWho(word string, hash *hasher) *who {
 	case wild:
 		return &who{below: ascii(below)}
 	default:
-		return &who{domain: ascii(word[at+1:])}
+		return &who{domain: ascii(strings.TrimPrefix(word, "@"))}
 	}
 }
 
@@ -94,8 +94,11 @@ func (w *who) is(address, domain string) bool {
 	if w.addresses != nil {
 		return slices.Contains(w.addresses, strings.ToLower(address))
 	}
-	of := strings.ToLower(address[strings.LastIndexByte(address, '@')+1:])
-	domain = strings.ToLower(domain)
+	_, of, ok := smtp.CutAddress(address)
+	if !ok {
+		of = address
+	}
+	of, domain = strings.ToLower(of), strings.ToLower(domain)
 	if w.below != "" {
 		return strings.HasSuffix(of, "."+w.below) || strings.HasSuffix(domain, "."+w.below)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"postern/checks/dnscache"
 	"postern/policy"
+	"postern/proxy/smtp"
 )
 
 // hashMark begins a local part that is a hash.
@@ -62,17 +63,11 @@ var roles = []string{"postmaster", "abuse"}
 
 // address hashes the local part of an address.
 func (h *hasher) address(a string) string {
-	at := strings.LastIndexByte(a, '@')
-	switch {
-	case a == "":
-		return a
-	case at < 0:
-		at = len(a)
-	}
-	if slices.Contains(roles, strings.ToLower(a[:at])) {
+	local, _, _ := smtp.CutAddress(a)
+	if a == "" || slices.Contains(roles, strings.ToLower(local)) {
 		return a
 	}
-	return h.local(a[:at]) + a[at:]
+	return h.local(local) + a[len(local):]
 }
 
 // addressText finds what looks like an address in a text: in replies of the
@@ -85,9 +80,9 @@ func (h *hasher) text(s string) string {
 		return s
 	}
 	return addressText.ReplaceAllStringFunc(s, func(found string) string {
-		at := strings.LastIndexByte(found, '@')
-		if local := strings.Trim(found[:at], `"`); !slices.Contains(roles, strings.ToLower(local)) {
-			return h.local(local) + found[at:]
+		before, _, _ := smtp.CutAddress(found)
+		if local := strings.Trim(before, `"`); !slices.Contains(roles, strings.ToLower(local)) {
+			return h.local(local) + found[len(before):]
 		}
 		return found
 	})
@@ -143,8 +138,8 @@ func (h *hasher) locals(r *Record) []string {
 	var locals []string
 	f := r.Facts
 	f.Rewrite(lookedUp, func(_ *policy.Text, a string) string {
-		if at := strings.LastIndexByte(a, '@'); at > 0 && !slices.Contains(roles, strings.ToLower(a[:at])) {
-			locals = append(locals, strings.ToLower(a[:at]))
+		if local, _, ok := smtp.CutAddress(a); ok && local != "" && !slices.Contains(roles, strings.ToLower(local)) {
+			locals = append(locals, strings.ToLower(local))
 		}
 		return a
 	})

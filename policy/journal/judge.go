@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"postern/policy"
+	"postern/proxy/smtp"
 )
 
 // Opinion is what a policy says of one recipient, or of a transaction that had
@@ -198,9 +199,6 @@ func (r *Record) CandidateOpinion(i int) Opinion {
 // DomainOf returns the domain of an address as facts have it, empty where there
 // is none.
 func DomainOf(address string) string {
-	at := strings.LastIndexByte(address, '@')
-	if at < 0 {
-		return ""
-	}
-	return address[at+1:]
+	_, domain, _ := smtp.CutAddress(address)
+	return domain
 }

@@ -9,6 +9,7 @@ import (
 	"postern/checks/memory"
 	"postern/cmd/postern/control"
 	"postern/configs"
+	"postern/proxy/smtp"
 )
 
 // desk does what the control commands ask for.
@@ -64,8 +65,8 @@ func (d desk) Release(ctx context.Context, ids []string, domain string) (all []m
 	}
 	of := map[string]bool{}
 	for _, n := range all {
-		if i := strings.LastIndexByte(n.Rcpt, '@'); i >= 0 {
-			of[strings.ToLower(n.Rcpt[i+1:])] = true
+		if _, domain, ok := smtp.CutAddress(n.Rcpt); ok {
+			of[strings.ToLower(domain)] = true
 		}
 	}
 	if len(of) > 0 && ctx.Err() == nil {
