@@ -65,36 +65,8 @@ const (
 // New makes a resolver. It sends nothing and starts nothing; an error says
 // which setting is wrong, and how it is written.
 func New(o Options) (*Resolver, error) {
-	d := configs.Default().DNS
-	if o.Timeout == 0 {
-		o.Timeout = d.Timeout
-	}
-	if o.Total == 0 {
-		o.Total = d.Total
-	}
-	if o.Cache.Entries == 0 {
-		o.Cache = d.Cache // as a whole: a TTL of 0 says that nothing is kept
-	}
-	if o.Timeout < 0 || o.Total < 0 || o.Cache.Entries < 0 || o.Cache.MaxTTL < 0 || o.Cache.NegativeMaxTTL < 0 || o.Cache.ServeStale < 0 || o.CacheBytes < 0 || o.MaxInFlight < 0 {
-		return nil, errors.New("dns: a negative time or size; write for example timeout: 2s, total: 20s, entries: 100000")
-	}
-	if o.CacheBytes == 0 {
-		o.CacheBytes = max(int64(o.Cache.Entries)*bytesPerEntry, minCacheBytes)
-	}
-	if o.MaxInFlight == 0 {
-		o.MaxInFlight = defaultInFlight
-	}
-	if o.ResolvConf == "" {
-		o.ResolvConf = resolvConf
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	if o.Dial == nil {
-		o.Dial = (&net.Dialer{}).DialContext
+	if err := o.complete(); err != nil {
+		return nil, err
 	}
 	var system *systemFile
 	if len(o.Servers) == 0 {
@@ -126,24 +98,66 @@ func New(o Options) (*Resolver, error) {
 	}
 	r.servers.Store(&servers)
 	r.system = system
-	if len(o.Canaries) > configs.MaxCanaries {
-		return nil, fmt.Errorf("dns: %d canaries; at most %d", len(o.Canaries), configs.MaxCanaries)
+	canaries, err := canonicalCanaries(o.Canaries)
+	if err != nil {
+		return nil, err
 	}
-	var canaries []string
-	for _, name := range o.Canaries {
-		n, ok := canonical(name)
-		if !ok {
-			return nil, fmt.Errorf("dns: canary %q is no domain name; write for example iana.org", name)
-		}
-		canaries = append(canaries, n)
-	}
-	var err error
 	if r.cache, err = newCache(o.Cache, o.CacheBytes); err != nil {
 		return nil, fmt.Errorf("dns cache: %w", err)
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.health = newHealth(r, canaries)
 	return r, nil
+}
+
+func canonicalCanaries(names []string) (canaries []string, err error) {
+	if len(names) > configs.MaxCanaries {
+		return nil, fmt.Errorf("dns: %d canaries; at most %d", len(names), configs.MaxCanaries)
+	}
+	for _, name := range names {
+		n, ok := canonical(name)
+		if !ok {
+			return nil, fmt.Errorf("dns: canary %q is no domain name; write for example iana.org", name)
+		}
+		canaries = append(canaries, n)
+	}
+	return canaries, nil
+}
+
+// complete puts in what is left out, and refuses what cannot be.
+func (o *Options) complete() error {
+	d := configs.Default().DNS
+	if o.Timeout == 0 {
+		o.Timeout = d.Timeout
+	}
+	if o.Total == 0 {
+		o.Total = d.Total
+	}
+	if o.Cache.Entries == 0 {
+		o.Cache = d.Cache // as a whole: a TTL of 0 says that nothing is kept
+	}
+	if o.Timeout < 0 || o.Total < 0 || o.Cache.Entries < 0 || o.Cache.MaxTTL < 0 || o.Cache.NegativeMaxTTL < 0 || o.Cache.ServeStale < 0 || o.CacheBytes < 0 || o.MaxInFlight < 0 {
+		return errors.New("dns: a negative time or size; write for example timeout: 2s, total: 20s, entries: 100000")
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = max(int64(o.Cache.Entries)*bytesPerEntry, minCacheBytes)
+	}
+	if o.MaxInFlight == 0 {
+		o.MaxInFlight = defaultInFlight
+	}
+	if o.ResolvConf == "" {
+		o.ResolvConf = resolvConf
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{}).DialContext
+	}
+	return nil
 }
 
 // Report has the metrics tell of this resolver: of the answers in its cache, and

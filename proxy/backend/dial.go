@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"time"
 
 	"postern/metrics"
@@ -33,6 +32,7 @@ func (a *address) dial(ctx context.Context, c *Client) (*link, error) {
 	return l, nil
 }
 
+// converse opens a connection, and speaks on it until mail can be given.
 func (a *address) converse(ctx context.Context, c *Client, startTLS bool) (_ *link, err error) {
 	p, t, start := a.pool, a.pool.o.Timeouts, time.Now()
 	until := start.Add(t.BackendConnect)
@@ -55,22 +55,8 @@ func (a *address) converse(ctx context.Context, c *Client, startTLS bool) (_ *li
 		}
 	}()
 
-	if p.identity == identityProxyV2 {
-		h, err := proxyHeader(c, nc.RemoteAddr())
-		if err != nil {
-			return nil, l.fail(KindIdentity, err)
-		}
-		l.introduced = c != nil
-		if err := l.write(h, t.BackendConnect); err != nil {
-			return nil, l.fail(kindOf(err), err)
-		}
-	}
-	r, err := l.reply(time.Until(until))
-	if err != nil {
+	if err := l.greeted(c, until); err != nil {
 		return nil, err
-	}
-	if r.Code != 220 {
-		return nil, l.refuse(KindRefused, r, "greeting")
 	}
 	p.metrics.Took(metrics.PhaseConnect, time.Since(start))
 
@@ -91,21 +77,55 @@ func (a *address) converse(ctx context.Context, c *Client, startTLS bool) (_ *li
 		// the next one is.
 		a.learned(l.caps)
 	}
-	switch {
-	case p.identity == identityXForward && len(l.caps.XForward) == 0:
-		return nil, l.fail(KindIdentity, fmt.Errorf("XFORWARD is not offered (Postfix: smtpd_authorized_xforward_hosts)"))
-	case p.identity == identityXClient && c == nil:
-		if l.caps.XClient == nil {
-			return nil, l.fail(KindIdentity, fmt.Errorf("XCLIENT is not offered (Postfix: smtpd_authorized_xclient_hosts)"))
-		}
-	case p.identity == identityXClient:
-		start := time.Now()
-		if err := l.xclient(*c, t.BackendCommand); err != nil {
-			return nil, err
-		}
-		p.metrics.Took(metrics.PhaseIdentity, time.Since(start))
+	if err := l.introduce(c); err != nil {
+		return nil, err
 	}
 	return l, nil
+}
+
+// greeted sends the PROXY header, where there is one, and waits for the greeting.
+func (l *link) greeted(c *Client, until time.Time) error {
+	p := l.at.pool
+	if p.identity == identityProxyV2 {
+		h, err := proxyHeader(c, l.nc.RemoteAddr())
+		if err != nil {
+			return l.fail(KindIdentity, err)
+		}
+		l.introduced = c != nil
+		if err := l.write(h, p.o.Timeouts.BackendConnect); err != nil {
+			return l.fail(kindOf(err), err)
+		}
+	}
+	r, err := l.reply(time.Until(until))
+	if err != nil {
+		return err
+	}
+	if r.Code != 220 {
+		return l.refuse(KindRefused, r, "greeting")
+	}
+	return nil
+}
+
+// introduce tells who the client is by what follows EHLO, or finds out for a probe that
+// it could be told.
+func (l *link) introduce(c *Client) error {
+	p := l.at.pool
+	switch {
+	case p.identity == identityXForward && len(l.caps.XForward) == 0:
+		return l.fail(KindIdentity, errors.New("XFORWARD is not offered (Postfix: smtpd_authorized_xforward_hosts)"))
+	case p.identity != identityXClient:
+		return nil // XFORWARD travels with the first MAIL
+	case c == nil && l.caps.XClient == nil:
+		return l.fail(KindIdentity, errors.New("XCLIENT is not offered (Postfix: smtpd_authorized_xclient_hosts)"))
+	case c == nil:
+		return nil
+	}
+	start := time.Now()
+	if err := l.xclient(*c, p.o.Timeouts.BackendCommand); err != nil {
+		return err
+	}
+	p.metrics.Took(metrics.PhaseIdentity, time.Since(start))
+	return nil
 }
 
 // startTLS encrypts the connection and says EHLO again: all that was learned

@@ -137,36 +137,12 @@ func (e *estate) served() error {
 // handOver starts the binary, the one that now lies where ours lay, on our
 // sockets, and waits until it serves. Should it fail to, nothing has changed.
 func (s *Service) handOver() (err error) {
-	var sockets []*socket
-	var files []*os.File
+	text, files, err := s.estate()
 	defer func() {
 		for _, f := range files {
 			_ = f.Close()
 		}
 	}()
-	add := func(so *socket, ln net.Listener) error {
-		tcp, ok := ln.(*net.TCPListener)
-		if !ok {
-			return fmt.Errorf("listener %s: a %T cannot be handed over", so.Name, ln)
-		}
-		f, err := tcp.File()
-		if err != nil {
-			return fmt.Errorf("listener %s: %w", so.Name, err)
-		}
-		sockets, files = append(sockets, so), append(files, f)
-		return nil
-	}
-	for _, st := range s.running {
-		if err := add(&socket{Name: st.config.Name, Address: st.config.Address}, st.ln); err != nil {
-			return err
-		}
-	}
-	if so := s.adminSocket; so != nil {
-		if err := add(so, so.ln); err != nil {
-			return err
-		}
-	}
-	text, err := json.Marshal(sockets)
 	if err != nil {
 		return err
 	}
@@ -202,25 +178,64 @@ func (s *Service) handOver() (err error) {
 			}
 		}()
 	}
-	heir, err := startProcess(path, append(os.Environ(), estateVariable+"="+string(text)), files)
+	heir, err := startProcess(path, append(os.Environ(), estateVariable+"="+text), files)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", path, err)
 	}
 	_ = theirs.Close() // or its end would not be seen
 	s.Log.Info("handing over", "binary", path, "process", heir.Pid)
-	_ = ready.SetReadDeadline(time.Now().Add(handOverPatience))
-	if _, err := io.ReadFull(ready, make([]byte, 1)); err != nil {
-		_ = heir.Kill()
-		state, _ := heir.Wait()
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return fmt.Errorf("the new process does not serve after %v", handOverPatience)
-		}
-		return fmt.Errorf("the new process does not serve, and has said why: %v", state)
+	if err := serves(heir, ready); err != nil {
+		return err
 	}
 	// NOT: Wait. It outlives us; systemd is told which process to watch from now on.
 	tell(fmt.Sprintf("MAINPID=%d\nREADY=1", heir.Pid))
 	s.Log.Info("handed over", "process", heir.Pid)
 	return nil
+}
+
+// estate is what the heir gets: a text that says which sockets they are, and their files,
+// which the caller closes in any case.
+func (s *Service) estate() (text string, files []*os.File, err error) {
+	var sockets []*socket
+	add := func(so *socket, ln net.Listener) error {
+		tcp, ok := ln.(*net.TCPListener)
+		if !ok {
+			return fmt.Errorf("listener %s: a %T cannot be handed over", so.Name, ln)
+		}
+		f, err := tcp.File()
+		if err != nil {
+			return fmt.Errorf("listener %s: %w", so.Name, err)
+		}
+		sockets, files = append(sockets, so), append(files, f)
+		return nil
+	}
+	for _, st := range s.running {
+		if err := add(&socket{Name: st.config.Name, Address: st.config.Address}, st.ln); err != nil {
+			return "", files, err
+		}
+	}
+	if so := s.adminSocket; so != nil {
+		if err := add(so, so.ln); err != nil {
+			return "", files, err
+		}
+	}
+	b, err := json.Marshal(sockets)
+	return string(b), files, err
+}
+
+// serves waits until the heir says by an octet that it serves, and ends one that does not.
+func serves(heir *os.Process, ready *os.File) error {
+	_ = ready.SetReadDeadline(time.Now().Add(handOverPatience))
+	_, err := io.ReadFull(ready, make([]byte, 1))
+	if err == nil {
+		return nil
+	}
+	_ = heir.Kill()
+	state, _ := heir.Wait()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("the new process does not serve after %v", handOverPatience)
+	}
+	return fmt.Errorf("the new process does not serve, and has said why: %v", state)
 }
 
 // startProcess runs a binary with our arguments, our standard streams, and files

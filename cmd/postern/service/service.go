@@ -161,18 +161,11 @@ func (s *Service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 			_ = st.ln.Close()
 		}
 	})
-	var adminLn net.Listener
-	if cfg.Admin.Address != "" {
-		if adminLn = s.before.takeAdmin(cfg.Admin.Address); adminLn == nil {
-			adminLn = takeInherited(inherited, "admin", false)
-		}
-		if adminLn == nil {
-			if adminLn, err = listen(cfg.Admin.Address, s.before.admin(), slices.Collect(maps.Values(running))); err != nil {
-				return &configs.Fault{Position: cfg.At("admin.address"), Text: "admin: " + err.Error()}
-			}
-		}
-		s.AdminAt = adminLn.Addr()
-		s.adminSocket = &socket{Name: "admin", Address: cfg.Admin.Address, Admin: true, ln: adminLn}
+	adminLn, err := s.listenAdmin(cfg, inherited, running)
+	if err != nil {
+		return err
+	}
+	if adminLn != nil {
 		undo = append(undo, func() { _ = adminLn.Close() })
 	}
 	if cfg.Journal.Path != "" {
@@ -210,6 +203,25 @@ func (s *Service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 	}
 	s.retrieveAtStart(p)
 	return nil
+}
+
+// listenAdmin returns the listener of the HTTP side: the one before, one that was
+// inherited, or a new one; nil: there is none.
+func (s *Service) listenAdmin(cfg *configs.Config, inherited map[string]net.Listener, running map[string]*standing) (ln net.Listener, err error) {
+	if cfg.Admin.Address == "" {
+		return nil, nil
+	}
+	if ln = s.before.takeAdmin(cfg.Admin.Address); ln == nil {
+		ln = takeInherited(inherited, "admin", false)
+	}
+	if ln == nil {
+		if ln, err = listen(cfg.Admin.Address, s.before.admin(), slices.Collect(maps.Values(running))); err != nil {
+			return nil, &configs.Fault{Position: cfg.At("admin.address"), Text: "admin: " + err.Error()}
+		}
+	}
+	s.AdminAt = ln.Addr()
+	s.adminSocket = &socket{Name: "admin", Address: cfg.Admin.Address, Admin: true, ln: ln}
+	return ln, nil
 }
 
 // Address is where the listener of that name can be reached.

@@ -2,6 +2,7 @@ package trial
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -30,21 +31,8 @@ journal: {path: journal}
 // folder has it, with its journal. The DNS, the clients and the MTA are made up.
 // progress hears how many of them were sent.
 func DemoMixed(ctx context.Context, out io.Writer, folder string, messages int, seed uint64, progress func(done, total int64)) error {
-	if err := os.MkdirAll(folder, 0o750); err != nil {
-		return err
-	}
-	file := filepath.Join(folder, "postern.yaml")
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
-	switch {
-	case err == nil:
-		_, err = f.WriteString(mixedConfig)
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			return err
-		}
-	case !os.IsExist(err):
+	file, err := mixedFile(folder)
+	if err != nil {
 		return err
 	}
 	cfg, err := configs.Load(configs.Options{File: file, NoEnvironment: true})
@@ -109,24 +97,45 @@ func DemoMixed(ctx context.Context, out io.Writer, folder string, messages int, 
 	}
 	progress(int64(messages), int64(messages))
 	took := time.Since(began)
-	mode := cfg.Policy.Mode
-	_, _ = fmt.Fprintf(out, "%d messages in %s, by %s (mode %s):\n\n", messages, took.Round(time.Millisecond), file, mode)
-	tw := tabwriter.NewWriter(out, 0, 8, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprint(tw, "pass\ttag\tdefer\treject\t  \n")
-	for _, k := range mixedKinds {
-		n := counts[k.name]
-		_, _ = fmt.Fprintf(tw, "%d\t%d\t%d\t%d\t  %s\n", n["pass"], n["tag"], n["hold"]+n["defer"], n["reject"], k.name)
-	}
-	if err := tw.Flush(); err != nil {
+	_, _ = fmt.Fprintf(out, "%d messages in %s, by %s (mode %s):\n\n", messages, took.Round(time.Millisecond), file, cfg.Policy.Mode)
+	if err := writeMixed(out, counts); err != nil {
 		return err
 	}
-	if mode == "observe" {
+	if cfg.Policy.Mode == "observe" {
 		_, _ = fmt.Fprint(out, "\nNothing was refused: these are the verdicts that were written down.\n")
 	}
 	if keep.Path != "" {
 		_, _ = fmt.Fprintf(out, "\nThe journal is in %s. To read it: postern report -c %s\n", keep.Path, file)
 	}
 	return nil
+}
+
+// mixedFile returns the configuration in a folder, and writes it where there is none.
+func mixedFile(folder string) (file string, err error) {
+	if err := os.MkdirAll(folder, 0o750); err != nil {
+		return "", err
+	}
+	file = filepath.Join(folder, "postern.yaml")
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	if os.IsExist(err) {
+		return file, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	_, err = f.WriteString(mixedConfig)
+	return file, errors.Join(err, f.Close())
+}
+
+// writeMixed writes how often each disposition came of each kind.
+func writeMixed(out io.Writer, counts map[string]map[string]int) error {
+	tw := tabwriter.NewWriter(out, 0, 8, 2, ' ', tabwriter.AlignRight)
+	_, _ = fmt.Fprint(tw, "pass\ttag\tdefer\treject\t  \n")
+	for _, k := range mixedKinds {
+		n := counts[k.name]
+		_, _ = fmt.Fprintf(tw, "%d\t%d\t%d\t%d\t  %s\n", n["pass"], n["tag"], n["hold"]+n["defer"], n["reject"], k.name)
+	}
+	return tw.Flush()
 }
 
 // mixedWorld makes up mail. The same seed makes the same mail.

@@ -380,18 +380,26 @@ func attributes(arg string, names []string) (map[string]string, bool) {
 	return m, len(m) > 0
 }
 
+// told reads the attributes of XCLIENT and XFORWARD, which is refused to whom it is not for.
+func (c *session) told(arg string, names []string) (m map[string]string, refusal result, ok bool) {
+	if !c.trusted() {
+		return nil, say(550, "7.0", "Not for you."), false
+	}
+	if c.mail != nil {
+		return nil, say(503, "5.1", "Within a transaction."), false
+	}
+	if m, ok = attributes(arg, names); !ok {
+		return nil, say(501, "5.4", "Bad attribute."), false
+	}
+	return m, result{}, true
+}
+
 // xClient takes over what the proxy says of its client, and starts the session
 // again, as Postfix does.
 func (c *session) xClient(arg string) result {
-	if !c.trusted() {
-		return say(550, "7.0", "Not for you.")
-	}
-	if c.mail != nil {
-		return say(503, "5.1", "Within a transaction.")
-	}
-	m, ok := attributes(arg, xclientNames)
+	m, refusal, ok := c.told(arg, xclientNames)
 	if !ok {
-		return say(501, "5.4", "Bad attribute.")
+		return refusal
 	}
 	all := map[string]string{}
 	for _, from := range []map[string]string{c.xclient, m} {
@@ -405,15 +413,9 @@ func (c *session) xClient(arg string) result {
 }
 
 func (c *session) xForward(arg string) result {
-	if !c.trusted() {
-		return say(550, "7.0", "Not for you.")
-	}
-	if c.mail != nil {
-		return say(503, "5.1", "Within a transaction.")
-	}
-	m, ok := attributes(arg, xforwardNames)
+	m, refusal, ok := c.told(arg, xforwardNames)
 	if !ok {
-		return say(501, "5.4", "Bad attribute.")
+		return refusal
 	}
 	if c.xforward == nil {
 		c.xforward = map[string]string{}
