@@ -1,7 +1,6 @@
 package dnscache
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"postern/checks/logtest"
 	"postern/configs"
 )
 
@@ -815,26 +815,11 @@ func TestTrace(t *testing.T) {
 	})
 }
 
-// warnings counts the lines of a log.
-type warnings struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (w *warnings) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.Write(p)
-}
-
-func (w *warnings) count() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return strings.Count(w.b.String(), "level=WARN")
-}
+// warnings counts the warnings in a log.
+func warnings(log *logtest.Log) int { return strings.Count(log.String(), "level=WARN") }
 
 func TestBrownOut(t *testing.T) {
-	var log warnings
+	var log logtest.Log
 	o := Options{Log: slog.New(slog.NewTextHandler(&log, nil))}
 	story(t, o, func(t *testing.T, r *Resolver, s *site) {
 		good, bad := always(response{records: []record{txt(60, "x")}}), always(response{rcode: 2})
@@ -892,8 +877,8 @@ func TestBrownOut(t *testing.T) {
 		if !r.Healthy() {
 			t.Error("the servers are back, and that is not seen")
 		}
-		if n := log.count(); n != 2 {
-			t.Errorf("%d warnings, want one for each change:\n%s", n, log.b.String())
+		if n := warnings(&log); n != 2 {
+			t.Errorf("%d warnings, want one for each change:\n%s", n, log.String())
 		}
 		// What is long ago is no ground for anything.
 		s.set(bad)
@@ -909,7 +894,7 @@ func TestBrownOut(t *testing.T) {
 }
 
 func TestCanaries(t *testing.T) {
-	var log warnings
+	var log logtest.Log
 	o := Options{Canaries: []string{"canary.example", "Bird.example.", "third.example"}, Log: slog.New(slog.NewTextHandler(&log, nil))}
 	story(t, o, func(t *testing.T, r *Resolver, s *site) {
 		var dead, third atomic.Bool
@@ -956,8 +941,8 @@ func TestCanaries(t *testing.T) {
 		if probes.Load() != before {
 			t.Error("canaries are asked without need")
 		}
-		if n := log.count(); n != 2 {
-			t.Errorf("%d warnings, want one for each change:\n%s", n, log.b.String())
+		if n := warnings(&log); n != 2 {
+			t.Errorf("%d warnings, want one for each change:\n%s", n, log.String())
 		}
 	})
 }

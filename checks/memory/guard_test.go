@@ -12,25 +12,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"postern/checks/logtest"
 )
-
-// lines is a log that may be read while it is written.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
 
 // moody is a store that answers as it likes.
 type moody struct {
@@ -76,7 +60,7 @@ func (m *moody) Close() error { return nil }
 // and the others nothing; when it is back it is used again.
 func TestAStoreThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log lines
+		var log logtest.Log
 		s := &moody{}
 		m := New(s, Options{Timeout: 50 * time.Millisecond, Log: slog.New(slog.NewTextHandler(&log, nil))})
 		defer m.Close()
@@ -331,7 +315,7 @@ func TestADiskThatIsFull(t *testing.T) {
 			{fmt.Errorf("%w: i/o timeout", errPerhaps), 4}, // three before it was left alone, and one sign of life
 		} {
 			s := &readOnly{err: x.err}
-			var log lines
+			var log logtest.Log
 			dropped := 0
 			m := New(s, Options{Dropped: func(n int) { dropped += n }, Log: slog.New(slog.NewTextHandler(&log, nil))})
 			s.full.Store(true)

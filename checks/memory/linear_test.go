@@ -3,7 +3,6 @@ package memory
 import (
 	"io"
 	"math"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -13,6 +12,8 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/anishathalye/porcupine"
+
+	"postern/checks/roadtest"
 )
 
 // Tries of one piece of mail that come to two Posterns at once are counted as if
@@ -86,45 +87,20 @@ func TestNoticesAreLinearizable(t *testing.T) {
 // often with one of them on it.
 func flaky(t *testing.T, to string, broken *atomic.Int64) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for n := 0; ; n++ {
-			near, err := ln.Accept()
+	return roadtest.To(t, to, func(n int, near io.Writer, far io.Reader) {
+		b := make([]byte, 4096)
+		for range 8 + n%7 { // those of the greeting come first
+			k, err := far.Read(b)
 			if err != nil {
 				return
 			}
-			far, err := net.Dial("tcp", to)
-			if err != nil {
-				near.Close()
-				continue
+			if _, err := near.Write(b[:k]); err != nil {
+				return
 			}
-			go func() {
-				_, _ = io.Copy(far, near)
-				far.Close()
-			}()
-			go func() {
-				defer near.Close()
-				defer far.Close()
-				b := make([]byte, 4096)
-				for range 8 + n%7 { // those of the greeting come first
-					k, err := far.Read(b)
-					if err != nil {
-						return
-					}
-					if _, err := near.Write(b[:k]); err != nil {
-						return
-					}
-				}
-				_, _ = far.Read(b) // an answer that nobody hears
-				broken.Add(1)
-			}()
 		}
-	}()
-	return ln.Addr().String()
+		_, _ = far.Read(b) // an answer that nobody hears
+		broken.Add(1)
+	})
 }
 
 // Counts of two Posterns whose network breaks now and then: what was told to be counted is

@@ -52,10 +52,11 @@ var floors = map[string]int{
 	"configs":                 0,
 }
 
-// Helpers for tests, after net/http/httptest: a DNS server, SMTP peers, a journal.
+// Helpers for tests, after net/http/httptest: a DNS server, SMTP peers, a journal, a log,
+// a bad way to a server.
 // The one room that may ship them is cmd/postern/trial, whose demo needs both sides
 // of a conversation. They live where the checks do.
-var helpers = []string{"checks/dnstest", "checks/leaktest", "checks/network/networktest", "policy/journal/journaltest", "proxy/smtptest"}
+var helpers = []string{"checks/dnstest", "checks/leaktest", "checks/logtest", "checks/roadtest", "checks/network/networktest", "policy/journal/journaltest", "proxy/smtptest"}
 
 // Each outside package has its room (more than one only where the reason is
 // given): who wants to replace it has one place to look.

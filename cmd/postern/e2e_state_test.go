@@ -16,52 +16,23 @@ import (
 	"testing"
 	"time"
 
+	"postern/checks/roadtest"
 	"postern/proxy/smtptest"
 )
 
-// slowRoad is a way to a server on which every answer takes as long as one likes.
-type slowRoad struct {
-	ln    net.Listener
-	delay atomic.Int64
-}
-
-func newSlowRoad(t *testing.T, to string) *slowRoad {
+// slowRoad is a way to a server on which every answer takes as long as delay says.
+func slowRoad(t *testing.T, to string, delay *atomic.Int64) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &slowRoad{ln: ln}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
+	return roadtest.To(t, to, func(_ int, near io.Writer, far io.Reader) {
+		b := make([]byte, 64<<10)
 		for {
-			near, err := ln.Accept()
-			if err != nil {
+			n, err := far.Read(b)
+			time.Sleep(time.Duration(delay.Load()))
+			if _, werr := near.Write(b[:n]); err != nil || werr != nil {
 				return
 			}
-			far, err := net.Dial("tcp", to)
-			if err != nil {
-				near.Close()
-				continue
-			}
-			go func() {
-				_, _ = io.Copy(far, near)
-				far.Close()
-			}()
-			go func() {
-				defer near.Close()
-				b := make([]byte, 64<<10)
-				for {
-					n, err := far.Read(b)
-					time.Sleep(time.Duration(r.delay.Load()))
-					if _, werr := near.Write(b[:n]); err != nil || werr != nil {
-						return
-					}
-				}
-			}()
 		}
-	}()
-	return r
+	})
 }
 
 // redis is a server of the state, in memory alone.
@@ -178,7 +149,8 @@ func TestE2EStateInTrouble(t *testing.T) {
 	server := &redis{port: freePort(t)}
 	server.start(t)
 	defer func() { server.kill(t) }()
-	road := newSlowRoad(t, server.addr())
+	var delay atomic.Int64
+	road := slowRoad(t, server.addr(), &delay)
 	const timeout = 400 * time.Millisecond
 	p := startPosternAs(t, setup{backends: fmt.Sprintf(`[{name: mta, addresses: [%q], tls: off}]`, sink.Addr()), extra: fmt.Sprintf(`state: {servers: [%q], timeout: %s}
 policy:
@@ -187,7 +159,7 @@ policy:
     - {name: new, when: 'past.delivered == 0', do: tag, header: "X-New: yes"}
     - {name: many, when: 'rate.messages > 1000000 or past.refused > 0', do: reject}
     - {name: few, when: 'not (rate.messages > -1)', do: reject}
-`, road.ln.Addr(), timeout)})
+`, road, timeout)})
 
 	told := func(words string) int { return strings.Count(string(readFile(t, p.log)), words) }
 	const falls, rises = "the state store does not answer", "the state store answers again"
@@ -226,7 +198,7 @@ policy:
 	}{
 		{"killed", func() { server.kill(t) }, func() { server.start(t) }},
 		{"stopped", func() { server.signal(t, syscall.SIGSTOP) }, func() { server.signal(t, syscall.SIGCONT) }},
-		{"slowed", func() { road.delay.Store(int64(3 * timeout)) }, func() { road.delay.Store(0) }},
+		{"slowed", func() { delay.Store(int64(3 * timeout)) }, func() { delay.Store(0) }},
 	} {
 		time.AfterFunc(time.Second, trouble.begin)
 		got := send(t, p, 800) // the trouble begins in the middle

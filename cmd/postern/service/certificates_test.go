@@ -6,10 +6,10 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"postern/checks/logtest"
 	"postern/configs"
 )
 
@@ -26,26 +26,6 @@ func writePair(t *testing.T, dir string, made time.Time) {
 	}
 	write(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]})))
 	write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
-}
-
-// lines is a log that is read while others write to it.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-// take returns what was logged since it was asked last.
-func (l *lines) take() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	defer l.text.Reset()
-	return l.text.String()
 }
 
 // A certificate that has ended, soon will, or has not begun is warned of whichever way it
@@ -65,12 +45,12 @@ func TestCertificatesAreWarnedOfWhicheverWayTheyCome(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var log lines
+		var log logtest.Log
 		s := New(Options{Config: opt, Log: slog.New(slog.NewTextHandler(&log, nil)), Maildir: filepath.Join(t.TempDir(), "Maildir")})
 		check := func(way, want string) {
 			t.Helper()
 			// What is logged meanwhile by others is none of ours.
-			said := log.take()
+			said := log.Take()
 			found := strings.Count(said, "cert.pem ")
 			if want == good && found != 0 || want != good && (found != 1 || !strings.Contains(said, want)) {
 				t.Errorf("%s, wanted %q:\n%s", way, want, said)

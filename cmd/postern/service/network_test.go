@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"postern/checks/leaktest"
+	"postern/checks/logtest"
 	"postern/checks/network/networktest"
 	"postern/configs"
 )
@@ -25,7 +26,7 @@ func TestFilesOfNetworks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &loud{}
+	log := &logtest.Log{}
 	s := New(Options{Config: opt, Log: slog.New(slog.NewTextHandler(log, nil)), Maildir: filepath.Join(dir, "Maildir")})
 	if err := s.Start(cfg, nil, nil); err != nil {
 		t.Fatal(err)

@@ -8,34 +8,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"go.etcd.io/bbolt"
 
 	"postern/checks/leaktest"
+	"postern/checks/logtest"
 	"postern/checks/memory"
 	"postern/configs"
 )
-
-// loud is a log that several write to.
-type loud struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *loud) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *loud) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // The store follows the configuration through reloads, and what is not changed by
 // them is not opened again.
@@ -102,7 +84,7 @@ func TestStateThatIsAwayAtTheStart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var log loud
+		var log logtest.Log
 		s := New(Options{Config: opt, Log: slog.New(slog.NewTextHandler(&log, nil)), Maildir: filepath.Join(t.TempDir(), "Maildir")})
 		if err := s.Start(cfg, nil, nil); err != nil {
 			t.Errorf("%s: %v", name, err)
