@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"postern/configs"
@@ -194,7 +193,7 @@ func appendPair(b []byte, key, value string) []byte {
 // escapes for what is not printable.
 func appendValue(b []byte, value string) []byte {
 	plain := value != "" && utf8.ValidString(value) && !strings.ContainsFunc(value, func(r rune) bool {
-		return r == ' ' || r == '"' || r == '=' || r == '\\' || !unicode.IsPrint(r)
+		return r == ' ' || r == '"' || r == '=' || r == '\\' || !configs.IsShown(r)
 	})
 	if plain {
 		return append(b, value...)
