@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -36,16 +35,16 @@ what they make of it.`,
   postern explain 7k2m9d0x4qzr --json | jq .explanation.changes`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id := strings.Join(args, " ")
-			recipient := w.rcpt // of a transaction that is named, the flag chooses one
+			recipient := w.Rcpt // of a transaction that is named, the flag chooses one
 			switch looked := w; {
 			case id == "" && !w.any():
 				return usageError{errors.New("explain wants an id, as it stands at the end of a refusal, or what is known of the transaction: --from, --rcpt, --client and others")}
 			case id != "":
-				if looked.rcpt = ""; looked.any() {
+				if looked.Rcpt = ""; looked.any() {
 					return usageError{errors.New("explain wants an id, or what is known of the transaction, not both")}
 				}
 			}
-			v, err := explain(cmd, src, idIn(id), w, recipient)
+			v, err := explain(cmd, src, journal.IDIn(id), w, recipient)
 			switch {
 			case err != nil:
 				return err
@@ -59,29 +58,10 @@ what they make of it.`,
 	}
 	src.flags(cmd)
 	w.flags(cmd)
-	cmd.Flags().StringVar(&w.rcpt, "rcpt", "", "of the recipients, the `mailbox` in question; without an id also a domain, or *.domain")
+	cmd.Flags().StringVar(&w.Rcpt, "rcpt", "", "of the recipients, the `mailbox` in question; without an id also a domain, or *.domain")
 	cmd.Flags().BoolVar(&short, "short", false, "the verdict, who was named, and the replies, and no more")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object and nothing else")
 	return cmd
-}
-
-var (
-	bracketed = regexp.MustCompile(`\(([0-9a-hj-km-np-tv-z]{12})\)`)
-	bare      = regexp.MustCompile(`\b[0-9a-hj-km-np-tv-z]{12}\b`)
-)
-
-// idIn finds the id in what somebody has pasted: the last one that stands in brackets,
-// as a refusal has it, or the last word that looks like one. What has none is looked
-// for as it is.
-func idIn(pasted string) string {
-	text := strings.ToLower(pasted)
-	if all := bracketed.FindAllStringSubmatch(text, -1); all != nil {
-		return all[len(all)-1][1]
-	}
-	if all := bare.FindAllString(text, -1); all != nil {
-		return all[len(all)-1]
-	}
-	return strings.Trim(text, "()[]<>\"'.,;: \t\r\n")
 }
 
 // explain finds a record, by its id or by what is known of it, and explains it by the policy
@@ -114,7 +94,7 @@ func explain(cmd *cobra.Command, src journalSource, id string, w wanted, recipie
 		return none, err
 	}
 	if id == "" {
-		recipient = meant(f, r)
+		recipient = f.Meant(r)
 	} else if recipient != "" && !hasRecipient(r, recipient) {
 		return none, usageError{fmt.Errorf("--rcpt %s: the transaction has no such recipient", recipient)}
 	}
@@ -139,16 +119,6 @@ func noTransaction(cmd *cobra.Command, dir string, f journal.Filter, err error) 
 		return fmt.Errorf("there is no transaction %s in %s, as far as it can be read: %w", id, dir, err)
 	}
 	return fmt.Errorf("there is no transaction %s in %s: its day is over (journal.keep), or the id is that of a connection that had none, of which the log tells; or its record was lost, since mail does not wait for a disk that is slow or full: postern_journal_records_total{result=\"dropped\"} and {result=\"error\"} count those, and the log has the transaction all the same", id, dir)
-}
-
-// meant is the recipient of a record that a filter found it by; empty: it asked for none.
-func meant(f journal.Filter, r *journal.Record) string {
-	for i := range r.Recipients {
-		if f.MeansRecipient(r, i) {
-			return r.Recipients[i].Address
-		}
-	}
-	return ""
 }
 
 func hasRecipient(r *journal.Record, address string) bool {

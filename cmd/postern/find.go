@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
-	"strconv"
-	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,100 +15,34 @@ import (
 )
 
 // wanted is what is looked for in the journal, as flags say it.
-type wanted struct {
-	period
-	from, rcpt, client, asn, country, disposition, outcome, rule, queueID string
-	refused                                                               bool
-}
+type wanted struct{ journal.Ask }
 
 // flags adds all but --rcpt, whose meaning is the command's.
 func (w *wanted) flags(cmd *cobra.Command) {
-	w.period.flags(cmd)
+	periodFlags(cmd, &w.Since, &w.Until)
 	f := cmd.Flags()
-	f.StringVar(&w.from, "from", "", "the sender: an `address`, a domain, *.domain, or '<>'; by MAIL FROM, SUBMITTER or the header")
-	f.StringVar(&w.client, "client", "", "the client's `address`, or a network such as 192.0.2.0/24")
-	f.StringVar(&w.asn, "asn", "", "the `number` of the client's autonomous system, as 64500 or AS64500 (checks.geo)")
-	f.StringVar(&w.country, "country", "", "the client's country, two `letters` (checks.geo)")
-	f.StringVar(&w.disposition, "disposition", "", "what the policy concluded: pass, tag, hold, defer, reject or none; `word`")
-	f.StringVar(&w.outcome, "outcome", "", "what became of it: delivered, refused, backend_refused, failed, abandoned or unknown; `word`")
-	f.StringVar(&w.rule, "rule", "", "the `name` of the rule that decided")
-	f.BoolVar(&w.refused, "refused", false, "only where the client heard a refusal (4yz, 5yz), ours or the backend's")
-	f.StringVar(&w.queueID, "queue-id", "", "the `id` under which the backend keeps the message, as in its log")
+	f.StringVar(&w.From, "from", "", "the sender: an `address`, a domain, *.domain, or '<>'; by MAIL FROM, SUBMITTER or the header")
+	f.StringVar(&w.Client, "client", "", "the client's `address`, or a network such as 192.0.2.0/24")
+	f.StringVar(&w.ASN, "asn", "", "the `number` of the client's autonomous system, as 64500 or AS64500 (checks.geo)")
+	f.StringVar(&w.Country, "country", "", "the client's country, two `letters` (checks.geo)")
+	f.StringVar(&w.Disposition, "disposition", "", "what the policy concluded: pass, tag, hold, defer, reject or none; `word`")
+	f.StringVar(&w.Outcome, "outcome", "", "what became of it: delivered, refused, backend_refused, failed, abandoned or unknown; `word`")
+	f.StringVar(&w.Rule, "rule", "", "the `name` of the rule that decided")
+	f.BoolVar(&w.Refused, "refused", false, "only where the client heard a refusal (4yz, 5yz), ours or the backend's")
+	f.StringVar(&w.QueueID, "queue-id", "", "the `id` under which the backend keeps the message, as in its log")
 }
 
 // any says whether anything is looked for.
 func (w *wanted) any() bool { return *w != wanted{} }
 
-var (
-	dispositions = []journal.Disposition{
-		journal.DispositionPass, journal.DispositionTag, journal.DispositionHold, journal.DispositionDefer, journal.DispositionReject, journal.NotAsked,
-	}
-	outcomes = []journal.Outcome{
-		journal.OutcomeDelivered, journal.OutcomeRefused, journal.OutcomeBackendRefused, journal.OutcomeFailed,
-		journal.OutcomeAbandoned, journal.OutcomeUnknown,
-	}
-)
-
-// listed returns words of the journal as a sentence has them.
-func listed[W ~string](words []W) string {
-	all := make([]string, len(words))
-	for i, w := range words {
-		all[i] = string(w)
-	}
-	return strings.Join(all, ", ")
-}
-
-// filter is what is looked for in the journal that a configuration describes.
+// filter is what is looked for in the journal that a configuration describes. It shows how far the
+// reading has come where somebody looks; done takes that away.
 func (w *wanted) filter(cmd *cobra.Command, cfg *configs.Config) (f journal.Filter, done func(), err error) {
-	switch {
-	case w.disposition != "" && !slices.Contains(dispositions, journal.Disposition(w.disposition)):
-		return f, nil, usageError{fmt.Errorf("--disposition %q: it is one of %s", w.disposition, listed(dispositions))}
-	case w.outcome != "" && !slices.Contains(outcomes, journal.Outcome(w.outcome)):
-		return f, nil, usageError{fmt.Errorf("--outcome %q: it is one of %s", w.outcome, listed(outcomes))}
+	if f, err = w.Filter(cfg.Journal, time.Now()); err != nil {
+		return f, nil, flagged(err)
 	}
-	f = journal.Filter{
-		Sender: w.from, Recipient: w.rcpt, Rule: w.rule, Disposition: journal.Disposition(w.disposition),
-		Outcome: journal.Outcome(w.outcome), Refused: w.refused, QueueID: w.queueID,
-	}
-	if w.client != "" {
-		if f.Client, err = network(w.client); err != nil {
-			return f, nil, usageError{err}
-		}
-	}
-	if w.asn != "" {
-		digits := w.asn
-		if len(digits) > 2 && strings.EqualFold(digits[:2], "as") {
-			digits = digits[2:]
-		}
-		n, err := strconv.ParseUint(digits, 10, 32)
-		if err != nil || n == 0 {
-			return f, nil, usageError{fmt.Errorf("--asn %q is no number of an autonomous system, such as 64500", w.asn)}
-		}
-		f.ASN = int64(n)
-	}
-	if f.Country = w.country; w.country != "" && len(w.country) != 2 {
-		return f, nil, usageError{fmt.Errorf("--country %q is no country's code of two letters, such as DE", w.country)}
-	}
-	if cfg.Journal.HashLocalParts && strings.Contains(w.from+w.rcpt, "@") {
-		if err := f.HashedBy(cfg.Journal); err != nil {
-			return f, nil, fmt.Errorf("the journal has hashes in place of local parts, and to find one takes the key: %w", err)
-		}
-	}
-	f.Query, done, err = w.query(cmd)
-	return f, done, err
-}
-
-// network reads an address or a network.
-func network(text string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(text); err == nil {
-		a = a.Unmap().WithZone("")
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(text)
-	if err != nil {
-		return p, fmt.Errorf("--client %q is no address, and no network such as 192.0.2.0/24 or 2001:db8::/32", text)
-	}
-	return p.Masked(), nil
+	f.Progress, done = progress(cmd)
+	return f, done, nil
 }
 
 func newFind() *cobra.Command {
@@ -170,7 +101,7 @@ The exit code is 1 where nothing was found, or not all could be read.`,
 	}
 	src.flags(cmd)
 	w.flags(cmd)
-	cmd.Flags().StringVar(&w.rcpt, "rcpt", "", "a recipient: an `address`, a domain, or *.domain")
+	cmd.Flags().StringVar(&w.Rcpt, "rcpt", "", "a recipient: an `address`, a domain, or *.domain")
 	cmd.Flags().IntVar(&limit, "limit", 100, "print at most so many")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the records as the journal has them, an object a line, and nothing else")
 	return cmd
