@@ -21,6 +21,7 @@ import (
 // bounded, and what comes late is counted under "other".
 type Metrics struct {
 	registry *prometheus.Registry
+	glanced  *prometheus.Registry // those of Glance, which are in the other too
 
 	connections  *prometheus.CounterVec
 	sessions     prometheus.Gauge
@@ -140,7 +141,8 @@ func New() *Metrics {
 	m.backendErrors = counter("backend_errors_total", "Failures of backends.", "backend", "kind")
 
 	m.messageBytes = f.NewHistogram(histogram("message_bytes", "Size of the messages read to their end.", bytesBuckets))
-	m.timeToFinalReply = f.NewHistogram(histogram("time_to_final_reply_seconds", "Time from the end of a message to the reply.", waitBuckets))
+	timeToFinalReply := f.NewHistogram(histogram("time_to_final_reply_seconds", "Time from the end of a message to the reply.", waitBuckets))
+	m.timeToFinalReply = timeToFinalReply
 	m.outcomeUnknown = f.NewCounter(prometheus.CounterOpts{
 		Namespace: "postern", Name: "outcome_unknown_total",
 		Help: "Messages whose end went to the backend and whose answer never came: they may arrive twice.",
@@ -175,6 +177,8 @@ func New() *Metrics {
 	m.journal = newKnown(counter("journal_records_total", "Records of transactions for the journal, by what became of them.", "result"),
 		"written", "dropped", "error")
 	m.buildInfo = f.NewGaugeVec(gauge("build_info", "Always 1; the labels say what is running."), []string{"version", "goversion"})
+	m.glanced = prometheus.NewRegistry()
+	m.glanced.MustRegister(m.sessions, m.dnsVec, m.journal.vec, m.outcomeUnknown, m.held, timeToFinalReply)
 	return m
 }
 
