@@ -95,7 +95,7 @@ func explain(cmd *cobra.Command, src journalSource, id string, w wanted, recipie
 	}
 	if id == "" {
 		recipient = f.Meant(r)
-	} else if recipient != "" && !hasRecipient(r, recipient) {
+	} else if recipient != "" && !r.Has(recipient) {
 		return none, usageError{fmt.Errorf("--rcpt %s: the transaction has no such recipient", recipient)}
 	}
 	return view.NewTransaction(r, now.Chain, service.PolicySource(cfg), recipient), nil
@@ -119,13 +119,4 @@ func noTransaction(cmd *cobra.Command, dir string, f journal.Filter, err error) 
 		return fmt.Errorf("there is no transaction %s in %s, as far as it can be read: %w", id, dir, err)
 	}
 	return fmt.Errorf("there is no transaction %s in %s: its day is over (journal.keep), or the id is that of a connection that had none, of which the log tells; or its record was lost, since mail does not wait for a disk that is slow or full: postern_journal_records_total{result=\"dropped\"} and {result=\"error\"} count those, and the log has the transaction all the same", id, dir)
-}
-
-func hasRecipient(r *journal.Record, address string) bool {
-	for i := range r.Recipients {
-		if r.Recipients[i].Address == address {
-			return true
-		}
-	}
-	return r.Facts.Rcpt.Address == address
 }

@@ -140,6 +140,16 @@ type Recipient struct {
 	Candidate *Candidate `json:"candidate,omitempty"`
 }
 
+// Has says whether the record is about a recipient.
+func (r *Record) Has(recipient string) bool {
+	for i := range r.Recipients {
+		if r.Recipients[i].Address == recipient {
+			return true
+		}
+	}
+	return r.Facts.Rcpt.Address == recipient
+}
+
 // Candidate is what the candidate policy said.
 type Candidate struct {
 	Policy      string      `json:"policy,omitempty"` // its fingerprint

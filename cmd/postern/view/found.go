@@ -19,10 +19,7 @@ func Moment(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 M
 // columns are separated by tabs; on a terminal that is too narrow the second half has a line of
 // its own.
 func FoundLine(w io.Writer, t Terminal, r *journal.Record) error {
-	cells := []string{Moment(r.Time), r.ID, string(r.Outcome), saidOf(r), clientOf(r), fromTo(r), refusalOf(r)}
-	for i := range cells {
-		cells[i] = strings.ReplaceAll(configs.Printable(cells[i]), "\n", " / ")
-	}
+	cells := cellsOf(r)
 	if t.Width == 0 {
 		_, err := fmt.Fprintln(w, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
 		return err

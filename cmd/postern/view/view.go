@@ -32,7 +32,7 @@ func JSON(w io.Writer, v any) error {
 // Transaction is a transaction with all that can be said of its verdict.
 type Transaction struct {
 	Record      *journal.Record    `json:"record"`
-	Identities  []identity         `json:"identities"`
+	Identities  []Identity         `json:"identities"`
 	Policy      viewPolicy         `json:"policy"`
 	Recipient   string             `json:"recipient,omitempty"` // the one that the explanation is about
 	Explanation policy.Explanation `json:"explanation"`         // by the rules in force now
@@ -46,8 +46,8 @@ type viewPolicy struct {
 	From string `json:"from"` // where the rules of now come from
 }
 
-// identity is somebody whom the transaction names, and how that is known.
-type identity struct {
+// Identity is somebody whom the transaction names, and how that is known.
+type Identity struct {
 	What  string `json:"what"`
 	Value string `json:"value"`
 	How   string `json:"how"`
@@ -69,11 +69,11 @@ func NewTransaction(r *journal.Record, chain *policy.Chain, from, recipient stri
 }
 
 // identities lists who is named, and what stands for it.
-func identities(r *journal.Record) []identity {
-	var all []identity
+func identities(r *journal.Record) []Identity {
+	var all []Identity
 	add := func(what, value, how string) {
 		if value != "" {
-			all = append(all, identity{what, value, how})
+			all = append(all, Identity{what, value, how})
 		}
 	}
 	f := &r.Facts
@@ -204,21 +204,30 @@ func (v Transaction) first(b *strings.Builder) {
 // writeReplies prints what each recipient, the message and the backend had for an answer.
 func writeReplies(b *strings.Builder, r *journal.Record) {
 	table(b, func(row func(...string)) {
-		for i := range r.Recipients {
-			rc := &r.Recipients[i]
-			row(rc.Address, rc.Reply, recipientWords(r, i))
-		}
-		row("at the end", r.Reply, "")
-		if r.Backend != "" {
-			row("from "+r.Backend, r.BackendReply, r.Error)
-		} else if r.Error != "" {
-			row("trouble", r.Error, "")
+		for _, cells := range Replies(r) {
+			row(cells[:]...)
 		}
 	})
 }
 
+// Replies are what each recipient, the message and the backend had for an answer: of whom, the
+// reply, and what there is to say of it.
+func Replies(r *journal.Record) (all [][3]string) {
+	for i := range r.Recipients {
+		rc := &r.Recipients[i]
+		all = append(all, [3]string{rc.Address, rc.Reply, recipientWords(r, i)})
+	}
+	all = append(all, [3]string{"at the end", r.Reply, ""})
+	if r.Backend != "" {
+		all = append(all, [3]string{"from " + r.Backend, r.BackendReply, r.Error})
+	} else if r.Error != "" {
+		all = append(all, [3]string{"trouble", r.Error, ""})
+	}
+	return all
+}
+
 // WriteIdentities prints who is named, and how that is known.
-func WriteIdentities(b *strings.Builder, all []identity) {
+func WriteIdentities(b *strings.Builder, all []Identity) {
 	table(b, func(row func(...string)) {
 		for _, i := range all {
 			row(i.What, i.Value, i.How)
@@ -447,7 +456,7 @@ func table(b *strings.Builder, rows func(row func(cells ...string))) {
 		}
 		clean := make([]string, len(cells))
 		for i, c := range cells {
-			clean[i] = strings.ReplaceAll(configs.Printable(c), "\n", " / ")
+			clean[i] = oneLine(c)
 		}
 		_, _ = fmt.Fprintf(tw, "  %s\n", strings.Join(clean, "\t")) // into a Builder
 	})
