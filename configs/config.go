@@ -339,8 +339,10 @@ func (s *State) Configured() bool { return s.Path != "" || len(s.Servers) > 0 }
 
 // Admin is the HTTP side.
 type Admin struct {
-	Address string   `yaml:"address"` // host:port; empty: none
-	Hosts   []string `yaml:"hosts"`   // names by which it is asked, besides localhost, hostname, that of address and the machine's
+	Address string `yaml:"address"` // host:port; empty: none
+	// TokenFile holds what has to be shown to see the page; empty: it is shown on loopback alone.
+	TokenFile string   `yaml:"token_file" path:"file"`
+	Hosts     []string `yaml:"hosts"` // names by which it is asked, besides localhost, hostname, that of address and the machine's
 }
 
 // Log is the log on standard error.

@@ -18,6 +18,7 @@ import (
 var floors = map[string]int{
 	"cmd/postern":             8,
 	"cmd/postern/doctor":      7,
+	"cmd/postern/page":        7,
 	"cmd/postern/trial":       7,
 	"cmd/postern/setup":       7,
 	"cmd/postern/service":     6,

@@ -43,7 +43,7 @@ replay and explain to work on. Where the folder has none, it is begun with one.`
 					}
 				})
 			}
-			return reported(trial.Demo(cmd.Context(), cmd.OutOrStdout(), buildVersion(), stay))
+			return reported(trial.Demo(cmd.Context(), cmd.OutOrStdout(), buildVersion(), newPage, stay))
 		},
 	}
 	cmd.Flags().BoolVar(&stay, "stay", false, "stay until Ctrl-C, to play with")

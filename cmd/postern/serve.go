@@ -22,7 +22,7 @@ With neither a file nor --backend, mail goes into a Maildir below the working
 folder, on port 2525: something to try.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			opt.Set = serveFlags(cmd, listen, to)
-			return service.Run(cmd.Context(), opt, buildVersion(), cmd.ErrOrStderr())
+			return service.Run(cmd.Context(), opt, buildVersion(), newPage, cmd.ErrOrStderr())
 		},
 	}
 	configFlag(cmd, &opt.File)

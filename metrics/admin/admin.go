@@ -1,5 +1,5 @@
 // Package admin is the HTTP side: metrics for a scraper, health for whoever
-// starts and balances, and a page for a person. It has no password and changes
+// starts and balances, and a page for a person. It changes
 // nothing; it belongs on a loopback or management address. Profiles are not
 // served: they show memory, and with it mail.
 package admin
@@ -7,32 +7,27 @@ package admin
 import (
 	"bytes"
 	"context"
-	_ "embed"
 	"errors"
-	"html/template"
 	"log/slog"
 	"net"
 	"net/http"
 	"time"
+
+	"golang.org/x/net/netutil"
 )
 
 // Options says what there is to show.
 type Options struct {
-	Metrics  http.Handler    // serves /metrics
-	Ready    func() []string // what stands in the way of serving, in words; nothing: ready
-	Status   func() []Detail // for a person, on the page; nil: nothing
-	Hostname string
-	Hosts    func() []string // names by which we are asked besides localhost; nil: none
-	Version  string
-	Started  time.Time
-	Log      *slog.Logger // nil: slog.Default
+	Metrics http.Handler    // serves /metrics
+	Ready   func() []string // what stands in the way of serving, in words; nothing: ready
+	// Page serves a person: /, and what is below /page/ and /api/. nil: there is none.
+	Page  http.Handler
+	Hosts func() []string // names by which we are asked besides localhost; nil: none
+	Log   *slog.Logger    // nil: slog.Default
 }
 
-// Detail is a line of the page.
-type Detail struct {
-	Name, Value string
-	Bad         bool // it wants a person's eye
-}
+// maxConnections bounds those that are open at a time; more wait.
+const maxConnections = 256
 
 // Server serves the admin address.
 type Server struct {
@@ -58,20 +53,24 @@ func New(opt Options) *Server {
 	return s
 }
 
-// Handler returns the pages: /, /metrics, /healthz, /readyz. A request for a host that is
+// Handler returns what is served: the page, /metrics, /healthz, /readyz. A request for a host that is
 // not known is answered by 421.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", s.opt.Metrics)
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.HandleFunc("GET /{$}", s.page)
+	if s.opt.Page != nil {
+		mux.Handle("/{$}", s.opt.Page)
+		mux.Handle("/page/", s.opt.Page)
+		mux.Handle("/api/", s.opt.Page)
+	}
 	return s.guarded(mux)
 }
 
 // Serve answers on ln until Shutdown; that is no error.
 func (s *Server) Serve(ln net.Listener) error {
-	if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+	if err := s.http.Serve(netutil.LimitListener(ln, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
@@ -106,37 +105,4 @@ func plain(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	_, _ = w.Write([]byte(text)) // the client may have gone
-}
-
-//go:embed page.html
-var pageText string
-
-var pageTemplate = template.Must(template.New("page").Parse(pageText))
-
-func (s *Server) page(w http.ResponseWriter, _ *http.Request) {
-	var details []Detail
-	if s.opt.Status != nil {
-		details = s.opt.Status()
-	}
-	var b bytes.Buffer
-	err := pageTemplate.Execute(&b, struct {
-		Hostname, Version, Started, Uptime string
-		Reasons                            []string
-		Details                            []Detail
-	}{
-		s.opt.Hostname, s.opt.Version,
-		s.opt.Started.UTC().Format(time.RFC3339), time.Since(s.opt.Started).Truncate(time.Second).String(),
-		s.opt.Ready(), details,
-	})
-	if err != nil {
-		s.opt.Log.Error("status page failed", "error", err)
-		http.Error(w, "the page could not be made", http.StatusInternalServerError)
-		return
-	}
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store")
-	_, _ = w.Write(b.Bytes()) // the client may have gone
 }

@@ -123,10 +123,7 @@ func New(c configs.Journal, o Options) (*Writer, error) {
 // Write hands over the record's line, see Record.Seal, and leaves the record without one.
 // It does not wait: a line that finds the queue full is dropped.
 func (w *Writer) Write(r *Record) {
-	if w.hash != nil {
-		r = w.hash.record(r)
-	}
-	line, err := r.handOver()
+	line, err := w.AsKept(r).handOver()
 	if err != nil {
 		w.metrics.JournalRecord("error")
 		w.log.begun(troubleRecord, err)
@@ -159,6 +156,15 @@ func signal(c chan<- struct{}) {
 	case c <- struct{}{}:
 	default: // it was told already
 	}
+}
+
+// AsKept returns a record as it is kept: where the journal has hashes in place of local
+// parts, one that has them.
+func (w *Writer) AsKept(r *Record) *Record {
+	if w.hash == nil {
+		return r
+	}
+	return w.hash.record(r)
 }
 
 // Reopen makes the next record go into a file that is opened anew, for those

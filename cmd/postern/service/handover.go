@@ -264,6 +264,7 @@ func startProcess(path string, env []string, files []*os.File) (*os.Process, err
 // their end, for as long as timeouts.drain. NOT: 421 to those who are idle at
 // once, as at a stop: they would gain nothing by coming again sooner.
 func (s *Service) leave(signals <-chan os.Signal) {
+	s.closePage() // those who look find the other process
 	if s.admin != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		_ = s.admin.Shutdown(ctx)

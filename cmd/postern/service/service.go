@@ -52,6 +52,8 @@ type Service struct {
 	before    *estate              // nil: nobody served before us
 	running   map[string]*standing // by name
 	AdminAt   net.Addr             // nil: none
+	page      Page                 // nil: none
+	written   configs.Journal      // which a reload does not change
 
 	endWatch, endBackends context.CancelFunc // of the current parts
 	endRetrieval          context.CancelFunc // of that at start; nil: there is none
@@ -66,8 +68,8 @@ type Service struct {
 	wg       sync.WaitGroup
 }
 
-// Run runs the proxy until a signal or ctx ends it.
-func Run(ctx context.Context, opt configs.Options, buildVersion string, errout io.Writer) error {
+// Run runs the proxy until a signal or ctx ends it. page makes what a person sees; nil: nothing.
+func Run(ctx context.Context, opt configs.Options, buildVersion string, page func(*Service) Page, errout io.Writer) error {
 	cfg, err := configs.Load(opt)
 	if err != nil {
 		return err
@@ -81,7 +83,7 @@ func Run(ctx context.Context, opt configs.Options, buildVersion string, errout i
 	lines := newGathering(errout)
 	defer lines.Flush()
 	s := New(Options{
-		Config: opt, Version: buildVersion, Maildir: "Maildir",
+		Config: opt, Version: buildVersion, Maildir: "Maildir", Page: page,
 		Log: slog.New(urgent{NewLogger(cfg.Log, lines).Handler(), lines}),
 	})
 	if s.before, err = takeEstate(); err != nil {
@@ -122,6 +124,8 @@ type Options struct {
 	Version string          // of this build
 	Log     *slog.Logger
 	Maildir string // folder of the embedded backend
+	// Page makes what the admin address shows a person; nil: nothing.
+	Page func(*Service) Page
 }
 
 // New makes a service that does not run yet: start begins it.
@@ -172,7 +176,13 @@ func (s *Service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 		if s.journal, err = journal.New(cfg.Journal, journal.Options{Metrics: s.metrics, Log: s.Log}); err != nil {
 			return &configs.Fault{Position: cfg.At("journal"), Text: err.Error()}
 		}
+		s.written = cfg.Journal
 		record = both(record, s.journal.Write)
+	}
+	if adminLn != nil && s.opt.Page != nil {
+		s.page = s.opt.Page(s)
+		undo = append(undo, s.page.Close)
+		record = both(record, s.page.Record)
 	}
 	if err := s.openControl(cfg); err != nil {
 		return err
@@ -195,11 +205,13 @@ func (s *Service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 	s.listening.Store(true)
 	if adminLn != nil {
 		s.admin = admin.New(admin.Options{
-			Metrics: s.metrics.Handler(), Ready: s.ready, Status: s.status, Hostname: p.Settings.Hostname, Hosts: s.adminHosts,
-			Version: s.opt.Version, Started: s.started, Log: s.Log,
+			Metrics: s.metrics.Handler(), Ready: s.ready, Page: s.page, Hosts: s.adminHosts, Log: s.Log,
 		})
 		s.goServe("admin", func() error { return s.admin.Serve(adminLn) })
 		s.Log.Info("admin", "address", adminLn.Addr().String())
+		if a := s.Access(); s.page != nil && a.Token == nil && !a.Open {
+			s.Log.Info("the page is not shown: admin.address can be reached from other machines, and admin.token_file names no token")
+		}
 	}
 	s.retrieveAtStart(p)
 	return nil
@@ -527,6 +539,7 @@ func (s *Service) Stop(signals <-chan os.Signal) {
 		s.Log.Warn("sessions were cut off", "cause", err.Error())
 	}
 	close(done)
+	s.closePage()
 	if s.admin != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		_ = s.admin.Shutdown(ctx) // a scraper that hangs on is cut off

@@ -21,8 +21,8 @@ const (
 	// trialTimeout is state.timeout where nobody waits: a busy machine makes no other
 	// verdict.
 	trialTimeout = time.Minute
-	// maxPassword bounds the file of a password, in octets.
-	maxPassword = 4 << 10
+	// maxSecret bounds the file of a password or a token, in octets.
+	maxSecret = 4 << 10
 )
 
 // checkState says what is wrong with the files that the state section names.
@@ -33,7 +33,7 @@ func checkState(c *configs.State, note func(at string, err error)) {
 		}
 	}
 	if c.PasswordFile != "" {
-		if err := checkPassword(c.PasswordFile); err != nil {
+		if err := checkSecret(c.PasswordFile); err != nil {
 			note("state.password_file", fmt.Errorf("state.password_file: %w", err))
 		}
 	}
@@ -42,7 +42,7 @@ func checkState(c *configs.State, note func(at string, err error)) {
 	}
 }
 
-func checkPassword(file string) error {
+func checkSecret(file string) error {
 	info, err := os.Stat(file)
 	if err != nil {
 		return err
@@ -50,18 +50,18 @@ func checkPassword(file string) error {
 	if mode := info.Mode().Perm(); mode&0o004 != 0 {
 		return fmt.Errorf("%s can be read by everybody on this machine (%v): chmod 0640, and give it the group of the proxy's user", file, mode)
 	}
-	_, err = readPassword(file)
+	_, err = readSecret(file)
 	return err
 }
 
-func readPassword(file string) (string, error) {
-	text, err := configs.ReadFile(file, maxPassword)
+func readSecret(file string) (string, error) {
+	text, err := configs.ReadFile(file, maxSecret)
 	if err != nil {
 		return "", err
 	}
 	password := strings.TrimRight(string(text), "\r\n")
 	if password == "" || strings.ContainsAny(password, "\r\n") {
-		return "", fmt.Errorf("%s: a password is one line", file)
+		return "", fmt.Errorf("%s: a secret is one line", file)
 	}
 	return password, nil
 }
@@ -104,7 +104,7 @@ func OpenState(c *configs.State, w *World) (memory.Store, error) {
 		Timeout: max(c.Timeout, connectPatience), Now: time.Now,
 	}
 	if c.PasswordFile != "" {
-		f.Password = func() (string, error) { return readPassword(c.PasswordFile) }
+		f.Password = func() (string, error) { return readSecret(c.PasswordFile) }
 	}
 	return memory.NewFleet(f), nil
 }

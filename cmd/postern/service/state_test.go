@@ -138,7 +138,7 @@ func TestStateFiles(t *testing.T) {
 		"path: newer":                                   "7:15: state.path: " + newer + ": the state was written by a newer version",
 		servers + "password_file: open":                 "7:58: state.password_file: " + filepath.Join(folder, "open") + " can be read by everybody on this machine",
 		servers + "password_file: missing":              "7:58: state.password_file: stat ",
-		servers + "password_file: empty":                "7:58: state.password_file: " + filepath.Join(folder, "empty") + ": a password is one line",
+		servers + "password_file: empty":                "7:58: state.password_file: " + filepath.Join(folder, "empty") + ": a secret is one line",
 		servers + "tls: verify, ca: shut":               "7:60: state.ca: " + filepath.Join(folder, "shut") + " holds no certificate",
 		servers + "user: postern, password_file: shut":  "",
 		`servers: ["[::1]:6379", "localhost:6379"]`:     "",

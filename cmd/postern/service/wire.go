@@ -82,6 +82,7 @@ type Parts struct {
 	networks     *network.Files // nil: no file is configured
 	Certificates *certificates
 	keepers      []keeper // that are asked for mail
+	token        []byte   // of the page; nil: none
 	roots        string   // of client certificates: the file's content
 }
 
@@ -138,6 +139,9 @@ func Build(cfg *configs.Config, w *World, old *Parts) (*Parts, error) {
 	}
 	if w.Answers == nil { // made-up answers need no password
 		checkState(&cfg.State, note)
+		if p.token, err = readToken(cfg.Admin.TokenFile); err != nil {
+			note("admin.token_file", fmt.Errorf("admin.token_file: %w", err))
+		}
 	}
 
 	p.keepers = buildKeepers(cfg.Retrieve, note)

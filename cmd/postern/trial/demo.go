@@ -78,10 +78,10 @@ func demoMails() []demoMail {
 
 // Demo brings everything up, sends the mails, says how it went, and whether all was as
 // it should be.
-func Demo(ctx context.Context, out io.Writer, version string, stay bool) (good bool, err error) {
+func Demo(ctx context.Context, out io.Writer, version string, page func(*service.Service) service.Page, stay bool) (good bool, err error) {
 	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer cancel()
-	st, err := newStage(ctx, version)
+	st, err := newStage(ctx, version, page)
 	if err != nil {
 		return false, err
 	}
@@ -90,7 +90,7 @@ func Demo(ctx context.Context, out io.Writer, version string, stay bool) (good b
   DNS zone  %s (TCP and UDP)
   proxy     %s, the built-in policy
   MTA       a Maildir, %s
-  metrics   %s/metrics
+  page      %s/
   log       %s
 
 `, version, st.dns, st.proxy, st.mailIn, st.web, st.log)
@@ -107,7 +107,7 @@ Staying until Ctrl-C. To play with it:
   swaks --server %s --from ann@good.example --to you@mx.example   (refused: this machine is not 127.0.0.11)
   swaks --server %s --local-interface 127.0.0.11 --tls --from ann@good.example --to you@mx.example
   dig @%s -p %s strict.example TXT
-  %s/
+  %s/      (the page: what came of them, and why)
 `, st.proxy, st.proxy, host(st.dns), port(st.dns), st.web)
 		<-ctx.Done()
 	}
@@ -123,7 +123,7 @@ type stage struct {
 }
 
 // newStage brings everything up on loopback. It is to be closed.
-func newStage(ctx context.Context, version string) (_ *stage, err error) {
+func newStage(ctx context.Context, version string, page func(*service.Service) service.Page) (_ *stage, err error) {
 	st := &stage{records: make(chan *journal.Record, 100)}
 	defer func() {
 		if err != nil {
@@ -155,7 +155,8 @@ func newStage(ctx context.Context, version string) (_ *stage, err error) {
 	cfg.Listeners = []configs.Listener{{Name: "mx", Address: "127.0.0.1:0", TLS: "starttls"}}
 	cfg.DNS.Servers, cfg.DNS.Timeout = []string{dns}, cfg.DNS.Total // which answers, however busy the machine
 	cfg.Admin.Address = "127.0.0.1:0"
-	s := service.New(service.Options{Version: version, Log: service.NewLogger(cfg.Log, logFile), Maildir: st.mailIn})
+	cfg.Journal.Path = filepath.Join(folder, "journal") // for the page to look into
+	s := service.New(service.Options{Version: version, Log: service.NewLogger(cfg.Log, logFile), Maildir: st.mailIn, Page: page})
 	if err := s.Start(cfg, nil, st.record); err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -81,6 +82,14 @@ func Session(ctx context.Context, opt configs.Options, ip netip.Addr, m Mail, er
 	if err != nil {
 		return nil, err
 	}
+	return SessionBy(ctx, cfg, ip, m, errout)
+}
+
+// SessionBy is Session by a configuration, which stays as it is.
+func SessionBy(ctx context.Context, cfg *configs.Config, ip netip.Addr, m Mail, errout io.Writer) (*Tested, error) {
+	own := *cfg
+	own.Listeners = slices.Clone(cfg.Listeners) // the rig changes them
+	cfg = &own
 	log := configs.Log{Level: "warn", Format: "text"}
 	if cfg.Log.Level == "debug" {
 		log.Level = "debug"
@@ -119,6 +128,11 @@ func (t *Tested) verdict() verdict {
 		v.Tags = []string{}
 	}
 	return v
+}
+
+// View is the session as a transaction that is explained, and what was said in it.
+func (t *Tested) View() (v view.Transaction, said []string) {
+	return view.NewTransaction(t.record, t.chain, "", ""), t.said
 }
 
 // WriteJSON prints what came of a session for programs.
