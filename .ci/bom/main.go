@@ -39,6 +39,9 @@ type hash struct {
 	Content string `json:"content"`
 }
 
+// uPlot is the version of the charts' library, as cmd/postern/page has it.
+const uPlot = "1.6.32"
+
 func run(args []string) error {
 	if len(args) != 4 {
 		return fmt.Errorf("wants a binary, and the names of the three files to write")
@@ -59,14 +62,17 @@ func run(args []string) error {
 		return err
 	}
 	fmt.Fprintf(&papers, "Postern\n\n%s\nLinked into /usr/bin/postern, with their licences in /usr/share/doc/postern/licences.txt:\n\n", own)
+	note := func(name, version, purl string, text []byte) {
+		fmt.Fprintf(&papers, "  %s %s\n", name, version)
+		fmt.Fprintf(&texts, "%s\n%s %s\n\n%s\n", strings.Repeat("-", 78), name, version, text)
+		all = append(all, component{Type: "library", Name: name, Version: version, Purl: purl})
+	}
 	add := func(name, version, folder string) error {
 		text, err := licence(folder)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		fmt.Fprintf(&papers, "  %s %s\n", name, version)
-		fmt.Fprintf(&texts, "%s\n%s %s\n\n%s\n", strings.Repeat("-", 78), name, version, text)
-		all = append(all, component{Type: "library", Name: name, Version: version, Purl: "pkg:golang/" + name + "@" + version})
+		note(name, version, "pkg:golang/"+name+"@"+version, text)
 		return nil
 	}
 	if err := add("std", info.GoVersion, runtime.GOROOT()); err != nil {
@@ -84,6 +90,12 @@ func run(args []string) error {
 			return err
 		}
 	}
+	// uPlot is no module: its script lies among the files of the page.
+	text, err := os.ReadFile("cmd/postern/page/files/uplot-LICENSE.txt")
+	if err != nil {
+		return err
+	}
+	note("uPlot", uPlot, "pkg:npm/uplot@"+uPlot, text)
 	version := "unknown"
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" {

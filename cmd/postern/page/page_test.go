@@ -187,7 +187,7 @@ func TestWhatIsThere(t *testing.T) {
 	r.get("/api/explain?id="+"550+5.7.23+(000000000002)", &x)
 	if x.ID != "000000000002" || x.Plain.Headline != "Refused by policy" || len(x.Plain.Path) != 7 || x.Plain.Path[3].State != "stopped" ||
 		x.Plain.Checks[0].Says != "bad.example says that this computer may not send its mail." {
-		t.Errorf("%+v", x)
+		t.Errorf("%+v", x.Plain)
 	}
 	r.get("/api/explain?from=good.example", &x)
 	if x.ID != "000000000001" {

@@ -43,7 +43,7 @@ type found struct {
 // asked reads what is looked for from a request.
 func asked(q url.Values) (a journal.Ask, err error) {
 	for name, to := range map[string]*string{
-		"from": &a.From, "rcpt": &a.Rcpt, "client": &a.Client, "disposition": &a.Disposition, "outcome": &a.Outcome,
+		"from": &a.From, "rcpt": &a.Rcpt, "client": &a.Client, "asn": &a.ASN, "country": &a.Country, "disposition": &a.Disposition, "outcome": &a.Outcome,
 		"rule": &a.Rule, "queue-id": &a.QueueID, "since": &a.Since, "until": &a.Until,
 	} {
 		word := strings.TrimSpace(q.Get(name))

@@ -94,13 +94,23 @@ var general = map[policy.Result]string{
 // says is what a result means, in a sentence.
 func says(f *policy.Facts, check string, r policy.Result) string {
 	text := meanings[check][r]
+	switch { // where nobody was named, nobody's domain has said anything
+	case check == "submitter" && r == policy.None && f.Submitter.Address == "":
+		text = "The client named nobody as responsible for sending."
+	case check == "pra" && r == policy.None && f.PRA.Address == "":
+		text = "The header names nobody as responsible for sending."
+	}
 	if text == "" {
 		return cmp.Or(general[r], "It found "+string(r)+".")
 	}
 	if !strings.Contains(text, "%s") {
 		return text
 	}
-	return fmt.Sprintf(text, about(f, check))
+	text = fmt.Sprintf(text, about(f, check))
+	if strings.HasPrefix(text, "the ") {
+		text = capital(text) // NOT: a domain
+	}
+	return text
 }
 
 // about is what stands for %s in the sentences of a check.

@@ -18,7 +18,7 @@ const still = () => paused || live.matches(':hover') || live.contains(document.a
 function flow() {
   if (still()) return;
   if (waiting.length) {
-    live.prepend(...waiting.reverse().map((r) => row(r, explain)));
+    live.prepend(...waiting.reverse().map((r) => row(r, explain, true)));
     waiting = [];
     while (live.childElementCount > liveMost) live.lastElementChild.remove();
   }
