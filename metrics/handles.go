@@ -87,19 +87,19 @@ var phases = [...]string{"connect", "tls", "identity", "envelope", "data", "end_
 
 // Backend measures the conversations with one backend. A nil Backend measures nothing.
 type Backend struct {
-	name   string
 	took   [len(phases)]prometheus.Observer
-	errors *prometheus.CounterVec
+	errors known
 }
 
-// Backend returns what measures the backend of that name.
-func (m *Metrics) Backend(name string) *Backend {
+// Backend returns what measures the backend of that name, which can fail in those ways.
+func (m *Metrics) Backend(name string, kinds []string) *Backend {
 	if m == nil {
 		return nil
 	}
-	b := &Backend{name: clean(name), errors: m.backendErrors}
+	name = clean(name)
+	b := &Backend{errors: newKnown(m.backendErrors.MustCurryWith(prometheus.Labels{"backend": name}), kinds...)}
 	for p, phase := range phases {
-		b.took[p] = m.backendDuration.WithLabelValues(b.name, phase)
+		b.took[p] = m.backendDuration.WithLabelValues(name, phase)
 	}
 	return b
 }
@@ -111,11 +111,10 @@ func (b *Backend) Took(p Phase, took time.Duration) {
 	}
 }
 
-// Error counts a failure of the backend: dial, timeout, tls, protocol, identity, refused
-// or lost.
+// Error counts a failure of the backend.
 func (b *Backend) Error(kind string) {
 	if b != nil {
-		inc(b.errors, b.name, kind)
+		b.errors.inc(kind)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -45,7 +46,7 @@ type Metrics struct {
 	backendErrors   *prometheus.CounterVec
 
 	messageBytes     prometheus.Observer
-	timeToFinalReply prometheus.Observer
+	timeToFinalReply prometheus.ExemplarObserver
 	outcomeUnknown   prometheus.Counter
 
 	tlsHandshakes       *prometheus.CounterVec
@@ -59,6 +60,7 @@ type Metrics struct {
 	heldBytes     prometheus.Gauge
 
 	held        *prometheus.GaugeVec
+	holding     sync.Map // names of rules that hold, of which 0 is said where nothing waits
 	holdSeconds *prometheus.HistogramVec
 	retrievals  known
 
@@ -113,6 +115,9 @@ func New() *Metrics {
 	m.checkResults = counter("check_results_total", "Results of checks, in the words of RFC 8601.", "check", "result")
 	m.checkDuration = f.NewHistogramVec(histogram("check_duration_seconds", "Time that checks took.", waitBuckets), []string{"check"})
 	m.replies.vec = counter("replies_total", "Replies to clients, by code and enhanced status code.", "code", "enhanced")
+	for _, trouble := range []replyCode{{451, "3.0"}, {451, "4.1"}, {451, "4.3"}, {452, "3.1"}} { // of ours; alerts wait for the first of each
+		m.replies.add(trouble)
+	}
 
 	m.dnsVec = counter("dns_queries_total", "DNS look-ups, by how they were answered.", "type", "outcome")
 	m.dnsQueries = make(map[string]known)
@@ -142,13 +147,18 @@ func New() *Metrics {
 
 	m.messageBytes = f.NewHistogram(histogram("message_bytes", "Size of the messages read to their end.", bytesBuckets))
 	timeToFinalReply := f.NewHistogram(histogram("time_to_final_reply_seconds", "Time from the end of a message to the reply.", waitBuckets))
-	m.timeToFinalReply = timeToFinalReply
+	// What the library calls a Histogram observes with an exemplar as well.
+	m.timeToFinalReply, _ = timeToFinalReply.(prometheus.ExemplarObserver)
 	m.outcomeUnknown = f.NewCounter(prometheus.CounterOpts{
 		Namespace: "postern", Name: "outcome_unknown_total",
 		Help: "Messages whose end went to the backend and whose answer never came: they may arrive twice.",
 	})
 
 	m.tlsHandshakes = counter("tls_handshakes_total", "TLS handshakes with clients.", "version", "result")
+	for _, version := range []string{"1.2", "1.3"} {
+		m.tlsHandshakes.WithLabelValues(version, "ok")
+	}
+	m.tlsHandshakes.WithLabelValues("", "error") // of which no version is known
 	m.certificateNotAfter = f.NewGaugeVec(gauge("tls_certificate_not_after_seconds", "When a certificate ends, in seconds since 1970."), []string{"name"})
 
 	f.NewGaugeFunc(gauge("state_healthy", "Whether the store of what lasts between sessions is asked: 0 while it gives no sign of life."), func() float64 {
@@ -194,6 +204,46 @@ func (m *Metrics) Handler() http.Handler {
 // Gatherer returns the registry to read from.
 func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
 
+// Listener makes the series of a listener's connections, one for each way in which they can
+// end, with 0. A series that appears only with its first event hides that event from rate();
+// so do those that Rules, Candidate and Backend make.
+func (m *Metrics) Listener(name string, results []string) {
+	if m == nil {
+		return
+	}
+	for _, r := range results {
+		m.connections.WithLabelValues(clean(name), clean(r))
+	}
+}
+
+// Rule makes the series of a rule of the policy, with 0. That of the transactions that no
+// rule decides has an empty name and the disposition pass, or none.
+func (m *Metrics) Rule(disposition, rule string) {
+	if m == nil {
+		return
+	}
+	m.transactions.WithLabelValues(clean(disposition), ruleLabel(rule))
+	if disposition == "hold" {
+		if _, known := m.holding.LoadOrStore(rule, nil); !known {
+			m.held.WithLabelValues(clean(rule)).Set(0)
+		}
+	}
+}
+
+// Candidate makes the series of each way in which two policies can disagree, with 0.
+func (m *Metrics) Candidate(dispositions []string) {
+	if m == nil {
+		return
+	}
+	for _, active := range dispositions {
+		for _, candidate := range dispositions {
+			if active != candidate {
+				m.disagreements.WithLabelValues(active, candidate)
+			}
+		}
+	}
+}
+
 // Connection counts a connection when it ends, or when it is turned away.
 func (m *Metrics) Connection(listener, result string) {
 	if m != nil {
@@ -233,13 +283,16 @@ func (m *Metrics) Message(identity string) {
 // Transaction counts a transaction by its disposition and the rule that decided
 // it; no rule is "none".
 func (m *Metrics) Transaction(disposition, rule string) {
-	if m == nil {
-		return
+	if m != nil {
+		inc(m.transactions, disposition, ruleLabel(rule))
 	}
+}
+
+func ruleLabel(rule string) string {
 	if rule == "" {
-		rule = "none"
+		return "none"
 	}
-	inc(m.transactions, disposition, rule)
+	return clean(rule)
 }
 
 // Reply counts a reply to a client. enhanced comes without its class, as in
@@ -350,12 +403,23 @@ func (m *Metrics) MessageBytes(n int64) {
 	}
 }
 
-// TimeToFinalReply observes the time from the end of a message to our reply.
-func (m *Metrics) TimeToFinalReply(took time.Duration) {
-	if m != nil {
-		m.timeToFinalReply.Observe(took.Seconds())
+// TimeToFinalReply observes the time from the end of a message to our reply. Whoever scrapes
+// as OpenMetrics is told of one transaction in each bucket by its id (an exemplar): from a
+// slow point of a graph it leads to `postern explain`.
+func (m *Metrics) TimeToFinalReply(took time.Duration, id string) {
+	if m == nil {
+		return
 	}
+	exemplar := prometheus.Labels{"id": clean(id)}
+	if id == "" || len(id) > maxExemplar {
+		exemplar = nil
+	}
+	m.timeToFinalReply.ObserveWithExemplar(took.Seconds(), exemplar)
 }
+
+// maxExemplar bounds the id of an exemplar in octets; the library panics where name and value
+// have more than 128 characters.
+const maxExemplar = 64
 
 // TLSHandshake counts handshakes with clients.
 func (m *Metrics) TLSHandshake(version, result string) {
@@ -408,6 +472,9 @@ func (m *Metrics) Held(byRule map[string]int) {
 		return
 	}
 	m.held.Reset()
+	for rule := range m.holding.Range {
+		m.held.WithLabelValues(clean(rule.(string))).Set(0)
+	}
 	for rule, n := range byRule {
 		m.held.WithLabelValues(clean(rule)).Set(float64(n))
 	}

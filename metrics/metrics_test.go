@@ -42,10 +42,10 @@ func used() *Metrics {
 	m.Held(map[string]int{"greylist": 3})
 	m.HoldEnded("clock", time.Minute)
 	m.BackendUp("mta", "127.0.0.1:10025", true)
-	m.Backend("mta").Took(PhaseConnect, time.Millisecond)
-	m.Backend("mta").Error("dial")
+	m.Backend("mta", nil).Took(PhaseConnect, time.Millisecond)
+	m.Backend("mta", nil).Error("dial")
 	m.MessageBytes(5000)
-	m.TimeToFinalReply(time.Second)
+	m.TimeToFinalReply(time.Second, "4k0m9d0x4qzr7k2m")
 	m.TLSHandshake("1.3", "ok")
 	m.CertificateNotAfter("default", time.Unix(2e9, 0))
 	m.OutcomeUnknown()
@@ -125,6 +125,10 @@ func TestValues(t *testing.T) {
 # HELP postern_replies_total Replies to clients, by code and enhanced status code.
 # TYPE postern_replies_total counter
 postern_replies_total{code="354",enhanced=""} 1
+postern_replies_total{code="451",enhanced="4.3.0"} 0
+postern_replies_total{code="451",enhanced="4.4.1"} 0
+postern_replies_total{code="451",enhanced="4.4.3"} 0
+postern_replies_total{code="452",enhanced="4.3.1"} 0
 postern_replies_total{code="550",enhanced="5.7.1"} 1
 # HELP postern_transactions_total Mail transactions, by verdict and by the rule that decided.
 # TYPE postern_transactions_total counter
@@ -176,13 +180,18 @@ func TestBadTextsAndOpenSetsDoNoHarm(t *testing.T) {
 	m.DNSQuery(bad, bad)
 	m.DNSRefused(bad)
 	m.BackendUp(bad, bad, true)
-	m.Backend(bad).Took(PhaseData, 0)
-	m.Backend(bad).Error(bad)
+	m.Backend(bad, nil).Took(PhaseData, 0)
+	m.Backend(bad, nil).Error(bad)
 	m.TLSHandshake(bad, bad)
 	m.CertificateNotAfter(bad, time.Time{})
 	m.Disagreement(bad, bad)
 	m.ConfigReload(bad)
 	m.BuildInfo(bad)
+	m.Listener(bad, []string{bad})
+	m.Rule(bad, bad)
+	m.Candidate([]string{"pass", "reject"})
+	m.TimeToFinalReply(time.Second, bad)
+	m.TimeToFinalReply(time.Second, strings.Repeat("x", 200))
 	m.Reply(-1, bad)
 	m.Reply(100000, "x")
 	for i := range 5 * maxReplies {
@@ -225,7 +234,7 @@ func TestHandler(t *testing.T) {
 // Counting happens several times a command: it may not allocate.
 func TestCountingAllocatesNothing(t *testing.T) {
 	m := used()
-	spf, mta := m.Check("spf", checkResults), m.Backend("mta")
+	spf, mta := m.Check("spf", checkResults), m.Backend("mta", nil)
 	if n := testing.AllocsPerRun(100, func() {
 		m.Connection("mx", "quit")
 		m.Transaction("reject", "spf-fail")
@@ -273,9 +282,77 @@ func BenchmarkTransaction(b *testing.B) {
 }
 
 func BenchmarkBackendTook(b *testing.B) {
-	mta := New().Backend("mta")
+	mta := New().Backend("mta", nil)
 	b.ReportAllocs()
 	for b.Loop() {
 		mta.Took(PhaseConnect, time.Millisecond)
+	}
+}
+
+// From a slow point of a graph an id leads to `postern explain`, where the scraper can carry it.
+func TestExemplarOfTheFinalReply(t *testing.T) {
+	m := New()
+	m.TimeToFinalReply(3*time.Second, "4k0m9d0x4qzr7k2m")
+	s := httptest.NewServer(m.Handler())
+	defer s.Close()
+	for accept, carries := range map[string]bool{"application/openmetrics-text; version=1.0.0": true, "text/plain": false} {
+		req, err := http.NewRequest(http.MethodGet, s.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", accept)
+		resp, err := s.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(string(body), `postern_time_to_final_reply_seconds_bucket{le="5.0"} 1 # {id="4k0m9d0x4qzr7k2m"} 3.0`); got != carries {
+			t.Errorf("%s: carries the id: %v", accept, got)
+		}
+	}
+}
+
+// A counter that appears with its first event hides that event from rate().
+func TestSeriesAreThereFromTheStart(t *testing.T) {
+	m := New()
+	m.Rule("reject", "spf-fail")
+	m.Rule("pass", "")
+	m.Rule("hold", "greylist")
+	m.Held(map[string]int{"gone": 2})
+	m.Rule("hold", "greylist")
+	m.Listener("mx", []string{"quit", "lost"})
+	m.Backend("mta", []string{"dial"})
+	m.Candidate([]string{"pass", "reject"})
+	m.Transaction("reject", "spf-fail")
+	m.Rule("reject", "spf-fail") // a reload takes nothing away
+	want := `
+# HELP postern_backend_errors_total Failures of backends.
+# TYPE postern_backend_errors_total counter
+postern_backend_errors_total{backend="mta",kind="dial"} 0
+# HELP postern_connections_total Connections of clients, by listener and by how they ended.
+# TYPE postern_connections_total counter
+postern_connections_total{listener="mx",result="lost"} 0
+postern_connections_total{listener="mx",result="quit"} 0
+# HELP postern_held Mail that was told to come again and has not yet, by the rule that holds it, as counted within the last minute; at most 10,000 notices are looked at.
+# TYPE postern_held gauge
+postern_held{rule="gone"} 2
+postern_held{rule="greylist"} 0
+# HELP postern_policy_disagreement_total Transactions on which the active and the candidate policy disagree.
+# TYPE postern_policy_disagreement_total counter
+postern_policy_disagreement_total{active="pass",candidate="reject"} 0
+postern_policy_disagreement_total{active="reject",candidate="pass"} 0
+# HELP postern_transactions_total Mail transactions, by verdict and by the rule that decided.
+# TYPE postern_transactions_total counter
+postern_transactions_total{disposition="hold",rule="greylist"} 0
+postern_transactions_total{disposition="pass",rule="none"} 0
+postern_transactions_total{disposition="reject",rule="spf-fail"} 1
+`
+	if err := testutil.GatherAndCompare(m.Gatherer(), strings.NewReader(want), "postern_backend_errors_total", "postern_connections_total", "postern_held",
+		"postern_policy_disagreement_total", "postern_transactions_total"); err != nil {
+		t.Error(err)
 	}
 }

@@ -242,7 +242,7 @@ func (s *session) endMessage(m *message) {
 	}
 	s.finish(f.Outcome)
 	s.srv.metrics.MessageBytes(tx.bytes)
-	s.srv.metrics.TimeToFinalReply(took)
+	s.srv.metrics.TimeToFinalReply(took, tx.facts.ID)
 }
 
 // messageLost ends the session with a message that never came to its end, since the

@@ -32,3 +32,11 @@ const (
 	endedHTTP              ending = "http"
 	endedTLS               ending = "tls"
 )
+
+// endings are all of them: each is a series of a listener from the start.
+var endings = []string{
+	string(endedLost), string(endedClosed), string(endedQuit), string(endedTimeout), string(endedShutdown), string(endedGaveWay), string(endedPanic),
+	string(endedRefused), string(endedDeferred), string(endedConnectionRate), string(endedErrorRate), string(endedClientLimit), string(endedNetworkLimit),
+	string(endedLimit), string(endedIPv6), string(endedErrors), string(endedIdleTalk), string(endedBareLF), string(endedBdatSyntax), string(endedUnsynchronized),
+	string(endedStartTLSInjection), string(endedTLSFailed), string(endedNoCertificate), string(endedProxyHeader), string(endedHTTP), string(endedTLS),
+}

@@ -114,7 +114,7 @@ func New(o Options, s *Settings) *Server {
 	srv.ctx, srv.cancel = context.WithCancel(context.Background())
 	srv.crew = newCrew(srv.ctx)
 	srv.site = relay.Site{Context: srv.ctx, Log: srv.log, Metrics: srv.metrics}
-	srv.settings.Store(s)
+	srv.Configure(s)
 	return srv
 }
 
@@ -138,7 +138,31 @@ func (set *Settings) addedSize() int64 {
 
 // Configure replaces the settings. Running transactions end under those they
 // began with.
-func (srv *Server) Configure(s *Settings) { srv.settings.Store(s) }
+func (srv *Server) Configure(s *Settings) {
+	srv.announce(s)
+	srv.settings.Store(s)
+}
+
+// announce makes the series of what the settings can decide, before it is decided.
+func (srv *Server) announce(s *Settings) {
+	if srv.metrics == nil || s == nil {
+		return
+	}
+	srv.metrics.Rule(string(journal.DispositionPass), "")
+	srv.metrics.Rule(string(journal.NotAsked), "")
+	for _, step := range s.Chain.Plan() {
+		srv.metrics.Rule(step.Do, step.Rule)
+	}
+	if s.Candidate != nil {
+		var concluded []string
+		for _, d := range journal.Dispositions {
+			if d != journal.NotAsked {
+				concluded = append(concluded, string(d))
+			}
+		}
+		srv.metrics.Candidate(concluded)
+	}
+}
 
 // ErrServerClosed is what Serve returns after Shutdown.
 var ErrServerClosed = errors.New("proxy: server closed")
@@ -155,6 +179,7 @@ func (srv *Server) Serve(ln net.Listener, l Listener) error {
 	srv.serving.Add(1)
 	defer srv.serving.Done()
 	srv.mu.Unlock()
+	srv.metrics.Listener(l.Name, endings)
 	defer func() {
 		srv.mu.Lock()
 		delete(srv.listeners, ln)

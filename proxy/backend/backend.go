@@ -63,6 +63,11 @@ const (
 	KindBusy     Kind = "busy"     // every connection that we allow ourselves is in use
 )
 
+// kinds are all of them.
+var kinds = []string{
+	string(KindDial), string(KindTimeout), string(KindTLS), string(KindProtocol), string(KindIdentity), string(KindRefused), string(KindLost), string(KindBusy),
+}
+
 // Error is a failure of a backend. It is ours, not the client's, unless it TurnsAway.
 type Error struct {
 	Kind    Kind

@@ -98,7 +98,7 @@ func (s *Set) reachable() []*Pool {
 }
 
 func newPool(b configs.Backend, o Options, fault func(string, ...any)) *Pool {
-	p := &Pool{name: b.Name, identity: b.Identity, tlsMode: b.TLS, o: o, metrics: o.Metrics.Backend(b.Name)}
+	p := &Pool{name: b.Name, identity: b.Identity, tlsMode: b.TLS, o: o, metrics: o.Metrics.Backend(b.Name, kinds)}
 	p.loans.limits = limitsOf(b.Connections, o.PerClient)
 	if p.identity == "" {
 		p.identity = identityNone
