@@ -495,3 +495,28 @@ func TestPackageFiles(t *testing.T) {
 		}
 	}
 }
+
+// A key that a page names and the configuration has not sends its reader the wrong way at night.
+func TestKeysOfTheGuidesExist(t *testing.T) {
+	reference, err := os.ReadFile("../configs/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := regexp.MustCompile("`((?:limits|timeouts|tls|listeners|backends|checks|dns|journal|admin|state|headers|log|control)(?:\\[\\])?\\.[a-z_.\\[\\]]+)(?:: [^`]*)?`")
+	found := 0
+	for _, file := range []string{"README.md", "replies.md", "../README.md"} {
+		page, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range key.FindAllStringSubmatch(string(page), -1) {
+			found++
+			if name := m[1]; !strings.Contains(string(reference), "`"+name+"`") && !strings.Contains(string(reference), "`"+name+".") {
+				t.Errorf("%s: %s is no key of configs/README.md", file, name)
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("only %d keys found", found)
+	}
+}

@@ -24,11 +24,13 @@ type manners struct {
 func (s *session) misplaced(err error) {
 	s.tx.settle()
 	s.closing = true
-	text := "This is SMTP, not HTTP, closing connection"
-	if s.result = endedHTTP; errors.Is(err, wire.ErrTLS) {
-		s.result, text = endedTLS, "Say STARTTLS first, closing connection"
+	if errors.Is(err, wire.ErrTLS) {
+		s.result = endedTLS
+		s.wire.Say(s.refuse(421, "7.0", "Say STARTTLS first, closing connection"))
+		return
 	}
-	s.wire.Say(s.refuse(421, "7.0", text))
+	s.result = endedHTTP
+	s.wire.Say(s.refuse(421, "7.0", "This is SMTP, not HTTP, closing connection"))
 }
 
 // outOfTurn answers a client that did not wait for the answer to verb. What it sent
