@@ -186,6 +186,9 @@ func New() *Metrics {
 	m.configReloads = newKnown(counter("config_reloads_total", "Attempts to load the configuration anew.", "result"), "ok", "error")
 	m.journal = newKnown(counter("journal_records_total", "Records of transactions for the journal, by what became of them.", "result"),
 		"written", "dropped", "error")
+	f.NewGaugeFunc(gauge("time_seconds", "What the clock of this machine says, in seconds since 1970: to be compared with that of the scraper."), func() float64 {
+		return float64(time.Now().UnixMilli()) / 1000
+	})
 	m.buildInfo = f.NewGaugeVec(gauge("build_info", "Always 1; the labels say what is running."), []string{"version", "goversion"})
 	m.glanced = prometheus.NewRegistry()
 	m.glanced.MustRegister(m.sessions, m.dnsVec, m.journal.vec, m.outcomeUnknown, m.held, timeToFinalReply)
