@@ -504,7 +504,7 @@ func TestKeysOfTheGuidesExist(t *testing.T) {
 	}
 	key := regexp.MustCompile("`((?:limits|timeouts|tls|listeners|backends|checks|dns|journal|admin|state|headers|log|control)(?:\\[\\])?\\.[a-z_.\\[\\]]+)(?:: [^`]*)?`")
 	found := 0
-	for _, file := range []string{"README.md", "replies.md", "../README.md"} {
+	for _, file := range []string{"README.md", "replies.md", "reference.md", "../README.md"} {
 		page, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

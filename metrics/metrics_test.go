@@ -356,3 +356,44 @@ postern_transactions_total{disposition="reject",rule="spf-fail"} 1
 		t.Error(err)
 	}
 }
+
+// The page of operation has each metric with the words that a scraper is told.
+func TestMetricsAreOnThePage(t *testing.T) {
+	const file, head = "../deploy/reference.md", "| name | type | labels | meaning |\n|---|---|---|---|\n"
+	families, err := used().Gatherer().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, f := range families {
+		if !strings.HasPrefix(f.GetName(), "postern_") {
+			continue
+		}
+		labels := map[string]bool{}
+		for _, metric := range f.Metric {
+			for _, l := range metric.Label {
+				labels["`"+l.GetName()+"`"] = true
+			}
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.GetName(), strings.ToLower(f.GetType().String()), strings.Join(slices.Sorted(mapKeys(labels)), " "), f.GetHelp())
+	}
+	page, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(page), head)
+	if !ok {
+		t.Fatal("there is no table of metrics")
+	}
+	table, after, _ := strings.Cut(rest, "\n\n")
+	if strings.TrimSpace(table) == strings.TrimSpace(b.String()) {
+		return
+	}
+	if !*update {
+		t.Errorf("the table of metrics is not what is counted: go test ./metrics -update\n%s", cmp.Diff(table, b.String()))
+		return
+	}
+	if err := os.WriteFile(file, []byte(strings.TrimRight(before+head+b.String()+"\n"+strings.TrimSpace(after), "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -456,9 +456,33 @@ func (s *Service) tryReload() error {
 	for _, w := range warnings {
 		s.Log.Warn("configuration", "warning", w.Error())
 	}
+	for _, key := range changedForTheNextStart(old.Config, cfg) {
+		s.Log.Warn("a key has changed that takes effect at the next start, or by SIGUSR2", "key", key)
+	}
 	s.use(p)
 	s.standOn(running)
 	return nil
+}
+
+// atStart are the keys that a reload leaves as they are: log lines and records go on into what
+// was opened at the start, and so does who asks the admin address.
+var atStart = []struct {
+	key string
+	of  func(*configs.Config) configs.Config
+}{
+	{"admin.address", func(c *configs.Config) (only configs.Config) { only.Admin.Address = c.Admin.Address; return only }},
+	{"journal", func(c *configs.Config) configs.Config { return configs.Config{Journal: c.Journal} }},
+	{"log", func(c *configs.Config) configs.Config { return configs.Config{Log: c.Log} }},
+}
+
+// changedForTheNextStart returns those of atStart in which two configurations differ.
+func changedForTheNextStart(old, next *configs.Config) (keys []string) {
+	for _, k := range atStart {
+		if !same(k.of(old), k.of(next)) {
+			keys = append(keys, k.key)
+		}
+	}
+	return keys
 }
 
 // rebuild builds what a configuration asks for beside what runs, and looks it over. A

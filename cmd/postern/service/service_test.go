@@ -85,6 +85,39 @@ policy: {mode: observe}
 	s.Stop(nil)
 }
 
+// What a reload leaves as it is, it says; the reference has the same keys.
+func TestKeysForTheNextStart(t *testing.T) {
+	page, err := os.ReadFile("../../../deploy/reference.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "## Which keys need a restart\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	file := filepath.Join(t.TempDir(), "postern.yaml")
+	write(t, file, quiet)
+	log := &loud{}
+	s := started(t, file)
+	s.Log = slog.New(slog.NewTextHandler(log, nil))
+	defer s.Stop(nil)
+	for _, k := range atStart {
+		if !strings.Contains(section, "| `"+k.key+"` |") {
+			t.Errorf("the reference does not say that %s waits for the next start", k.key)
+		}
+	}
+	if n := strings.Count(section, "\n| `"); n != len(atStart) {
+		t.Errorf("the reference has %d keys that wait for the next start, not %d", n, len(atStart))
+	}
+	write(t, file, strings.Replace(quiet, `admin: {address: "127.0.0.1:0"}`, `admin: {address: "127.0.0.2:0"}`, 1)+"log: {level: warn}\njournal: {keep: 3d}\n")
+	if err := s.tryReload(); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range atStart {
+		if !strings.Contains(log.String(), "key="+k.key) {
+			t.Errorf("a reload that leaves %s as it was does not say so:\n%s", k.key, log.String())
+		}
+	}
+}
+
 // A start that fails gives back what it had taken already.
 func TestStartThatFailsLeavesNothingBehind(t *testing.T) {
 	defer leaktest.None(t)
