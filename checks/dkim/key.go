@@ -204,3 +204,26 @@ func readRSA(der []byte) (publicKey, string) {
 	}
 	return rsaKey{key}, ""
 }
+
+// KeyFault says why no signature verifies by the key of a selector, whoever makes it: the records
+// cannot be read, the key was revoked, or is too short. Empty: nothing is wrong with it.
+func KeyFault(txts []string) string {
+	faults := ""
+	for _, txt := range txts[:min(len(txts), maxKeys)] {
+		k, reason := readKey(txt)
+		if reason == "" {
+			s := &signature{algorithm: k.algorithm}
+			if k.algorithm != "rsa" && k.algorithm != "ed25519" {
+				reason = "a key of an algorithm that nobody verifies: " + k.algorithm
+			} else {
+				k.flags = nil // t=s is about a signature
+				_, reason = k.keyFor(s)
+			}
+		}
+		if reason == "" {
+			return ""
+		}
+		faults = reason
+	}
+	return faults
+}

@@ -34,6 +34,7 @@ type answer struct {
 	text []string // TXT: the strings of a record joined; PTR: names with a dot at the end
 	mx   []*net.MX
 	ips  []net.IPAddr
+	tlsa []TLSA
 }
 
 // answerError is what is wrong with an answer that came.
@@ -74,7 +75,7 @@ func parse(msg []byte, q question) (*answer, error) {
 		owner = next
 		a.alias = next
 	}
-	found := len(a.text)+len(a.mx)+len(a.ips) > 0
+	found := len(a.text)+len(a.mx)+len(a.ips)+len(a.tlsa) > 0
 	referral, err := a.authority(sections[1], owner, found)
 	if err != nil {
 		return nil, err
@@ -135,7 +136,7 @@ func (a *answer) answers(s section, owner string, want rrtype) (next string, err
 				return "", errChain
 			}
 			a.ttl = min(a.ttl, seconds(r.ttl))
-			a.text, a.mx, a.ips, a.records, a.dropped = nil, nil, nil, 0, false
+			a.text, a.mx, a.ips, a.tlsa, a.records, a.dropped = nil, nil, nil, nil, 0, false
 			if next == "" {
 				a.dropped = true // the root has no such records, and is not to be asked for
 				return "", nil
@@ -202,6 +203,10 @@ func (a *answer) record(r placed) error {
 			return nil
 		}
 		a.text = append(a.text, host+".")
+	case *dns.TLSA:
+		if t, ok := readTLSA(rr); ok {
+			a.tlsa = append(a.tlsa, t)
+		}
 	default:
 		return fmt.Errorf("type %d is not asked for", r.rrtype)
 	}

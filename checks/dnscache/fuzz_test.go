@@ -60,7 +60,7 @@ func FuzzResponse(f *testing.F) {
 			}
 			return
 		}
-		if n := len(a.text) + len(a.mx) + len(a.ips); n > maxRecords || (a.kind == kindFound) != (n > 0) && a.kind != kindFailure {
+		if n := len(a.text) + len(a.mx) + len(a.ips) + len(a.tlsa); n > maxRecords || (a.kind == kindFound) != (n > 0) && a.kind != kindFailure {
 			t.Fatalf("%d records in an answer of kind %d", n, a.kind)
 		}
 		if (len(a.ips) > 0) && q.rrtype != typeA && q.rrtype != typeAAAA || len(a.mx) > 0 && q.rrtype != typeMX {

@@ -20,9 +20,10 @@ const (
 	typeMX   = rrtype(dns.TypeMX)
 	typeTXT  = rrtype(dns.TypeTXT)
 	typeAAAA = rrtype(dns.TypeAAAA)
+	typeTLSA = rrtype(dns.TypeTLSA) // by LookupTLSA alone, past the cache
 )
 
-// types are all of them.
+// types are those that the cache has.
 var types = [...]rrtype{typeA, typePTR, typeMX, typeTXT, typeAAAA}
 
 // String returns the type's name. The set is closed: it labels a metric.

@@ -63,6 +63,7 @@ func (z *Zone) serve(ln net.Listener, pc net.PacketConn) (close func()) {
 func (z *Zone) handle(ctx context.Context, w dns.ResponseWriter, query *dns.Msg) {
 	m := new(dns.Msg).SetReply(query)
 	m.RecursionAvailable = true
+	m.AuthenticatedData = z.authentic.Load() && query.AuthenticatedData
 	if z.wait(ctx) != nil || len(query.Question) != 1 {
 		return
 	}

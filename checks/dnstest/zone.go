@@ -69,7 +69,8 @@ type Zone struct {
 	delay time.Duration
 	asked map[string]int
 
-	queries atomic.Int64
+	queries   atomic.Int64
+	authentic atomic.Bool
 }
 
 func newZone() *Zone { return &Zone{nodes: make(map[string]*node), asked: make(map[string]int)} }
@@ -145,6 +146,10 @@ func (z *Zone) SetDelay(d time.Duration) {
 	defer z.mu.Unlock()
 	z.delay = d
 }
+
+// SetAuthentic makes answers over the network say that they were verified by DNSSEC (AD), to
+// those who ask for it.
+func (z *Zone) SetAuthentic(is bool) { z.authentic.Store(is) }
 
 // Queries counts the questions asked so far.
 func (z *Zone) Queries() int { return int(z.queries.Load()) }

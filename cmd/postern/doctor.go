@@ -22,7 +22,8 @@ proxy may run meanwhile, or not. Each line says what was seen:
 
 and below a warning or a fault stands what to do about it. The name servers are
 asked over UDP and TCP, for names that do not exist, canaries and the test
-points of DNS lists; each MTA is greeted and told of a client with an address
+points of DNS lists; the MTA-STS policy, the TLSA records and the SPF, DMARC and
+DKIM records of the site's own domains are compared with what is served; each MTA is greeted and told of a client with an address
 of documentation, and no transaction begins; nothing is changed on the disk.
 
 Run it as the user that the proxy runs as, or its rights are not tested. It ends

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"postern/cmd/postern/service"
@@ -27,6 +28,7 @@ type patient struct {
 	version string // of this build
 	running scrape // of the proxy that runs
 	now     time.Time
+	web     *http.Client // fetches what domains publish there
 }
 
 // Examine looks at everything that a configuration relies on. version is that of this
@@ -61,7 +63,9 @@ func newPatient(opt configs.Options) (*patient, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &patient{Parts: p, file: opt.File, now: time.Now()}, nil
+	d := &patient{Parts: p, file: opt.File, now: time.Now()}
+	d.web = d.webClient()
+	return d, nil
 }
 
 // configFaults is the report where there is nothing else to examine.
@@ -90,6 +94,7 @@ var examinations = []check{
 	{"hostname", "Our name", (*patient).name},
 	{"certificate", "", (*patient).pairs},
 	{"tls", "TLS", nil},
+	{"domain", "Our domains", (*patient).domains},
 	{"listener", "Listeners", (*patient).ports},
 	{"client.address", "Is the client's address real?", (*patient).clientAddress},
 	{"backend", "Backends", (*patient).backendsAndOffers},

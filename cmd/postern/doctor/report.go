@@ -23,7 +23,7 @@ const (
 // Finding is one thing that was looked at. Its JSON is for programs, and stays.
 type Finding struct {
 	// Check is what was looked at, a closed set: configuration, process, clock, descriptors,
-	// dns.server, dns.names, dns.canaries, dnsbl, hostname, tls, certificate, listener,
+	// dns.server, dns.names, dns.canaries, dnsbl, hostname, tls, certificate, domain, mta-sts, domain.records, dane, listener,
 	// client.address, backend, backend.client, announced, admin, state, journal, lists, spool, maildir.
 	Check   string `json:"check"`
 	Subject string `json:"subject,omitempty"` // of several: a server, a file, an address

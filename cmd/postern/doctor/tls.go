@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ const certificateSoon = 14 * 24 * time.Hour
 // pairs looks at what clients meet after STARTTLS.
 func (d *patient) pairs(_ context.Context, r *Report) {
 	cfg := d.Config.TLS
-	if !slices.ContainsFunc(service.Listeners(d.Config), func(l configs.Listener) bool { return l.TLS != "off" }) {
+	if !service.OffersTLS(d.Config) {
 		r.on("tls", "", d.Config.At("listeners").String()).Warn("say tls: starttls on the listeners, and name a certificate", "no listener offers TLS: mail comes in the clear")
 		return
 	}
@@ -36,26 +37,35 @@ func (d *patient) pairs(_ context.Context, r *Report) {
 			"none is configured: one is made in memory at each start, which nobody can verify")
 		return
 	}
-	// The system's roots; without them nobody's chain can be judged.
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		roots = x509.NewCertPool()
-	}
+	roots := d.roots()
 	for i, pair := range d.Certificates.Pairs() {
 		name := "" // the others are chosen by theirs
 		if i == 0 {
 			name = d.Settings.Hostname
 		}
-		var chain []*x509.Certificate
-		for _, der := range pair.Certificate {
-			if c, err := x509.ParseCertificate(der); err == nil { // the leaf could be, when it was loaded
-				chain = append(chain, c)
-			}
-		}
 		files := cfg.Certificates[i]
-		judgePair(r, files, chain, roots, name, d.now)
+		judgePair(r, files, certificatesOf(pair), roots, name, d.now)
 		d.forTheGroup(r.on("certificate", files.Certificate, files.Position.String()), files.Key)
 	}
+}
+
+// roots are the system's; without them nobody's chain can be judged.
+func (d *patient) roots() *x509.CertPool {
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return x509.NewCertPool()
+	}
+	return roots
+}
+
+// certificatesOf are those of a pair's file, the leaf first.
+func certificatesOf(pair *tls.Certificate) (chain []*x509.Certificate) {
+	for _, der := range pair.Certificate {
+		if c, err := x509.ParseCertificate(der); err == nil { // the leaf could be, when it was loaded
+			chain = append(chain, c)
+		}
+	}
+	return chain
 }
 
 // judgePair looks at one certificate: chain as in its file, and the name that clients

@@ -82,6 +82,25 @@ func (c *certificates) publish() {
 // Pairs are those in use, in the order of their files.
 func (c *certificates) Pairs() []*tls.Certificate { return *c.current.Load() }
 
+// Served is the pair that a client meets who asks for a name.
+func (c *certificates) Served(name string) *tls.Certificate {
+	pairs := c.Pairs()
+	for _, pair := range pairs {
+		if pair.Leaf != nil && pair.Leaf.VerifyHostname(name) == nil {
+			return pair
+		}
+	}
+	if len(pairs) == 0 {
+		return nil
+	}
+	return pairs[0]
+}
+
+// OffersTLS says whether any listener does.
+func OffersTLS(cfg *configs.Config) bool {
+	return slices.ContainsFunc(Listeners(cfg), func(l configs.Listener) bool { return l.TLS != "off" })
+}
+
 // get chooses a certificate for a handshake: the first that has the name the
 // client asks for, and that it can use; else the first. NOT: an error for a name
 // that we do not have. Most MTAs do not verify, and would go on in the clear.
