@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"postern/cmd/postern/service"
+	"postern/cmd/postern/view"
 	"postern/configs"
 	"postern/policy/journal"
 	"postern/proxy"
@@ -438,5 +439,23 @@ func TestDoctorKnowsAddressesAndNames(t *testing.T) {
 	}
 	if got := fmt.Sprint(size(3<<30), " ", size(20<<30), " ", size(5<<10)); got != "3072 MiB 20 GiB 5 KiB" {
 		t.Error(got)
+	}
+}
+
+// The report has its colours beside words that say the same, and only where somebody looks.
+func TestReportIsPainted(t *testing.T) {
+	var r Report
+	r.on("hostname", "", "").OK("sound")
+	r.on("hostname", "", "").Warn("do that", "odd")
+	r.on("hostname", "", "").Fault("do this", "broken")
+	var b strings.Builder
+	if err := r.WriteText(&b); err != nil || strings.Contains(b.String(), "\x1b") {
+		t.Fatalf("%v, %q", err, b.String())
+	}
+	got := painted(view.Terminal{Width: 80, Colour: true}, b.String())
+	for _, want := range []string{"\x1b[1mOur name\x1b[0m\n", "  \x1b[32mok      \x1b[0m sound\n", "  \x1b[33mwarning \x1b[0m odd\n           -> do that\n", "  \x1b[31mfault   \x1b[0m broken\n", "\x1b[1m1 fault, 1 warning, 1 ok\x1b[0m\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in %q", want, got)
+		}
 	}
 }

@@ -107,6 +107,32 @@ func (r *Report) WriteText(w io.Writer) error {
 		}
 	}
 	fmt.Fprintf(&b, "\n%s, %s, %d ok\n", view.Counted(count[Fault], "fault"), view.Counted(count[Warn], "warning"), count[OK])
-	_, err := io.WriteString(w, configs.Printable(b.String()))
+	_, err := io.WriteString(w, painted(view.Looked(w), configs.Printable(b.String())))
 	return err
+}
+
+// painted is the text with its headings and statuses painted, where somebody looks.
+func painted(t view.Terminal, text string) string {
+	if !t.Colour {
+		return text
+	}
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		word, rest := "", ""
+		if len(line) > 10 && strings.HasPrefix(line, "  ") && line[2] != ' ' {
+			word, rest = line[2:10], line[10:]
+		}
+		switch status := Status(strings.TrimSpace(word)); {
+		case status == OK:
+			line = "  " + t.Good(word) + rest
+		case status == Warn:
+			line = "  " + t.Care(word) + rest
+		case status == Fault:
+			line = "  " + t.Bad(word) + rest
+		case line[0] != ' ' && line != "\n":
+			line = t.Head(strings.TrimSuffix(line, "\n")) + "\n"
+		}
+		b.WriteString(line)
+	}
+	return b.String()
 }

@@ -41,7 +41,20 @@ const (
 	yellow = "33"
 	red    = "31"
 	faint  = "2"
+	bold   = "1"
 )
+
+// Good, Care and Bad paint a word that says as much by itself; Head paints a heading.
+func (t Terminal) Good(text string) string { return t.paint(green, text) }
+
+// Care is for what wants an eye.
+func (t Terminal) Care(text string) string { return t.paint(yellow, text) }
+
+// Bad is for what is wrong.
+func (t Terminal) Bad(text string) string { return t.paint(red, text) }
+
+// Head is for what stands above other lines.
+func (t Terminal) Head(text string) string { return t.paint(bold, text) }
 
 // paint colours a text that has been made printable.
 func (t Terminal) paint(colour, text string) string {

@@ -85,3 +85,17 @@ func TestFoundLine(t *testing.T) {
 		}
 	}
 }
+
+// An explanation has its colours beside words that say the same, and only where somebody looks.
+func TestExplanationIsPainted(t *testing.T) {
+	text := "Transaction x of now: refused by policy\n  session s\n\nVerdict\n  reject by rule spf-fail\n  added X: y\n\nRules\n  no match  a\n  decided   spf-fail\n"
+	r := &journal.Record{Outcome: journal.OutcomeRefused, Disposition: journal.DispositionReject}
+	if got := (Terminal{Width: 80}).explanation(text, r); got != text {
+		t.Errorf("without colours: %q", got)
+	}
+	got := Terminal{Width: 80, Colour: true}.explanation(text, r)
+	want := "\x1b[1mTransaction x of now:\x1b[0m \x1b[31mrefused by policy\x1b[0m\n  session s\n\n\x1b[1mVerdict\x1b[0m\n\x1b[31m  reject by rule spf-fail\x1b[0m\n  added X: y\n\n\x1b[1mRules\x1b[0m\n  no match  a\n\x1b[31m  decided   spf-fail\x1b[0m\n"
+	if got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}

@@ -175,16 +175,56 @@ func (v Transaction) WriteText(w io.Writer) error {
 	b.WriteString("\n")
 	WriteRules(&b, v.Explanation)
 	WriteChanges(&b, v.Explanation)
-	_, err := io.WriteString(w, configs.Printable(b.String()))
+	_, err := io.WriteString(w, Looked(w).explanation(configs.Printable(b.String()), r))
 	return err
 }
 
 // WriteShort prints how it ended, the verdict, who was named, and the replies.
 func (v Transaction) WriteShort(w io.Writer) error {
 	var b strings.Builder
+	r := v.Record
 	v.first(&b)
-	_, err := io.WriteString(w, configs.Printable(b.String()))
+	_, err := io.WriteString(w, Looked(w).explanation(configs.Printable(b.String()), r))
 	return err
+}
+
+// explanation paints what an explanation prints, where somebody looks: its headings, how the
+// transaction ended, the verdict, and the rule that decided.
+func (t Terminal) explanation(text string, r *journal.Record) string {
+	if !t.Colour {
+		return text
+	}
+	var b strings.Builder
+	verdict := false
+	for line := range strings.Lines(text) {
+		line, end, _ := strings.Cut(line, "\n")
+		end = "\n" + end
+		switch {
+		case b.Len() == 0:
+			before, after, _ := strings.Cut(line, ": ")
+			line = t.Head(before+":") + " " + t.paint(outcomeColour(r), after)
+		case line != "" && line[0] != ' ':
+			verdict = line == "Verdict"
+			line = t.Head(line)
+		case verdict || strings.HasPrefix(line, "  decided "):
+			line, verdict = t.paint(dispositionColour(r.Disposition), line), false
+		}
+		b.WriteString(line + end)
+	}
+	return b.String()
+}
+
+// dispositionColour is that of the policy's word, where it says anything about the mail.
+func dispositionColour(d journal.Disposition) string {
+	switch {
+	case d == journal.DispositionReject:
+		return red
+	case d.Defers(), d == journal.DispositionTag:
+		return yellow
+	case d == journal.DispositionPass:
+		return green
+	}
+	return ""
 }
 
 // first is what everybody wants to know.
