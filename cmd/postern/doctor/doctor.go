@@ -29,6 +29,7 @@ type patient struct {
 	running scrape // of the proxy that runs
 	now     time.Time
 	web     *http.Client // fetches what domains publish there
+	unit    unit
 }
 
 // Examine looks at everything that a configuration relies on. version is that of this
@@ -63,7 +64,7 @@ func newPatient(opt configs.Options) (*patient, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &patient{Parts: p, file: opt.File, now: time.Now()}
+	d := &patient{Parts: p, file: opt.File, now: time.Now(), unit: readUnit(unitFolders)}
 	d.web = d.webClient()
 	return d, nil
 }

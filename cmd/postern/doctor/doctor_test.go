@@ -399,7 +399,7 @@ func TestDoctorTriesFolders(t *testing.T) {
 		{dir, 1, much, "warning " + dir + " can be written, and has "},
 		{dir, much, much, "fault " + dir + " is full, with "},
 	} {
-		if f := folder("journal", c.dir, c.full, c.low, "so"); !strings.HasPrefix(said([]Finding{f}), c.want) || f.Status != OK && f.Advice == "" {
+		if f := tryFolder("journal", c.dir, c.full, c.low, "so"); !strings.HasPrefix(said([]Finding{f}), c.want) || f.Status != OK && f.Advice == "" {
 			t.Errorf("%s: %+v, not %q", c.dir, f, c.want)
 		}
 	}

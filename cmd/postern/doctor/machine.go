@@ -75,17 +75,20 @@ func (d *patient) descriptors() Finding {
 	if d.running.maxFiles > 0 {
 		have = d.running.maxFiles
 		f.Seen = fmt.Sprintf("the proxy that runs may open %d files", have)
+	} else if d.unit.files > 0 {
+		have = d.unit.files
+		f.Seen = fmt.Sprintf("%s lets it open %d files", d.unit.file, have)
 	} else {
 		var l syscall.Rlimit
 		if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
 			return Finding{Check: "descriptors", Status: Warn, Seen: err.Error(), Advice: "see ulimit -n"}
 		}
 		have = l.Cur // Go has raised it to the hard limit
-		f.Seen = fmt.Sprintf("who starts it like this command lets it open %d files", have)
+		f.Seen = fmt.Sprintf("started from this shell, it could open %d files", have)
 	}
 	if have < need {
 		f.Status = Warn
-		f.Seen += fmt.Sprintf(", and limits.connections (%d) may need %d", d.Config.Limits.Connections, need)
+		f.Seen += fmt.Sprintf("; %d connections (limits.connections) may need %d", d.Config.Limits.Connections, need)
 		f.Advice = fmt.Sprintf("LimitNOFILE=%d in the unit (ulimit -n), or a lower limits.connections: without one, connections fail in odd places", need)
 	}
 	return f
@@ -270,7 +273,7 @@ const (
 func (d *patient) folders(_ context.Context, r *Report) {
 	cfg := d.Config
 	if cfg.Journal.Path != "" {
-		f := folder("journal", cfg.Journal.Path, diskFull, diskLow, "mail flows on, and nobody can explain or replay it")
+		f := d.folder("journal", cfg.Journal.Path, diskFull, diskLow, "mail flows on, and nobody can explain or replay it")
 		f.At = cfg.At("journal.path").String()
 		r.add(f)
 		if cfg.Journal.HashLocalParts {
@@ -292,18 +295,26 @@ func (d *patient) folders(_ context.Context, r *Report) {
 	}
 	if d.Holds() {
 		size := uint64(cfg.Limits.MessageSize)
-		f := folder("spool", os.TempDir(), max(size, diskFull), max(20*size, diskLow), "a rule wants whole messages (policy show), and large ones are deferred (452 4.3.1)")
+		f := d.folder("spool", os.TempDir(), max(size, diskFull), max(20*size, diskLow), "a rule wants whole messages (policy show), and large ones are deferred (452 4.3.1)")
 		f.Seen += "; messages are held there (TMPDIR, which the unit may set otherwise)"
 		r.add(f)
 	}
 	if len(cfg.Backends) == 0 {
-		r.add(folder("maildir", "Maildir", diskFull, diskLow, "mail is deferred"))
+		r.add(d.folder("maildir", "Maildir", diskFull, diskLow, "mail is deferred"))
 	}
 }
 
-// folder tries whether files can be made in a folder, and whether there is room. One
+// folder is tryFolder, but for what is not there yet and the unit makes at its first start.
+func (d *patient) folder(check, dir string, full, low uint64, otherwise string) Finding {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && d.unit.makes(dir) && !d.running.up {
+		return Finding{Check: check, Subject: dir, Status: OK, Seen: fmt.Sprintf("%s is not there yet: %s makes it at the first start", dir, d.unit.file)}
+	}
+	return tryFolder(check, dir, full, low, otherwise)
+}
+
+// tryFolder tries whether files can be made in a folder, and whether there is room. One
 // that is not there is made by the proxy: then it is the one above it that matters.
-func folder(check, dir string, full, low uint64, otherwise string) Finding {
+func tryFolder(check, dir string, full, low uint64, otherwise string) Finding {
 	f := Finding{Check: check, Subject: dir, Status: OK}
 	at := dir
 	for {

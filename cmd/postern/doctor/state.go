@@ -41,7 +41,7 @@ func (d *patient) memory(ctx context.Context, r *Report) {
 // stateFile looks at the folder of the file. NOT: into the file, which the proxy that
 // runs has for itself; whether a newer version wrote it was seen with the configuration.
 func (d *patient) stateFile(r *Report, c *configs.State) {
-	f := folder("state", c.Path, diskFull, diskLow, withoutState)
+	f := d.folder("state", c.Path, diskFull, diskLow, withoutState)
 	f.At = d.Config.At("state.path").String()
 	r.add(f)
 	torn, _ := filepath.Glob(filepath.Join(c.Path, "*.torn-*")) // the pattern is right
