@@ -63,7 +63,17 @@ func TestLogIsOnThePage(t *testing.T) {
 		return
 	}
 	if !*update {
-		t.Errorf("the table of the other lines is not what the code logs: go test ./deploy -update\n%s", all.String())
+		for line := range strings.Lines(all.String()) {
+			if !strings.Contains(table+"\n", line) {
+				t.Errorf("logged, and not on the page: %s", line)
+			}
+		}
+		for line := range strings.Lines(table + "\n") {
+			if !strings.Contains(all.String(), line) {
+				t.Errorf("on the page, and not logged: %s", line)
+			}
+		}
+		t.Error("go test ./deploy -update writes the table anew")
 		return
 	}
 	page = before + "| message | level | fields |\n|---|---|---|\n" + all.String() + "\n" + after
