@@ -18,6 +18,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 
 	"postern/checks/dnstest"
+	"postern/checks/logtest"
 	"postern/configs"
 	"postern/proxy/smtptest"
 )
@@ -27,7 +28,7 @@ type broken struct {
 	t     *testing.T
 	dir   string
 	s     *Service
-	log   *loud
+	log   *logtest.Log
 	heard string // by the client: the answer that counts
 }
 
@@ -239,7 +240,7 @@ func TestWhatHappensWhenSomethingIsDown(t *testing.T) {
 			continue
 		}
 		t.Run(what, func(t *testing.T) {
-			b := &broken{t: t, dir: t.TempDir(), log: &loud{}}
+			b := &broken{t: t, dir: t.TempDir(), log: &logtest.Log{}}
 			breaks[what](b)
 			hears := told(cells[1])
 			for _, c := range hears {

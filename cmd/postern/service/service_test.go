@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"postern/checks/leaktest"
+	"postern/checks/logtest"
 	"postern/configs"
 	"postern/proxy/smtp"
 )
@@ -95,7 +96,7 @@ func TestKeysForTheNextStart(t *testing.T) {
 	section, _, _ = strings.Cut(section, "\n## ")
 	file := filepath.Join(t.TempDir(), "postern.yaml")
 	write(t, file, quiet)
-	log := &loud{}
+	log := &logtest.Log{}
 	s := started(t, file)
 	s.Log = slog.New(slog.NewTextHandler(log, nil))
 	defer s.Stop(nil)
