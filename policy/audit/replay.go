@@ -72,36 +72,10 @@ func inParallel(ctx context.Context, dir string, q journal.Query, start func() (
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	var stats journal.Stats
-	group.Go(func() error {
+	group.Go(func() (err error) {
 		defer close(blocks)
-		b := <-free
-		send := func() error {
-			select {
-			case blocks <- b:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			select {
-			case b = <-free:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			b.text, b.ends = b.text[:0], b.ends[:0]
-			return nil
-		}
-		var err error
-		stats, err = journal.Lines(dir, q, func(line []byte) error {
-			b.text = append(b.text, line...)
-			b.ends = append(b.ends, len(b.text))
-			if len(b.text) < blockSize {
-				return nil
-			}
-			return send()
-		})
-		if err != nil {
-			return err
-		}
-		return send()
+		stats, err = fill(ctx, dir, q, free, blocks)
+		return err
 	})
 	type worker struct {
 		done  func()
@@ -135,6 +109,37 @@ func inParallel(ctx context.Context, dir string, q journal.Query, start func() (
 		stats.Add(all[i].found)
 	}
 	return stats, nil
+}
+
+// fill puts the lines that the query wants into free blocks, and passes those on that are full.
+func fill(ctx context.Context, dir string, q journal.Query, free <-chan *block, full chan<- *block) (journal.Stats, error) {
+	b := <-free
+	send := func() error {
+		select {
+		case full <- b:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		select {
+		case b = <-free:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		b.text, b.ends = b.text[:0], b.ends[:0]
+		return nil
+	}
+	stats, err := journal.Lines(dir, q, func(line []byte) error {
+		b.text = append(b.text, line...)
+		b.ends = append(b.ends, len(b.text))
+		if len(b.text) < blockSize {
+			return nil
+		}
+		return send()
+	})
+	if err != nil {
+		return stats, err
+	}
+	return stats, send()
 }
 
 // Whole is the error of a command that has printed what it could read, where

@@ -72,30 +72,10 @@ func DemoMixed(ctx context.Context, out io.Writer, folder string, messages int, 
 	}
 
 	began := time.Now()
-	counts := map[string]map[string]int{}
-	for i := range messages {
-		progress(int64(i), int64(messages))
-		kind, from, m, err := w.next(i)
-		if err != nil {
-			return err
-		}
-		t, err := r.session(ctx, from, m)
-		if err != nil {
-			return fmt.Errorf("message %d (%s): %w", i+1, kind, err)
-		}
-		if counts[kind] == nil {
-			counts[kind] = map[string]int{}
-		}
-		counts[kind][string(t.record.Disposition)]++
-		if written != nil {
-			written.Write(t.record)
-			if i%1000 == 999 {
-				// Nobody else's mail is in a hurry: let the disk keep up.
-				time.Sleep(20 * time.Millisecond)
-			}
-		}
+	counts, err := w.send(ctx, r, messages, written, progress)
+	if err != nil {
+		return err
 	}
-	progress(int64(messages), int64(messages))
 	took := time.Since(began)
 	_, _ = fmt.Fprintf(out, "%d messages in %s, by %s (mode %s):\n\n", messages, took.Round(time.Millisecond), file, cfg.Policy.Mode)
 	if err := writeMixed(out, counts); err != nil {
@@ -136,6 +116,35 @@ func writeMixed(out io.Writer, counts map[string]map[string]int) error {
 		_, _ = fmt.Fprintf(tw, "%d\t%d\t%d\t%d\t  %s\n", n["pass"], n["tag"], n["hold"]+n["defer"], n["reject"], k.name)
 	}
 	return tw.Flush()
+}
+
+// send sends messages by the rig, and counts the dispositions of each kind.
+func (w *mixedWorld) send(ctx context.Context, r *rig, messages int, written *journal.Writer, progress func(done, total int64)) (counts map[string]map[string]int, err error) {
+	counts = map[string]map[string]int{}
+	for i := range messages {
+		progress(int64(i), int64(messages))
+		kind, from, m, err := w.next(i)
+		if err != nil {
+			return nil, err
+		}
+		t, err := r.session(ctx, from, m)
+		if err != nil {
+			return nil, fmt.Errorf("message %d (%s): %w", i+1, kind, err)
+		}
+		if counts[kind] == nil {
+			counts[kind] = map[string]int{}
+		}
+		counts[kind][string(t.record.Disposition)]++
+		if written != nil {
+			written.Write(t.record)
+			if i%1000 == 999 {
+				// Nobody else's mail is in a hurry: let the disk keep up.
+				time.Sleep(20 * time.Millisecond)
+			}
+		}
+	}
+	progress(int64(messages), int64(messages))
+	return counts, nil
 }
 
 // mixedWorld makes up mail. The same seed makes the same mail.
