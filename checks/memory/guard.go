@@ -240,18 +240,27 @@ func (m *Memory) save(ctx context.Context) error {
 	if len(events) > 0 {
 		err = guarded(func() error { return m.store.Add(ctx, time.Duration(m.keep.Load()), events) })
 	}
+	lost := 0
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	switch {
 	case errors.Is(err, errPerhaps):
 		m.lost += len(events)
 	case err != nil:
 		m.putBack(events)
-	case m.lost > 0 && m.opt.Dropped != nil:
-		m.opt.Dropped(m.lost)
-		m.lost = 0
+	default:
+		lost, m.lost = m.lost, 0
 	}
+	m.mu.Unlock()
+	m.dropped(lost)
 	return err
+}
+
+// dropped tells of events that were lost. NOT: with mu, by which all mail that is counted
+// would wait for the log.
+func (m *Memory) dropped(n int) {
+	if n > 0 && m.opt.Dropped != nil {
+		m.opt.Dropped(n)
+	}
 }
 
 // Passed notes that mail which was held came again and was let in. It never waits.
@@ -349,19 +358,18 @@ func (m *Memory) Close() error {
 	defer cancel()
 	err := m.Flush(ctx)
 	m.mu.Lock()
-	if m.lost += len(m.pending); m.lost > 0 && !m.closed && !m.left && m.opt.Dropped != nil {
-		m.opt.Dropped(m.lost)
-	}
 	if m.closed {
 		m.mu.Unlock()
 		return nil
 	}
+	lost := m.lost + len(m.pending)
 	if m.left {
-		err = nil // another process has the store, and what came since is not counted
+		err, lost = nil, 0 // another process has the store, and what came since is not counted
 	}
 	m.left, m.closed, m.pending = true, true, nil
 	m.healthy.Store(false)
 	m.mu.Unlock()
+	m.dropped(lost)
 	return errors.Join(err, m.store.Close())
 }
 
@@ -451,14 +459,17 @@ func guarded(do func() error) (err error) {
 // which have more time.
 func (m *Memory) heard(failures *int, err error) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	fell := false
 	if err == nil {
 		*failures = 0
+	} else if *failures++; *failures >= trips {
+		fell = m.fall()
+	}
+	m.mu.Unlock()
+	if !fell {
 		return
 	}
-	if *failures++; *failures < trips || m.left || !m.fall() {
-		return
-	}
+	// NOT: with mu, by which all mail would wait for the log.
 	m.opt.Log.Warn("the state store does not answer: its facts are unmeasured, and no mail is held until it does", "error", err)
 }
 
