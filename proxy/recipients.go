@@ -49,6 +49,7 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 	known := r.facts()
 	if tx.set.Checks.HasStage(policy.Rcpt) {
 		start := time.Now()
+		tx.waits.Renew() // the notice is written within the same time
 		tx.runChecks(policy.Rcpt, checks.Message{Rcpt: known})
 		tx.Took("rcpt", start)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"postern/checks"
 	"postern/checks/dnscache"
+	"postern/checks/memory"
 	"postern/policy"
 	"postern/policy/journal"
 	"postern/proxy/esmtp"
@@ -35,6 +36,7 @@ type transaction struct {
 	began   time.Time
 	facts   policy.Facts    // Recipient is nobody until the end, and then whom the record is about
 	ctx     context.Context // of its checks: the server's, and on whose behalf they ask
+	waits   memory.Patience // for what lasts between sessions
 	trace   *dnscache.Trace
 	ran     []checks.Ran
 	took    journal.Took
@@ -63,7 +65,7 @@ func (tx *transaction) runChecks(st policy.Stage, msg checks.Message) {
 		if !tx.peer.unrationed {
 			t.Client = share.Of(tx.peer.addr.Addr())
 		}
-		tx.ctx = dnscache.WithTransaction(tx.srv.ctx, t)
+		tx.ctx = memory.WithPatience(dnscache.WithTransaction(tx.srv.ctx, t), &tx.waits)
 		if tx.set.TraceDNS {
 			tx.trace = new(dnscache.Trace)
 			tx.ctx = dnscache.WithTrace(tx.ctx, tx.trace)

@@ -73,7 +73,7 @@ var errPerhaps = errors.New("memory: it may have been written all the same")
 var ErrUnhealthy = errors.New("memory: the store is not healthy")
 
 // Memory is a store behind a bound on time. A store that is slow, gone, full or
-// corrupt costs mail at most Options.Timeout a question, and nothing once the
+// corrupt costs mail at most Options.Timeout an answer (see Patience), and nothing once the
 // breaker is open: then answers are ErrUnhealthy at once, and the store is asked
 // for a sign of life beside the mail until it gives one. One line is logged each
 // way.
@@ -412,7 +412,14 @@ func ask[T any](ctx context.Context, m *Memory, failures *int, f func(context.Co
 	default:
 		return none, ErrUnhealthy
 	}
-	within, cancel := context.WithTimeout(ctx, time.Duration(m.timeout.Load()))
+	patience := patienceOf(ctx)
+	left := patience.left(time.Duration(m.timeout.Load()))
+	if left <= 0 {
+		<-m.asking
+		return none, errPatience
+	}
+	began := time.Now()
+	within, cancel := context.WithTimeout(ctx, left)
 	type answer struct {
 		value T
 		err   error
@@ -430,6 +437,10 @@ func ask[T any](ctx context.Context, m *Memory, failures *int, f func(context.Co
 	defer cancel()
 	select {
 	case a := <-got:
+		patience.spend(time.Since(began))
+		if within.Err() != nil {
+			patience.lose() // a store that minds the context says so itself
+		}
 		if ctx.Err() == nil {
 			m.heard(failures, a.err)
 		}
@@ -438,6 +449,7 @@ func ask[T any](ctx context.Context, m *Memory, failures *int, f func(context.Co
 		if ctx.Err() != nil {
 			return none, ctx.Err() // the session is over, which says nothing of the store
 		}
+		patience.lose()
 		m.heard(failures, within.Err())
 		return none, within.Err()
 	}

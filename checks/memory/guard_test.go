@@ -87,6 +87,92 @@ func TestAStoreThatHangs(t *testing.T) {
 	})
 }
 
+// One answer to a client waits no longer than the time-out for all that is asked for it,
+// and a message whose question was not answered in time asks nothing more.
+func TestOneMessageHasOnePatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const timeout = 50 * time.Millisecond
+		s := &moody{}
+		m := New(s, Options{Timeout: timeout})
+		defer m.Close()
+		answer := func(p *Patience, questions int) (failed int, took time.Duration) {
+			p.Renew()
+			began := time.Now()
+			for i := range questions {
+				var err error
+				if i%2 == 0 {
+					_, err = m.Recall(WithPatience(t.Context(), p), Keys{})
+				} else {
+					_, err = m.Hold(WithPatience(t.Context(), p), Notice{})
+				}
+				if err != nil {
+					failed++
+				}
+			}
+			return failed, time.Since(began)
+		}
+		for _, x := range []struct {
+			delay  time.Duration // of each question
+			failed []int         // of two, for one answer after the other
+			took   []time.Duration
+		}{
+			{0, []int{0, 0, 0}, []time.Duration{0, 0, 0}},
+			{20 * time.Millisecond, []int{0, 0, 0}, []time.Duration{40 * time.Millisecond, 40 * time.Millisecond, 40 * time.Millisecond}},
+			{30 * time.Millisecond, []int{1, 2, 2}, []time.Duration{timeout, 0, 0}},
+			{time.Hour, []int{2, 2, 2}, []time.Duration{timeout, 0, 0}},
+		} {
+			s.be(x.delay, nil)
+			var p Patience
+			for i := range x.failed {
+				if failed, took := answer(&p, 2); failed != x.failed[i] || took != x.took[i] {
+					t.Errorf("each takes %v: answer %d had %d failures after %v, want %d after %v", x.delay, i, failed, took, x.failed[i], x.took[i])
+				}
+			}
+		}
+		if !m.Healthy() {
+			t.Error("it was left alone for two messages")
+		}
+		s.be(0, nil)
+		time.Sleep(2 * time.Hour)
+	})
+}
+
+// A log that takes no line keeps nobody from counting mail.
+func TestTheLogIsWrittenOutsideTheLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &moody{}
+		stuck := make(chan struct{})
+		m := New(s, Options{Timeout: time.Second, Log: slog.New(slog.NewTextHandler(blocked(stuck), nil)), Dropped: func(int) { <-stuck }})
+		for range maxPending + 1 {
+			m.Count(Event{})
+		}
+		time.Sleep(flushEvery + time.Millisecond) // it tells of one that was lost
+		s.be(0, errors.New("gone"))
+		for range trips {
+			go func() { _, _ = m.Recall(t.Context(), Keys{}) }()
+		}
+		synctest.Wait()
+		m.Count(Event{})
+		if m.Healthy() {
+			t.Error("it does not answer, and is healthy")
+		}
+		s.be(0, nil)
+		close(stuck)
+		time.Sleep(time.Minute)
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// blocked is a writer that takes nothing until it is closed.
+type blocked chan struct{}
+
+func (b blocked) Write(p []byte) (int, error) {
+	<-b
+	return len(p), nil
+}
+
 // slowToWrite answers at once, and takes a notice in half a second.
 type slowToWrite struct{ moody }
 
@@ -187,8 +273,8 @@ func TestHeldUpQuestionsAreBounded(t *testing.T) {
 func TestCountsSurviveAStoreThatIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &moody{}
-		var dropped int
-		m := New(s, Options{Dropped: func(n int) { dropped += n }})
+		var dropped atomic.Int64
+		m := New(s, Options{Dropped: func(n int) { dropped.Add(int64(n)) }})
 		m.Count(Event{})
 		time.Sleep(flushEvery + time.Millisecond)
 		if s.added.Load() != 1 {
@@ -202,8 +288,8 @@ func TestCountsSurviveAStoreThatIsAway(t *testing.T) {
 		s.be(0, nil)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		if s.added.Load() != 1+maxPending || dropped != 5 {
-			t.Errorf("%d written, %d dropped", s.added.Load(), dropped)
+		if s.added.Load() != 1+maxPending || dropped.Load() != 5 {
+			t.Errorf("%d written, %d dropped", s.added.Load(), dropped.Load())
 		}
 		if err := m.Close(); err != nil {
 			t.Error(err)
@@ -316,8 +402,8 @@ func TestADiskThatIsFull(t *testing.T) {
 		} {
 			s := &readOnly{err: x.err}
 			var log logtest.Log
-			dropped := 0
-			m := New(s, Options{Dropped: func(n int) { dropped += n }, Log: slog.New(slog.NewTextHandler(&log, nil))})
+			var dropped atomic.Int64
+			m := New(s, Options{Dropped: func(n int) { dropped.Add(int64(n)) }, Log: slog.New(slog.NewTextHandler(&log, nil))})
 			s.full.Store(true)
 			for range 40 {
 				m.Count(Event{})
@@ -335,8 +421,8 @@ func TestADiskThatIsFull(t *testing.T) {
 			}
 			time.Sleep(2 * flushEvery)
 			synctest.Wait()
-			if got := int(s.added.Load()); got+dropped != 41 || x.dropped == 0 && dropped != 0 || x.dropped > 0 && dropped < x.dropped {
-				t.Errorf("%v: %d written, %d dropped", x.err, got, dropped)
+			if got, lost := int(s.added.Load()), int(dropped.Load()); got+lost != 41 || x.dropped == 0 && lost != 0 || x.dropped > 0 && lost < x.dropped {
+				t.Errorf("%v: %d written, %d dropped", x.err, got, lost)
 			}
 			if text := log.String(); strings.Count(text, "does not answer") != 1 || strings.Count(text, "answers again") != 1 {
 				t.Errorf("told:\n%s", text)
