@@ -281,6 +281,11 @@ type Limits struct {
 	Held          Size `yaml:"held" min:"0"`
 	HeldPerClient Size `yaml:"held_per_client" min:"0"`
 
+	// Notices of mail that a rule holds and that was asked to come again, of all and of one
+	// sender: the domain that is proven, or the client's network.
+	Notices          int `yaml:"notices"`
+	NoticesPerSender int `yaml:"notices_per_sender"`
+
 	// Of one client, an IPv4 address or an IPv6 /64, in a minute; 0: no limit.
 	ConnectionRate int `yaml:"connection_rate" min:"0"`
 	MessageRate    int `yaml:"message_rate" min:"0"`
@@ -367,6 +372,7 @@ func Default() *Config {
 		Headers: Headers{AuthenticationResults: true, ReceivedSPF: true, Received: true},
 		Limits: Limits{
 			MessageSize: 50 * MiB, HeaderSize: 256 * KiB, HeaderFields: 1000, Recipients: 1000,
+			Notices: 500_000, NoticesPerSender: 1000,
 			Connections: 10000, ConnectionsPerClient: 50, Errors: 20, Unsynchronized: "refuse",
 		},
 		Timeouts: Timeouts{

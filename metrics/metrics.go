@@ -171,10 +171,10 @@ func New() *Metrics {
 	m.stateBytes = f.NewGaugeVec(gauge("state_bytes", "Room that the store of this machine takes; of servers nothing is known."), nil)
 
 	m.limitsReached = newKnown(counter("limits_reached_total", "What clients were not given since a limit was reached, by the key of it in the configuration.", "limit"),
-		"held", "held_per_client", "held_memory", "header_fields", "header_size", "message_rate", "recipients")
+		"held", "held_per_client", "held_memory", "header_fields", "header_size", "message_rate", "notices", "notices_per_sender", "recipients")
 	m.heldBytes = f.NewGauge(gauge("held_bytes", "Room taken by messages that are held until the last rule can judge them, in memory and on disk."))
 
-	m.held = f.NewGaugeVec(gauge("held", "Mail that was told to come again and has not yet, by the rule that holds it, as counted within the last minute; at most 10,000 notices are looked at."), []string{"rule"})
+	m.held = f.NewGaugeVec(gauge("held", "Mail that was told to come again and has not yet, by the rule that holds it, as counted within the last minute; the newest 10,000 are looked at."), []string{"rule"})
 	m.holdSeconds = f.NewHistogramVec(histogram("hold_seconds", "How long mail was held, by what ended it.", holdBuckets), []string{"released"})
 	for _, end := range []string{"clock", "operator", "expired"} {
 		m.holdSeconds.WithLabelValues(end)

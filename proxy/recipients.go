@@ -1,12 +1,14 @@
 package proxy
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"time"
 	"unsafe"
 
 	"postern/checks"
+	"postern/checks/memory"
 	"postern/policy"
 	"postern/proxy/esmtp"
 	"postern/proxy/fields"
@@ -79,12 +81,23 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 // again: one that it was told of, and that is forgotten, would have it told so again for
 // ever. Where the store does not take it nothing is held, and the rules are read as they
 // are then.
+//
+// Where there is no room for one more, the mail is held without: it has to wait until there
+// is. NOT let in, or whoever invents recipients would open the way for what comes behind
+// them.
 func (tx *transaction) noteHeld(to *policy.Recipient) smtp.Reply {
 	if tx.set.Memory != nil {
 		n := checks.NoticeOf(&tx.facts, to)
 		n.Rule = tx.verdict.Rule
-		if _, err := tx.set.Memory.Hold(tx.ctx, n); err == nil {
+		switch _, err := tx.set.Memory.Hold(tx.ctx, n); {
+		case err == nil:
 			to.Hold.Notice = n.ID
+			return tx.reply
+		case errors.Is(err, memory.ErrSenderFull):
+			tx.srv.metrics.LimitReached("notices_per_sender")
+			return tx.reply
+		case errors.Is(err, memory.ErrFull):
+			tx.srv.metrics.LimitReached("notices")
 			return tx.reply
 		}
 	}

@@ -156,7 +156,7 @@ func replayOne(t *testing.T, rnd *rand.Rand, observe bool, given ...configs.Rule
 	r.srv.record = func(rec *journal.Record) { live++; w.Write(rec) } // one session at a time
 	for live < replayTransactions {
 		store.fail.Store(int32(rnd.IntN(20))) // the second of these is reading, the third writing
-		if list, err := store.Held(t.Context(), 1, nil); err == nil && rnd.IntN(4) == 0 && len(list) > 0 {
+		if list := waiting(t, store); rnd.IntN(4) == 0 && len(list) > 0 {
 			_, _ = store.Release(t.Context(), []string{list[0].ID}) // it is there
 		}
 		replaySession(r, rnd)

@@ -66,6 +66,9 @@ func OpenFile(folder string, now func() time.Time, log *slog.Logger) (Store, err
 	}
 	f := &file{db: db}
 	l := &local{on: f, now: now}
+	if err := l.list(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), db.Close())
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	f.stop = stop
 	f.sweeper.Go(func() { f.sweep(ctx, l, log) })

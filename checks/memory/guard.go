@@ -14,7 +14,8 @@ import (
 type Options struct {
 	Timeout time.Duration // the longest that mail waits for the store; 0: 50 ms
 	Keep    time.Duration // how long a sender is remembered after its last message; 0: 36 days
-	Log     *slog.Logger  // may be nil
+	Bounds  Bounds
+	Log     *slog.Logger // may be nil
 	Now     func() time.Time
 	// Sizes is told every minute how much is remembered, as far as that is known.
 	Sizes func(Sizes)
@@ -84,6 +85,7 @@ type Memory struct {
 	asking  chan struct{}
 	timeout atomic.Int64 // Options.Timeout
 	keep    atomic.Int64 // Options.Keep
+	bounds  atomic.Pointer[Bounds]
 	healthy atomic.Bool
 
 	mu       sync.Mutex
@@ -118,16 +120,24 @@ func New(s Store, o Options) *Memory {
 	ctx, stop := context.WithCancel(context.Background())
 	m := &Memory{store: s, opt: o, asking: make(chan struct{}, maxAsking), stop: stop, wake: make(chan struct{}, 1)}
 	m.healthy.Store(true)
-	m.Tune(o.Timeout, o.Keep)
+	m.Tune(o.Timeout, o.Keep, o.Bounds)
 	m.done.Go(func() { m.write(ctx) })
 	m.done.Go(func() { m.heal(ctx) })
 	return m
 }
 
-// Tune changes how long mail waits and how long a sender is remembered.
-func (m *Memory) Tune(timeout, keep time.Duration) {
+// Tune changes how long mail waits, how long a sender is remembered, and how many notices
+// may wait.
+func (m *Memory) Tune(timeout, keep time.Duration, b Bounds) {
+	if b.Notices <= 0 {
+		b.Notices = defaultNotices
+	}
+	if b.PerSender <= 0 {
+		b.PerSender = defaultPerSender
+	}
 	m.timeout.Store(int64(timeout))
 	m.keep.Store(int64(keep))
+	m.bounds.Store(&b)
 }
 
 // Begin waits for a first sign of life, at most some seconds. A store that gives
@@ -195,9 +205,11 @@ func (m *Memory) Notice(ctx context.Context, id string) (Notice, error) {
 }
 
 // Hold is Store.Hold within the time for it. An error says that nobody may be
-// told of the notice: it may not be there.
+// told of the notice: it may not be there. ErrSenderFull and ErrFull say that it is not,
+// and that the store is well.
 func (m *Memory) Hold(ctx context.Context, n Notice) (Notice, error) {
-	return ask(ctx, m, &m.unheld, func(ctx context.Context) (Notice, error) { return m.store.Hold(ctx, n.cut()) })
+	b := *m.bounds.Load()
+	return ask(ctx, m, &m.unheld, func(ctx context.Context) (Notice, error) { return m.store.Hold(ctx, n.cut(), b) })
 }
 
 // Store is the store itself, for those who have time: the control socket and the
@@ -307,36 +319,48 @@ func (m *Memory) ended(e End, held time.Duration) {
 	}
 }
 
-// lookAtHeld counts the notices that wait, and gives up those whose senders have.
+// lookAtHeld counts the notices that wait, the newest, and gives up those whose senders
+// have.
 func (m *Memory) lookAtHeld(ctx context.Context, now time.Time) {
 	if m.opt.Held == nil {
 		return
 	}
-	var list []Notice
-	err := guarded(func() (err error) {
-		list, err = m.store.Held(ctx, countHeld, nil)
-		return err
-	})
-	if err != nil {
-		return
-	}
 	byRule := map[string]int{}
-	var over []string
-	for _, n := range list {
-		if now.Sub(n.Last) > givenUp {
-			over = append(over, n.ID)
-			continue
+	if m.look(ctx, true, func(n Notice) bool {
+		if now.Sub(n.Last) <= givenUp {
+			byRule[n.Rule]++
 		}
-		byRule[n.Rule]++
+		return true
+	}) != nil {
+		return
 	}
 	m.opt.Held(byRule)
-	if len(over) == 0 {
+	var over []string
+	err := m.look(ctx, false, func(n Notice) bool {
+		late := now.Sub(n.Last) > givenUp
+		if late {
+			over = append(over, n.ID)
+		}
+		return late || n.Released // one that was released stands behind those that came since its last try
+	})
+	if err != nil || len(over) == 0 {
 		return
 	}
-	list, _ = m.pass(ctx, over) // those that it does not take are over in a minute as well
+	list, _ := m.pass(ctx, over) // those that it does not take are over in a minute as well
 	for _, n := range list {
 		m.ended(EndExpired, n.Last.Sub(n.First))
 	}
+}
+
+// look calls f for notices that wait, at most countHeld.
+func (m *Memory) look(ctx context.Context, newest bool, f func(Notice) bool) error {
+	return guarded(func() error {
+		looked := 0
+		return m.store.Waiting(ctx, newest, func(n Notice) bool {
+			looked++
+			return f(n) && looked < countHeld
+		})
+	})
 }
 
 // putBack puts events back that were not written, the newest as far as there is room.
@@ -472,7 +496,7 @@ func guarded(do func() error) (err error) {
 func (m *Memory) heard(failures *int, err error) {
 	m.mu.Lock()
 	fell := false
-	if err == nil {
+	if err == nil || isFull(err) {
 		*failures = 0
 	} else if *failures++; *failures >= trips {
 		fell = m.fall()

@@ -45,8 +45,8 @@ func (m *moody) answer() error {
 func (m *moody) Recall(context.Context, Keys) (Recalled, error) {
 	return Recalled{Domain: 7}, m.answer()
 }
-func (m *moody) Ping(context.Context) error                       { return m.answer() }
-func (m *moody) Hold(_ context.Context, n Notice) (Notice, error) { return n, m.answer() }
+func (m *moody) Ping(context.Context) error                                 { return m.answer() }
+func (m *moody) Hold(_ context.Context, n Notice, _ Bounds) (Notice, error) { return n, m.answer() }
 func (m *moody) Add(_ context.Context, _ time.Duration, e []Event) error {
 	err := m.answer()
 	if err == nil {
@@ -176,7 +176,7 @@ func (b blocked) Write(p []byte) (int, error) {
 // slowToWrite answers at once, and takes a notice in half a second.
 type slowToWrite struct{ moody }
 
-func (*slowToWrite) Hold(_ context.Context, n Notice) (Notice, error) {
+func (*slowToWrite) Hold(_ context.Context, n Notice, _ Bounds) (Notice, error) {
 	time.Sleep(500 * time.Millisecond)
 	return n, nil
 }

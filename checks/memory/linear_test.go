@@ -58,7 +58,7 @@ func TestNoticesAreLinearizable(t *testing.T) {
 					did(who, true, at, answer{})
 					continue
 				}
-				n, err := s.Hold(t.Context(), Notice{ID: id})
+				n, err := s.Hold(t.Context(), Notice{ID: id}, wide)
 				if err != nil {
 					t.Error(err)
 					return

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"sort"
 	"sync"
 	"time"
 )
@@ -44,10 +45,12 @@ type medium interface {
 // local is a store on a medium of this process. Each value begins with the time
 // at which it is forgotten.
 type local struct {
-	on  medium
-	now func() time.Time
+	on   medium
+	now  func() time.Time
+	most int // notices, whatever the bounds say; 0: no less than they say
 
-	mu sync.Mutex // of those that read and write back
+	mu      sync.Mutex // of those that read and write back
+	waiting waiting
 }
 
 var errValue = errors.New("memory: an entry cannot be read")
@@ -196,19 +199,62 @@ func (l *local) Notice(_ context.Context, id string) (n Notice, err error) {
 }
 
 // Hold implements Store.
-func (l *local) Hold(ctx context.Context, n Notice) (Notice, error) {
+func (l *local) Hold(ctx context.Context, n Notice, b Bounds) (Notice, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	was, err := l.Notice(ctx, n.ID)
 	if err != nil && !errors.Is(err, errValue) {
 		return n, err
 	}
-	n.First, n.Last = l.now(), l.now()
+	if l.most > 0 {
+		b.Notices = min(b.Notices, l.most)
+	}
+	now, holder := l.now(), n.holder()
+	var ws []write
+	gone, from, passed := "", Key{}, false
+	if l.waiting.find(holder, n.ID) < 0 {
+		if from, gone, passed, err = l.giveWay(ctx, holder, n.ID, b); err != nil {
+			return n, err
+		}
+	}
+	if gone != "" {
+		ws = append(ws, write{table: tableHold, key: gone})
+	}
+	n.First, n.Last = now, now
 	if !was.First.IsZero() {
 		n.First, n.Released = was.First, was.Released
 	}
 	n.Tries = was.Tries + 1
-	return n, l.on.commit([]write{l.noticeWrite(n)})
+	if err := l.on.commit(append(ws, l.noticeWrite(n))); err != nil {
+		return n, err
+	}
+	switch {
+	case passed:
+		l.waiting.passed = l.waiting.passed[1:]
+	case gone != "":
+		l.waiting.remove(from, gone)
+	}
+	l.waiting.touch(holder, n.ID, now.Unix())
+	return n, nil
+}
+
+// giveWay is waiting.giveWay, for a notice that is not of those which have passed and came
+// again since.
+func (l *local) giveWay(ctx context.Context, holder Key, id string, b Bounds) (from Key, gone string, passed bool, err error) {
+	for {
+		from, gone, passed, err = l.waiting.giveWay(holder, b, l.now().Unix())
+		if err != nil || !passed {
+			return from, gone, passed, err
+		}
+		n, err := l.Notice(ctx, gone)
+		if err != nil && !errors.Is(err, errValue) {
+			return Key{}, "", false, err
+		}
+		if (err != nil || n.Passed) && gone != id {
+			return from, gone, true, nil
+		}
+		l.waiting.passed = l.waiting.passed[1:]
+	}
 }
 
 func (l *local) noticeWrite(n Notice) write {
@@ -216,17 +262,26 @@ func (l *local) noticeWrite(n Notice) write {
 	return write{tableHold, n.ID, append(encode(l.now().Add(noticeLife)), text...)}
 }
 
-// Held implements Store.
-func (l *local) Held(ctx context.Context, limit int, match func(Notice) bool) (list []Notice, err error) {
-	err = l.on.each(tableHold, "", func(_ string, v []byte) bool {
-		var n Notice
-		if over(v, l.now()) || json.Unmarshal(v[8:], &n) != nil || n.Passed || match != nil && !match(n) {
-			return ctx.Err() == nil
+// Waiting implements Store.
+func (l *local) Waiting(ctx context.Context, newest bool, f func(Notice) bool) error {
+	l.mu.Lock()
+	list := l.waiting.all()
+	l.mu.Unlock()
+	sortSpots(list, newest)
+	for _, s := range list {
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-		list = append(list, n)
-		return len(list) < limit && ctx.Err() == nil
-	})
-	return list, errors.Join(err, ctx.Err())
+		n, err := l.Notice(ctx, s.id)
+		switch {
+		case errors.Is(err, errValue): // nobody can make anything of it
+		case err != nil:
+			return err
+		case !n.First.IsZero() && !n.Passed && !f(n):
+			return nil
+		}
+	}
+	return nil
 }
 
 // Release implements Store.
@@ -256,7 +311,40 @@ func (l *local) mark(ctx context.Context, ids []string, of func(*Notice) *bool) 
 		*of(&n), seen[id] = true, true
 		list, ws = append(list, n), append(ws, l.noticeWrite(n))
 	}
-	return list, l.on.commit(ws)
+	if err := l.on.commit(ws); err != nil {
+		return nil, err
+	}
+	now := l.now().Unix()
+	for _, n := range list {
+		if n.Passed {
+			l.waiting.remove(n.holder(), n.ID)
+			l.waiting.passed = append(l.waiting.passed, spot{n.ID, now})
+		} else {
+			l.waiting.touch(n.holder(), n.ID, now)
+		}
+	}
+	return list, nil
+}
+
+// list lists the notices that are there when the store is opened.
+func (l *local) list() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err := l.on.each(tableHold, "", func(id string, v []byte) bool {
+		var n Notice
+		if over(v, l.now()) || json.Unmarshal(v[8:], &n) != nil {
+			return true // it is taken away by and by
+		}
+		touched := int64(binary.BigEndian.Uint64(v)) - int64(noticeLife/time.Second)
+		if n.Passed {
+			l.waiting.passed = append(l.waiting.passed, spot{id, touched})
+		} else {
+			l.waiting.touch(n.holder(), id, touched)
+		}
+		return true
+	})
+	sortSpots(l.waiting.passed, false)
+	return err
 }
 
 // Sizes implements Store.
@@ -305,13 +393,29 @@ func (l *local) forget(ws []write) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	kept := ws[:0]
+	var gone []Notice
 	for _, w := range ws {
-		if v, err := l.on.get(w.table, w.key); err == nil && v != nil && over(v, l.now()) {
-			kept = append(kept, w)
+		v, err := l.on.get(w.table, w.key)
+		if err != nil || v == nil || !over(v, l.now()) {
+			continue
+		}
+		kept = append(kept, w)
+		var n Notice
+		if w.table == tableHold && len(v) > 8 && json.Unmarshal(v[8:], &n) == nil {
+			gone = append(gone, n)
 		}
 	}
 	if len(kept) == 0 {
 		return nil
 	}
-	return l.on.commit(kept)
+	if err := l.on.commit(kept); err != nil {
+		return err
+	}
+	for _, n := range gone {
+		l.waiting.remove(n.holder(), n.ID)
+	}
+	// Those that have passed stand in the order in which they are forgotten.
+	was, before := l.waiting.passed, l.now().Add(-noticeLife).Unix()
+	l.waiting.passed = was[sort.Search(len(was), func(i int) bool { return was[i].touched > before }):]
+	return nil
 }

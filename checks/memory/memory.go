@@ -85,16 +85,18 @@ func keyOf(parts ...string) (k Key) {
 
 var idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
 
-// idLength is the length of the id of a notice, in characters: 80 bits.
+// idLength is the length of the id of a notice, in characters: 5 bits of its sender and 75
+// of its own.
 const idLength = 16
 
 // NoticeID is the id of the notice on mail of a sender for a recipient. It is
 // the same whenever the same mail comes again. The addresses are as facts have
 // them; letter case of the sender's and recipient's text is kept, as the MTA
-// behind may.
+// behind may. All ids of a sender begin with the same letter: a cluster keeps them in one
+// place, where they can be counted.
 func NoticeID(who Key, from, rcpt string) string {
 	k := keyOf("notice", string(who[:]), from, rcpt)
-	return idEncoding.EncodeToString(k[:])[:idLength]
+	return idEncoding.EncodeToString(who[:])[:1] + idEncoding.EncodeToString(k[:])[:idLength-1]
 }
 
 // IsNoticeID says whether s can be the id of a notice.
@@ -197,12 +199,16 @@ type Store interface {
 	// Notice reads the notice of that id; its First is zero where there is none.
 	Notice(ctx context.Context, id string) (Notice, error)
 	// Hold writes one more try of a notice and returns it with its First and Tries.
-	// When it has come back, the notice survives the end of the process.
-	Hold(ctx context.Context, n Notice) (Notice, error)
+	// When it has come back, the notice survives the end of the process. ErrSenderFull and
+	// ErrFull are that there is no room for one more; one that is idle for half a day, or
+	// has passed, gives way.
+	Hold(ctx context.Context, n Notice, b Bounds) (Notice, error)
 	// Pass marks notices as passed and returns those that were not yet.
 	Pass(ctx context.Context, ids []string) ([]Notice, error)
-	// Held returns notices that have not passed, at most limit, in no order. match may be nil.
-	Held(ctx context.Context, limit int, match func(Notice) bool) ([]Notice, error)
+	// Waiting calls f for the notices that have not passed until it says false, in the
+	// order in which they were tried last, or released. f may take its time: nobody waits
+	// for it. What comes again meanwhile may be left out.
+	Waiting(ctx context.Context, newest bool, f func(Notice) bool) error
 	// Release marks notices as released and returns those that were not yet.
 	Release(ctx context.Context, ids []string) ([]Notice, error)
 	// Sizes counts what is remembered.

@@ -10,13 +10,14 @@ import (
 const processEntries = 100_000
 
 // NewProcess returns the store that holds where nothing is configured: it ends
-// with the process, and keeps the newest 100,000 entries of a kind.
+// with the process, and keeps the newest 100,000 entries of a kind, and as many notices.
 func NewProcess(now func() time.Time) Store {
-	return &local{on: newProcess(processEntries), now: now}
+	return &local{on: newProcess(processEntries), now: now, most: processEntries}
 }
 
 // process is a medium in the memory of this process. When a table is full, the
-// older half of it is forgotten: it is kept as two maps, and one of them goes.
+// older half of it is forgotten: it is kept as two maps, and one of them goes. Of
+// notices none is: whoever writes them minds how many there are.
 type process struct {
 	mu   sync.RWMutex
 	most int
@@ -51,7 +52,7 @@ func (p *process) commit(ws []write) error {
 			continue
 		}
 		of.young[w.key] = w.value
-		if len(of.young) > p.most/2 {
+		if w.table != tableHold && len(of.young) > p.most/2 {
 			of.old, of.young = of.young, map[string][]byte{}
 		}
 	}

@@ -129,13 +129,14 @@ func (r *reopened) Notice(ctx context.Context, id string) (Notice, error) {
 }
 
 // Hold implements Store.
-func (r *reopened) Hold(ctx context.Context, n Notice) (Notice, error) {
-	return asked(r, func(s Store) (Notice, error) { return s.Hold(ctx, n) })
+func (r *reopened) Hold(ctx context.Context, n Notice, b Bounds) (Notice, error) {
+	return asked(r, func(s Store) (Notice, error) { return s.Hold(ctx, n, b) })
 }
 
-// Held implements Store.
-func (r *reopened) Held(ctx context.Context, limit int, match func(Notice) bool) ([]Notice, error) {
-	return asked(r, func(s Store) ([]Notice, error) { return s.Held(ctx, limit, match) })
+// Waiting implements Store.
+func (r *reopened) Waiting(ctx context.Context, newest bool, f func(Notice) bool) error {
+	_, err := asked(r, func(s Store) (struct{}, error) { return struct{}{}, s.Waiting(ctx, newest, f) })
+	return err
 }
 
 // Pass implements Store.

@@ -39,6 +39,23 @@ func (c *clock) move(d time.Duration) {
 
 const keep = 36 * 24 * time.Hour
 
+// wide is room enough.
+var wide = Bounds{Notices: 1 << 20, PerSender: 1 << 20}
+
+// heldBy lists the notices of a store that wait, at most limit; match may be nil.
+func heldBy(t *testing.T, s Store, newest bool, limit int, match func(Notice) bool) (list []Notice) {
+	t.Helper()
+	if err := s.Waiting(t.Context(), newest, func(n Notice) bool {
+		if match == nil || match(n) {
+			list = append(list, n)
+		}
+		return len(list) < limit
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
 // stores are the stores there are, each with a clock that stands at the beginning
 // of an hour, and what else has to be moved with it.
 func stores(t *testing.T) map[string]func(*testing.T) (Store, func(time.Duration)) {
@@ -152,12 +169,12 @@ func TestNotices(t *testing.T) {
 		if got, err := s.Notice(ctx, id); err != nil || !got.First.IsZero() {
 			t.Errorf("before: %+v, %v", got, err)
 		}
-		first, err := s.Hold(ctx, n)
+		first, err := s.Hold(ctx, n, wide)
 		if err != nil || first.Tries != 1 || first.Released {
 			t.Fatalf("%+v, %v", first, err)
 		}
 		move(10 * time.Minute)
-		second, err := s.Hold(ctx, n)
+		second, err := s.Hold(ctx, n, wide)
 		if err != nil || second.Tries != 2 || !second.First.Equal(first.First) || second.Last.Sub(first.First) != 10*time.Minute {
 			t.Fatalf("%+v, %v", second, err)
 		}
@@ -165,17 +182,13 @@ func TestNotices(t *testing.T) {
 			t.Errorf("%+v, %v", got, err)
 		}
 		for i := range 3 {
-			if _, err := s.Hold(ctx, Notice{ID: NoticeID(NetworkKey(client), "b@d.example", fmt.Sprint(i)), From: "b@d.example"}); err != nil {
+			if _, err := s.Hold(ctx, Notice{ID: NoticeID(NetworkKey(client), "b@d.example", fmt.Sprint(i)), From: "b@d.example"}, wide); err != nil {
 				t.Fatal(err)
 			}
 		}
 		held := func(limit int, match func(Notice) bool) int {
 			t.Helper()
-			list, err := s.Held(ctx, limit, match)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return len(list)
+			return len(heldBy(t, s, true, limit, match))
 		}
 		if n := held(100, nil); n != 4 {
 			t.Errorf("%d held", n)
@@ -192,7 +205,7 @@ func TestNotices(t *testing.T) {
 		if list, err := s.Release(ctx, []string{id}); err != nil || len(list) != 0 {
 			t.Errorf("once more: %+v, %v", list, err)
 		}
-		if got, err := s.Hold(ctx, n); err != nil || !got.Released || got.Tries != 3 {
+		if got, err := s.Hold(ctx, n, wide); err != nil || !got.Released || got.Tries != 3 {
 			t.Errorf("a try after the release: %+v, %v", got, err)
 		}
 		sizes, err := s.Sizes(ctx)
@@ -211,7 +224,7 @@ func TestNotices(t *testing.T) {
 		if got, err := s.Notice(ctx, id); err != nil || !got.Passed || got.Tries != 3 {
 			t.Errorf("%+v, %v", got, err)
 		}
-		if _, err := s.Hold(ctx, n); err != nil || held(100, nil) != 4 {
+		if _, err := s.Hold(ctx, n, wide); err != nil || held(100, nil) != 4 {
 			t.Errorf("it is held again: %v", err)
 		}
 		move(noticeLife + time.Second)
@@ -233,7 +246,7 @@ func TestANoticeSurvives(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := NoticeID(NetworkKey(client), "a@d.example", "u@example.org")
-	if _, err := s.Hold(t.Context(), Notice{ID: id, From: "a@d.example"}); err != nil {
+	if _, err := s.Hold(t.Context(), Notice{ID: id, From: "a@d.example"}, wide); err != nil {
 		t.Fatal(err)
 	}
 	// What a kill leaves: the file as it is at this moment.
@@ -287,7 +300,7 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i := range 100 {
-				if _, err := s.Hold(t.Context(), Notice{ID: NoticeID(Key{}, "", fmt.Sprint(i))}); err != nil {
+				if _, err := s.Hold(t.Context(), Notice{ID: NoticeID(Key{}, "", fmt.Sprint(i))}, wide); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -307,7 +320,7 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Close()
-			if _, err := s.Hold(t.Context(), Notice{ID: "0000000000000000"}); err != nil {
+			if _, err := s.Hold(t.Context(), Notice{ID: "0000000000000000"}, wide); err != nil {
 				t.Error(err)
 			}
 			if aside, _ := filepath.Glob(path + ".torn-*"); len(aside) != 1 || !strings.Contains(log.String(), "moved aside") {
@@ -369,19 +382,19 @@ func TestWhatIsForgottenGoes(t *testing.T) {
 func TestTheProcessForgetsTheOldest(t *testing.T) {
 	p := newProcess(100)
 	for i := range 1000 {
-		if err := p.commit([]write{{tableHold, fmt.Sprintf("%04d", i), []byte{1}}}); err != nil {
+		if err := p.commit([]write{{tableRate, fmt.Sprintf("%04d", i), []byte{1}}}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	s, err := p.sizes()
-	if n := s.Entries["hold"]; err != nil || n < 50 || n > 100 {
+	if n := s.Entries["rate"]; err != nil || n < 50 || n > 100 {
 		t.Errorf("%d, %v", n, err)
 	}
-	if v, _ := p.get(tableHold, "0999"); v == nil {
+	if v, _ := p.get(tableRate, "0999"); v == nil {
 		t.Error("the newest is gone")
 	}
 	var keys []string
-	if err := p.each(tableHold, "0990", func(k string, _ []byte) bool { keys = append(keys, k); return len(keys) < 3 }); err != nil {
+	if err := p.each(tableRate, "0990", func(k string, _ []byte) bool { keys = append(keys, k); return len(keys) < 3 }); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Equal(keys, []string{"0991", "0992", "0993"}) {

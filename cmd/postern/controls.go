@@ -32,11 +32,12 @@ func newHeld() *cobra.Command {
 		Long: `Print the notices that the running proxy has of mail that a rule holds: the id, since
 when, how often it came, who sent it for whom, by which rule, and whether it was
 released. The mail itself is at its sender's; postern release lets it in when it
-comes again. The newest stand first.
+comes again. What came last, or was released last, stands first.
 
 It asks the proxy by its control socket (control.socket), which the group postern may
 write to.`,
 		Example: `  postern held --rcpt example.org --since 24h
+  postern held --who 192.0.2.77
   postern held --json | jq -r '.notices[] | select(.tries > 3) | .id'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if since != "" {
@@ -46,25 +47,21 @@ write to.`,
 				}
 				f.Since = time.Now().Add(-d)
 			}
-			f.Limit = control.DefaultLimit
 			c, err := controlClient(opt)
 			if err != nil {
 				return err
 			}
-			list, err := c.Held(cmd.Context(), f)
-			if err != nil {
+			v := view.NewHeld(cmd.OutOrStdout(), asJSON)
+			if err := c.Held(cmd.Context(), f, v.Add); err != nil {
 				return err
 			}
-			v := view.Held{Notices: list, More: len(list) == f.Limit}
-			if asJSON {
-				return view.JSON(cmd.OutOrStdout(), v)
-			}
-			return v.WriteText(cmd.OutOrStdout())
+			return v.End()
 		},
 	}
 	configFlag(cmd, &opt.File)
 	cmd.Flags().StringVar(&f.From, "from", "", "only mail of this `sender`, a mailbox or a domain")
 	cmd.Flags().StringVar(&f.Rcpt, "rcpt", "", "only mail for this `recipient`, a mailbox or a domain")
+	cmd.Flags().StringVar(&f.Who, "who", "", "only mail of this `holder`: a domain that was proven, a client's network or its address")
 	cmd.Flags().StringVar(&since, "since", "", "only what came within this `duration`, such as 24h or 7d")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object and nothing else")
 	return cmd
@@ -102,14 +99,16 @@ The exit code is 1 if an id was not there, or was released before.`,
 			if err != nil {
 				return err
 			}
-			list, got, err := c.Release(cmd.Context(), args, domain)
-			if errOut := view.Released(cmd.OutOrStdout(), list, args); err == nil {
+			v := view.NewReleased(cmd.OutOrStdout(), args)
+			got, err := c.Release(cmd.Context(), args, domain, v.Add)
+			all, errOut := v.End()
+			if err == nil {
 				err = errOut
 			}
 			if errOut := view.Retrievals(cmd.OutOrStdout(), got); err == nil {
 				err = errOut
 			}
-			return reported(len(list) > 0 && len(list) >= len(args), err)
+			return reported(all, err)
 		},
 	}
 	configFlag(cmd, &opt.File)

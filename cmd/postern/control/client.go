@@ -25,48 +25,47 @@ var errCutOff = errors.New("the proxy did not come to the end of its answer: see
 type Client struct{ Path string }
 
 // Held implements Desk.
-func (c Client) Held(ctx context.Context, f Filter) ([]memory.Notice, error) {
-	notices, _, err := c.ask(ctx, request{Do: doHeld, Filter: &f})
-	return notices, err
+func (c Client) Held(ctx context.Context, f Filter, tell func(memory.Notice) error) error {
+	_, err := c.ask(ctx, request{Do: doHeld, Filter: &f}, tell)
+	return err
 }
 
 // Release implements Desk.
-func (c Client) Release(ctx context.Context, ids []string, domain string) ([]memory.Notice, []Retrieval, error) {
-	return c.ask(ctx, request{Do: doRelease, IDs: ids, Domain: domain})
+func (c Client) Release(ctx context.Context, ids []string, domain string, tell func(memory.Notice) error) ([]Retrieval, error) {
+	return c.ask(ctx, request{Do: doRelease, IDs: ids, Domain: domain}, tell)
 }
 
 // Retrieve implements Desk.
 func (c Client) Retrieve(ctx context.Context, domain string) ([]Retrieval, error) {
-	_, list, err := c.ask(ctx, request{Do: doRetrieve, Domain: domain})
-	return list, err
+	return c.ask(ctx, request{Do: doRetrieve, Domain: domain}, func(memory.Notice) error { return errCutOff })
 }
 
-// ask says what is wanted and collects the answer. What came before an error comes
-// back with it.
-func (c Client) ask(ctx context.Context, r request) (notices []memory.Notice, list []Retrieval, err error) {
+// ask says what is wanted, and tells and collects the answer. What came before an error
+// comes back with it.
+func (c Client) ask(ctx context.Context, r request, tell func(memory.Notice) error) (list []Retrieval, err error) {
 	if c.Path == "" {
-		return nil, nil, ErrNoSocket
+		return nil, ErrNoSocket
 	}
 	if err := Verify(c.Path); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = fmt.Errorf("%w (%s)", ErrNotRunning, c.Path)
 		}
-		return nil, nil, err
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, commandTime)
 	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.Path)
 	switch {
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, nil, fmt.Errorf("%w (%s)", ErrNotRunning, c.Path)
+		return nil, fmt.Errorf("%w (%s)", ErrNotRunning, c.Path)
 	case err != nil:
-		return nil, nil, err
+		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	line, err := json.Marshal(r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	// A proxy that does not take all of it has said why.
 	_, unsent := conn.Write(append(line, '\n'))
@@ -75,20 +74,22 @@ func (c Client) ask(ctx context.Context, r request) (notices []memory.Notice, li
 	for lines.Scan() {
 		var a answer
 		if err := json.Unmarshal(lines.Bytes(), &a); err != nil {
-			return notices, list, fmt.Errorf("the proxy gave an answer that is none: %w", err)
+			return list, fmt.Errorf("the proxy gave an answer that is none: %w", err)
 		}
 		switch {
-		case a.Notice != nil && len(notices) < DefaultLimit:
-			notices = append(notices, *a.Notice)
-		case a.Retrieval != nil && len(list) < DefaultLimit:
+		case a.Notice != nil:
+			if err := tell(*a.Notice); err != nil {
+				return list, err
+			}
+		case a.Retrieval != nil && len(list) < maxRetrieval:
 			list = append(list, *a.Retrieval)
 		}
 		if a.End {
 			if a.Error != "" {
 				err = errors.New(a.Error)
 			}
-			return notices, list, err
+			return list, err
 		}
 	}
-	return notices, list, errors.Join(errCutOff, unsent, lines.Err(), ctx.Err())
+	return list, errors.Join(errCutOff, unsent, lines.Err(), ctx.Err())
 }

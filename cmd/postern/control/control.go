@@ -8,6 +8,7 @@ package control
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -24,7 +25,7 @@ const (
 	lineTime     = 10 * time.Second // that the other side may take to read a line
 	commandTime  = 2 * time.Minute  // that a command may take
 	maxIDs       = 1000             // that one request may name
-	DefaultLimit = 10_000           // notices in one answer
+	maxRetrieval = 1000             // of an answer
 )
 
 // The things that can be asked for.
@@ -54,13 +55,25 @@ type answer struct {
 type Filter struct {
 	From  string    `json:"from,omitempty"` // a sender's mailbox or domain
 	Rcpt  string    `json:"rcpt,omitempty"` // a recipient's
+	Who   string    `json:"who,omitempty"`  // a proven domain, a network, or an address in one
 	Since time.Time `json:"since,omitzero"` // tried at that time or later
-	Limit int       `json:"limit,omitempty"`
 }
 
 // Match says whether a notice is meant.
 func (f Filter) Match(n memory.Notice) bool {
-	return of(f.From, n.From) && of(f.Rcpt, n.Rcpt) && !n.Last.Before(f.Since)
+	return of(f.From, n.From) && of(f.Rcpt, n.Rcpt) && f.isOf(n.Who) && !n.Last.Before(f.Since)
+}
+
+// Past says whether no notice is meant that came no later than this one: of those that
+// are told by the time of their last try, or release, the newest first.
+func (f Filter) Past(n memory.Notice) bool { return !n.Released && n.Last.Before(f.Since) }
+
+func (f Filter) isOf(who string) bool {
+	if f.Who == "" || strings.EqualFold(f.Who, who) {
+		return true
+	}
+	ip, err := netip.ParseAddr(f.Who)
+	return err == nil && memory.Network(ip) == who
 }
 
 // OfDomain says whether a notice is on mail of a domain: that which the client has
@@ -93,43 +106,42 @@ type Retrieval struct {
 
 // Desk does what is asked for. Its methods may be called by several at once.
 type Desk interface {
-	// Held returns the notices that a filter means, at most f.Limit.
-	Held(ctx context.Context, f Filter) ([]memory.Notice, error)
-	// Release releases notices, by their ids or all of a domain, and returns those
-	// that were not released yet, with what came of asking for their mail.
-	Release(ctx context.Context, ids []string, domain string) ([]memory.Notice, []Retrieval, error)
+	// Held tells the notices that a filter means, the newest first, until tell fails. There
+	// may be very many.
+	Held(ctx context.Context, f Filter, tell func(memory.Notice) error) error
+	// Release releases notices, by their ids or all of a domain, tells those that were not
+	// released yet, and returns what came of asking for their mail.
+	Release(ctx context.Context, ids []string, domain string, tell func(memory.Notice) error) ([]Retrieval, error)
 	// Retrieve asks the hosts that are configured for a domain.
 	Retrieve(ctx context.Context, domain string) ([]Retrieval, error)
 }
 
 // serve answers one request by the desk; say writes a line.
 func serve(ctx context.Context, d Desk, r request, say func(answer) error) error {
-	var notices []memory.Notice
 	var retrievals []Retrieval
-	var err error
+	var err, unsaid error // the latter: nobody listens any more
+	tell := func(n memory.Notice) error {
+		unsaid = say(answer{Notice: &n})
+		return unsaid
+	}
 	switch r.Do {
 	case doHeld:
 		f := Filter{}
 		if r.Filter != nil {
 			f = *r.Filter
 		}
-		if f.Limit <= 0 || f.Limit > DefaultLimit {
-			f.Limit = DefaultLimit
-		}
-		notices, err = d.Held(ctx, f)
+		err = d.Held(ctx, f, tell)
 	case doRelease:
 		if err = checkRelease(r); err == nil {
-			notices, retrievals, err = d.Release(ctx, r.IDs, r.Domain)
+			retrievals, err = d.Release(ctx, r.IDs, r.Domain, tell)
 		}
 	case doRetrieve:
 		retrievals, err = d.Retrieve(ctx, r.Domain)
 	default:
 		err = errors.New("the proxy does not know what is asked for: it is of another version")
 	}
-	for i := range notices {
-		if err := say(answer{Notice: &notices[i]}); err != nil {
-			return err
-		}
+	if unsaid != nil {
+		return unsaid
 	}
 	for i := range retrievals {
 		if err := say(answer{Retrieval: &retrievals[i]}); err != nil {

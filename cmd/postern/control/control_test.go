@@ -33,28 +33,32 @@ type desk struct {
 	panics   bool
 }
 
-func (d *desk) Held(_ context.Context, f Filter) (list []memory.Notice, err error) {
+func (d *desk) Held(_ context.Context, f Filter, tell func(memory.Notice) error) error {
 	if d.panics {
 		panic("desk")
 	}
 	for _, n := range []memory.Notice{one, two} {
-		if f.Match(n) && len(list) < f.Limit {
-			list = append(list, n)
+		if f.Match(n) {
+			if err := tell(n); err != nil {
+				return err
+			}
 		}
 	}
-	return list, nil
+	return nil
 }
 
-func (d *desk) Release(_ context.Context, ids []string, domain string) (list []memory.Notice, got []Retrieval, err error) {
+func (d *desk) Release(_ context.Context, ids []string, domain string, tell func(memory.Notice) error) ([]Retrieval, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, n := range []memory.Notice{one, two} {
 		if slices.Contains(ids, n.ID) || domain != "" && OfDomain(n, domain) {
-			list = append(list, n)
+			if err := tell(n); err != nil {
+				return nil, err
+			}
 			d.released = append(d.released, n.ID)
 		}
 	}
-	return list, []Retrieval{{Domain: "example.org", Host: "h:25", Reply: "250 OK", Begun: true}}, nil
+	return []Retrieval{{Domain: "example.org", Host: "h:25", Reply: "250 OK", Begun: true}}, nil
 }
 
 func (d *desk) Retrieve(_ context.Context, domain string) ([]Retrieval, error) {
@@ -62,6 +66,17 @@ func (d *desk) Retrieve(_ context.Context, domain string) ([]Retrieval, error) {
 		return nil, errors.New("no host is named for " + domain)
 	}
 	return []Retrieval{{Domain: domain, Host: "h:25", Error: "gone"}}, nil
+}
+
+// held and release are what a client is told.
+func held(ctx context.Context, c Client, f Filter) (list []memory.Notice, err error) {
+	err = c.Held(ctx, f, func(n memory.Notice) error { list = append(list, n); return nil })
+	return list, err
+}
+
+func release(ctx context.Context, c Client, ids []string, domain string) (list []memory.Notice, got []Retrieval, err error) {
+	got, err = c.Release(ctx, ids, domain, func(n memory.Notice) error { list = append(list, n); return nil })
+	return list, got, err
 }
 
 func listen(t *testing.T, d Desk) (*Server, Client) {
@@ -89,7 +104,10 @@ func TestCommands(t *testing.T) {
 		want string
 	}{
 		{Filter{}, one.ID + " " + two.ID},
-		{Filter{Limit: 1}, one.ID},
+		{Filter{Who: "192.0.2.0/24"}, one.ID},
+		{Filter{Who: "192.0.2.77"}, one.ID},
+		{Filter{Who: "192.0.3.77"}, ""},
+		{Filter{Who: "B.example"}, two.ID},
 		{Filter{From: "A.example"}, one.ID},
 		{Filter{From: "@a.example"}, one.ID},
 		{Filter{From: "example"}, ""},
@@ -99,7 +117,7 @@ func TestCommands(t *testing.T) {
 		{Filter{Rcpt: "example.net", From: "a.example"}, ""},
 		{Filter{Since: time.Unix(1001, 0)}, two.ID},
 	} {
-		list, err := c.Held(ctx, tt.f)
+		list, err := held(ctx, c, tt.f)
 		var ids []string
 		for _, n := range list {
 			ids = append(ids, n.ID)
@@ -108,12 +126,12 @@ func TestCommands(t *testing.T) {
 			t.Errorf("%+v: %v, %v", tt.f, ids, err)
 		}
 	}
-	list, got, err := c.Release(ctx, []string{two.ID}, "")
+	list, got, err := release(ctx, c, []string{two.ID}, "")
 	if err != nil || len(list) != 1 || list[0].ID != two.ID || !list[0].Last.Equal(two.Last) || len(got) != 1 || !got[0].Begun {
 		t.Errorf("release: %v %v %v", list, got, err)
 	}
 	for domain, want := range map[string]string{"B.example": two.ID, "c.example": two.ID, "a.example": one.ID, "example": ""} {
-		list, _, err := c.Release(ctx, nil, domain)
+		list, _, err := release(ctx, c, nil, domain)
 		if err != nil || len(list) == 0 != (want == "") || want != "" && list[0].ID != want {
 			t.Errorf("release --domain %s: %v %v", domain, list, err)
 		}
@@ -129,7 +147,7 @@ func TestCommands(t *testing.T) {
 		{slices.Repeat([]string{one.ID}, maxIDs+1), "", "at most 1000"},
 		{slices.Repeat([]string{strings.Repeat("0", 200)}, maxIDs), "", "too long"},
 	} {
-		if _, _, err := c.Release(ctx, tt.ids, tt.domain); err == nil || !strings.Contains(err.Error(), tt.err) {
+		if _, _, err := release(ctx, c, tt.ids, tt.domain); err == nil || !strings.Contains(err.Error(), tt.err) {
 			t.Errorf("%.40v %q: %v", tt.ids, tt.domain, err)
 		}
 	}
@@ -139,22 +157,22 @@ func TestCommands(t *testing.T) {
 	if _, err := c.Retrieve(ctx, "example.com"); err == nil || err.Error() != "no host is named for example.com" {
 		t.Errorf("retrieve: %v", err)
 	}
-	if _, _, err := c.ask(ctx, request{Do: "dance"}); err == nil || !strings.Contains(err.Error(), "another version") {
+	if _, err := c.ask(ctx, request{Do: "dance"}, nil); err == nil || !strings.Contains(err.Error(), "another version") {
 		t.Errorf("%v", err)
 	}
 	d.panics = true
-	if _, err := c.Held(ctx, Filter{}); err == nil || !strings.Contains(err.Error(), "failed at it") {
+	if _, err := held(ctx, c, Filter{}); err == nil || !strings.Contains(err.Error(), "failed at it") {
 		t.Errorf("%v", err)
 	}
 	d.panics = false
-	if list, err := c.Held(ctx, Filter{}); err != nil || len(list) != 2 {
+	if list, err := held(ctx, c, Filter{}); err != nil || len(list) != 2 {
 		t.Errorf("after a panic: %v %v", list, err)
 	}
 }
 
 func TestNobodyAnswers(t *testing.T) {
 	ctx := t.Context()
-	if _, err := (Client{}).Held(ctx, Filter{}); !errors.Is(err, ErrNoSocket) {
+	if _, err := held(ctx, Client{}, Filter{}); !errors.Is(err, ErrNoSocket) {
 		t.Errorf("%v", err)
 	}
 	dir := t.TempDir()
@@ -164,11 +182,11 @@ func TestNobodyAnswers(t *testing.T) {
 	} {
 		path := filepath.Join(dir, name)
 		prepare(path)
-		if _, err := (Client{Path: path}).Held(ctx, Filter{}); !errors.Is(err, ErrNotRunning) {
+		if _, err := held(ctx, Client{Path: path}, Filter{}); !errors.Is(err, ErrNotRunning) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := (Client{Path: filepath.Join(dir, "no", "folder")}).Held(ctx, Filter{}); !errors.Is(err, ErrNotRunning) {
+	if _, err := held(ctx, Client{Path: filepath.Join(dir, "no", "folder")}, Filter{}); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("%v", err)
 	}
 	path := filepath.Join(dir, "breaks off")
@@ -183,7 +201,7 @@ func TestNobodyAnswers(t *testing.T) {
 		_, _ = io.WriteString(c, `{"notice":{"id":"0123456789abcdef"}}`+"\n")
 		_ = c.Close()
 	}()
-	if list, err := (Client{Path: path}).Held(ctx, Filter{}); !errors.Is(err, errCutOff) || len(list) != 1 {
+	if list, err := held(ctx, Client{Path: path}, Filter{}); !errors.Is(err, errCutOff) || len(list) != 1 {
 		t.Errorf("%v %v", list, err)
 	}
 }
@@ -239,7 +257,7 @@ func TestPlaces(t *testing.T) {
 	}
 	second.Serve()
 	first.Close()
-	if list, err := (Client{Path: path}).Held(t.Context(), Filter{}); err != nil || len(list) != 2 {
+	if list, err := held(t.Context(), Client{Path: path}, Filter{}); err != nil || len(list) != 2 {
 		t.Errorf("%v %v", list, err)
 	}
 	second.Close()
@@ -264,7 +282,7 @@ func TestOthersOwnIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := Listen(path, true, &desk{}, slog.New(slog.DiscardHandler))
-	_, err2 := Client{Path: path}.Held(t.Context(), Filter{})
+	_, err2 := held(t.Context(), Client{Path: path}, Filter{})
 	for _, err := range []error{err, err2} {
 		if err == nil || !strings.Contains(err.Error(), "belongs to the user 12345: others own it") {
 			t.Errorf("%v", err)
@@ -298,7 +316,7 @@ func TestConversationsAreBounded(t *testing.T) {
 	for len(s.room) < maxAtOnce {
 		time.Sleep(time.Millisecond)
 	}
-	if _, err := c.Held(t.Context(), Filter{}); err == nil || !strings.Contains(err.Error(), "busy") {
+	if _, err := held(t.Context(), c, Filter{}); err == nil || !strings.Contains(err.Error(), "busy") {
 		t.Errorf("%v", err)
 	}
 	if _, err := silent[0].Write(append(bytes.Repeat([]byte("x"), maxRequest+1), '\n')); err != nil {
@@ -311,7 +329,7 @@ func TestConversationsAreBounded(t *testing.T) {
 	for len(s.room) == maxAtOnce {
 		time.Sleep(time.Millisecond)
 	}
-	if list, err := c.Held(t.Context(), Filter{}); err != nil || len(list) != 2 {
+	if list, err := held(t.Context(), c, Filter{}); err != nil || len(list) != 2 {
 		t.Errorf("%v %v", list, err)
 	}
 	s.Close() // does not wait for those who are silent
@@ -320,7 +338,7 @@ func TestConversationsAreBounded(t *testing.T) {
 // Whatever is asked: the answer is lines of JSON, of which the last one ends it.
 func FuzzRequest(f *testing.F) {
 	for _, r := range []request{
-		{Do: doHeld, Filter: &Filter{From: "a.example", Limit: 3}}, {Do: doRelease, IDs: []string{one.ID}},
+		{Do: doHeld, Filter: &Filter{From: "a.example", Who: "192.0.2.1"}}, {Do: doRelease, IDs: []string{one.ID}},
 		{Do: doRelease, Domain: "a.example"}, {Do: doRetrieve, Domain: "example.org"}, {Do: "x"},
 	} {
 		b, err := json.Marshal(r)
@@ -329,7 +347,7 @@ func FuzzRequest(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	f.Add([]byte(`{"do":"held","filter":{"limit":-1,"since":"2026"}}`))
+	f.Add([]byte(`{"do":"held","filter":{"who":-1,"since":"2026"}}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		if bytes.ContainsAny(line, "\n") {
 			return

@@ -256,7 +256,7 @@ func drawnAnswer(a dnscache.Answer) answer {
 // held answers with what postern held prints.
 func (p *Page) held(r *http.Request) (any, error) {
 	q := r.URL.Query()
-	f := control.Filter{From: strings.TrimSpace(q.Get("from")), Rcpt: strings.TrimSpace(q.Get("rcpt")), Limit: heldMost}
+	f := control.Filter{From: strings.TrimSpace(q.Get("from")), Rcpt: strings.TrimSpace(q.Get("rcpt"))}
 	if len(f.From) > maxWord || len(f.Rcpt) > maxWord {
 		return nil, &problem{http.StatusBadRequest, fmt.Sprintf("at most %d octets", maxWord)}
 	}
@@ -267,7 +267,7 @@ func (p *Page) held(r *http.Request) (any, error) {
 	defer leave()
 	ctx, cancel := context.WithTimeout(r.Context(), answerTime)
 	defer cancel()
-	list, err := p.opt.Service.Held(ctx, f)
+	list, err := p.opt.Service.Held(ctx, f, heldMost)
 	if err != nil {
 		return nil, &problem{http.StatusServiceUnavailable, "The store of the state does not answer: " + err.Error()}
 	}

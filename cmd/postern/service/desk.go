@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -15,20 +16,22 @@ import (
 // desk does what the control commands ask for.
 type desk struct{ s *Service }
 
-// Held implements control.Desk: the newest come first.
-func (d desk) Held(ctx context.Context, f control.Filter) ([]memory.Notice, error) {
+// Held implements control.Desk.
+func (d desk) Held(ctx context.Context, f control.Filter, tell func(memory.Notice) error) (err error) {
 	m := d.s.parts.Load().Memory
 	if m == nil {
-		return nil, nil // no rule asks whether anything is held
+		return nil // no rule asks whether anything is held
 	}
-	list, err := m.Store().Held(ctx, f.Limit, f.Match)
-	slices.SortFunc(list, func(a, b memory.Notice) int {
-		if c := b.Last.Compare(a.Last); c != 0 {
-			return c
+	broken := m.Store().Waiting(ctx, true, func(n memory.Notice) bool {
+		if f.Past(n) {
+			return false
 		}
-		return strings.Compare(a.ID, b.ID)
+		if f.Match(n) {
+			err = tell(n)
+		}
+		return err == nil
 	})
-	return list, err
+	return errors.Join(err, broken)
 }
 
 // releaseSome is how many notices are released in one go.
@@ -36,43 +39,63 @@ const releaseSome = 1000
 
 // Release implements control.Desk. The hosts that keep mail for the recipients are
 // asked for it.
-func (d desk) Release(ctx context.Context, ids []string, domain string) (all []memory.Notice, got []control.Retrieval, err error) {
-	m := d.s.parts.Load().Memory
-	if m == nil {
-		return nil, nil, nil
+func (d desk) Release(ctx context.Context, ids []string, domain string, tell func(memory.Notice) error) (got []control.Retrieval, err error) {
+	p := d.s.parts.Load()
+	if p.Memory == nil {
+		return nil, nil
 	}
-	store := m.Store()
-	for domain != "" && ctx.Err() == nil {
-		held, err := store.Held(ctx, releaseSome, func(n memory.Notice) bool { return !n.Released && control.OfDomain(n, domain) })
-		if err != nil {
-			return all, nil, err
+	asked := map[string]bool{} // the domains of recipients for which somebody keeps mail
+	release := func(ids []string) (n int, err error) {
+		list, err := p.Memory.Store().Release(ctx, ids)
+		for _, n := range list {
+			_, domain, _ := smtp.CutAddress(n.Rcpt)
+			for _, k := range p.keepers {
+				if strings.EqualFold(k.Domain, domain) {
+					asked[strings.ToLower(domain)] = true
+				}
+			}
+			err = errors.Join(err, tell(n))
 		}
-		if len(held) == 0 {
-			break
+		return len(list), err
+	}
+	if domain == "" {
+		_, err = release(ids)
+	} else {
+		err = releaseAll(ctx, p.Memory.Store(), domain, release)
+	}
+	if len(asked) > 0 && ctx.Err() == nil {
+		got = d.s.retriever.ask(ctx, p, "release", func(k keeper) bool { return asked[strings.ToLower(k.Domain)] })
+	}
+	return got, err
+}
+
+// releaseAll releases what is of a domain, and what came again while it did, which stands
+// in another place then.
+func releaseAll(ctx context.Context, store memory.Store, domain string, release func(ids []string) (int, error)) error {
+	for {
+		var ids []string
+		var err error
+		released := 0
+		some := func() {
+			n := 0
+			n, err = release(ids)
+			ids, released = ids[:0], released+n
 		}
-		ids := make([]string, len(held))
-		for i := range held {
-			ids[i] = held[i].ID
+		broken := store.Waiting(ctx, true, func(n memory.Notice) bool {
+			if !n.Released && control.OfDomain(n, domain) {
+				if ids = append(ids, n.ID); len(ids) == releaseSome {
+					some()
+				}
+			}
+			return err == nil
+		})
+		if err == nil && len(ids) > 0 {
+			some()
 		}
-		released, err := store.Release(ctx, ids)
-		all = append(all, released...)
-		if err != nil {
-			return all, nil, err
+		if err = errors.Join(err, broken); err != nil || released == 0 {
+			return err
 		}
 	}
-	if len(ids) > 0 {
-		all, err = store.Release(ctx, ids)
-	}
-	of := map[string]bool{}
-	for _, n := range all {
-		if _, domain, ok := smtp.CutAddress(n.Rcpt); ok {
-			of[strings.ToLower(domain)] = true
-		}
-	}
-	if len(of) > 0 && ctx.Err() == nil {
-		got = d.s.retriever.ask(ctx, d.s.parts.Load(), "release", func(k keeper) bool { return of[strings.ToLower(k.Domain)] })
-	}
-	return all, got, err
 }
 
 // Retrieve implements control.Desk.

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -36,9 +37,19 @@ func (s *Service) Ready() []string { return s.ready() }
 // Glance is some of the counts.
 func (s *Service) Glance() metrics.Glance { return s.metrics.Glance() }
 
-// Held lists held mail, the newest first, at most f.Limit.
-func (s *Service) Held(ctx context.Context, f control.Filter) ([]memory.Notice, error) {
-	return desk{s}.Held(ctx, f)
+// Held lists held mail, the newest first, at most so much.
+func (s *Service) Held(ctx context.Context, f control.Filter, most int) (list []memory.Notice, err error) {
+	enough := errors.New("enough")
+	err = desk{s}.Held(ctx, f, func(n memory.Notice) error {
+		if list = append(list, n); len(list) >= most {
+			return enough
+		}
+		return nil
+	})
+	if errors.Is(err, enough) {
+		err = nil
+	}
+	return list, err
 }
 
 // Journal is the journal that is written, which a reload does not change.

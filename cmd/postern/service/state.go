@@ -133,13 +133,18 @@ func (p *Parts) remember(w *World, old *Parts) error {
 		store = memory.NewProcess(time.Now)
 	}
 	p.Memory = memory.New(store, memory.Options{
-		Timeout: timeout, Keep: c.Keep, Log: w.Log, Sizes: func(s memory.Sizes) { w.metrics.StateSizes(s.Entries, s.Bytes) },
+		Timeout: timeout, Keep: c.Keep, Bounds: bounds(p.Config), Log: w.Log, Sizes: func(s memory.Sizes) { w.metrics.StateSizes(s.Entries, s.Bytes) },
 		Held: w.metrics.Held, Ended: func(e memory.End, held time.Duration) { w.metrics.HoldEnded(string(e), held) },
 		Dropped: func(n int) {
 			w.Log.Warn("counts of messages were lost, since the state store did not take them", "messages", n)
 		},
 	})
 	return nil
+}
+
+// bounds are how many notices may wait.
+func bounds(c *configs.Config) memory.Bounds {
+	return memory.Bounds{Notices: c.Limits.Notices, PerSender: c.Limits.NoticesPerSender}
 }
 
 // recalls says whether anything reads what is remembered.
@@ -166,7 +171,7 @@ func (s *Service) useState(old, p *Parts) {
 	case m == nil:
 		return
 	case old != nil && old.Memory == m:
-		m.Tune(p.Config.State.Timeout, p.Config.State.Keep)
+		m.Tune(p.Config.State.Timeout, p.Config.State.Keep, bounds(p.Config))
 		return
 	}
 	// NOT: a reason not to serve. Mail is more than what is remembered of it.

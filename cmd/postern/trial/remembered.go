@@ -82,7 +82,9 @@ func (s *script) Notice(_ context.Context, id string) (n memory.Notice, _ error)
 }
 
 // Hold implements memory.Store.
-func (s *script) Hold(_ context.Context, n memory.Notice) (memory.Notice, error) { return n, nil }
+func (s *script) Hold(_ context.Context, n memory.Notice, _ memory.Bounds) (memory.Notice, error) {
+	return n, nil
+}
 
 // Pass implements memory.Store.
 func (s *script) Pass(context.Context, []string) ([]memory.Notice, error) { return nil, nil }

@@ -343,6 +343,8 @@ func (v Transaction) held(b *strings.Builder) {
 		b.WriteString("; an operator had released it\n")
 	case tries == h.Tries:
 		b.WriteString("; let past by the clock, or by other facts\n")
+	case h.Notice == "" && !r.Hashed:
+		b.WriteString("; without a notice: as many wait as may, of its sender (limits.notices_per_sender) or in all (limits.notices). It comes again until there is room\n")
 	case h.Notice == "": // the journal is hashed
 		b.WriteString("; let it in: postern release, by the id that postern held shows\n")
 	default:
