@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -54,12 +55,12 @@ func OpenFile(folder string, now func() time.Time, log *slog.Logger) (Store, err
 		return nil, err
 	}
 	path := filepath.Join(folder, fileName)
-	db, err := openBolt(path)
+	db, err := openOrMake(path)
 	if err != nil && isTorn(err) {
 		if err := moveAside(path, now(), log, err); err != nil {
 			return nil, err
 		}
-		db, err = openBolt(path)
+		db, err = openOrMake(path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
@@ -85,9 +86,22 @@ func moveAside(path string, now time.Time, log *slog.Logger, torn error) error {
 	return nil
 }
 
-// isTorn says whether a file is damaged, and not merely out of reach.
+// isTorn says whether a file is damaged, and not merely out of reach: a disk that is full
+// or fails says so by an error of the system's, and opening writes.
 func isTorn(err error) bool {
-	return !errors.Is(err, ErrNewer) && !errors.Is(err, bolterrors.ErrTimeout) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist)
+	var system syscall.Errno
+	return !errors.Is(err, ErrNewer) && !errors.Is(err, bolterrors.ErrTimeout) && !errors.As(err, &system)
+}
+
+// openOrMake is openBolt, and leaves nothing of a file that it could not make to its end:
+// the next one would take it for one that is torn.
+func openOrMake(path string) (*bbolt.DB, error) {
+	_, missing := os.Lstat(path)
+	db, err := openBolt(path)
+	if err != nil && errors.Is(missing, fs.ErrNotExist) {
+		_ = os.Remove(path)
+	}
+	return db, err
 }
 
 // openBolt opens a file, looks through it, and makes what is missing in it.

@@ -350,9 +350,18 @@ func (l *local) list() error {
 // Sizes implements Store.
 func (l *local) Sizes(context.Context) (Sizes, error) { return l.on.sizes() }
 
-// Ping implements Store. It writes, since a full disk can be read.
+// pingSize is the room that a sign of life takes, in octets, and leaves for what comes
+// next: some hundred notices.
+const pingSize = 64 << 10
+
+// Ping implements Store. It writes, since a full disk can be read; and not just a little,
+// which would fit where nothing else does: the store would be well and fail by turns.
 func (l *local) Ping(context.Context) error {
-	return l.on.commit([]write{{tableRate, "ping", encode(l.now())}})
+	const key = "ping"
+	if err := l.on.commit([]write{{tableRate, key, append(encode(l.now()), make([]byte, pingSize)...)}}); err != nil {
+		return err
+	}
+	return l.on.commit([]write{{table: tableRate, key: key}})
 }
 
 // Close implements Store.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -67,6 +68,32 @@ func TestAFileThatComesLater(t *testing.T) {
 	}
 	if err := s.Ping(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A disk that is full when the file is opened has not torn it.
+func TestAFileOnAFullDisk(t *testing.T) {
+	folder := t.TempDir()
+	path := filepath.Join(folder, fileName)
+	if err := os.Symlink("/dev/full", path); err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	s := NewFile(folder, time.Now, slog.New(slog.NewTextHandler(&log, nil)))
+	defer func() { _ = s.Close() }()
+	for range 3 {
+		if err := s.Ping(t.Context()); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err)
+		}
+	}
+	if list, err := os.ReadDir(folder); err != nil || len(list) != 1 || list[0].Name() != fileName || log.String() != "" {
+		t.Errorf("%v %v %s", list, err, log.String())
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Ping(t.Context()); err != nil {
+		t.Errorf("there is room again: %v", err)
 	}
 }
 
