@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -38,12 +39,14 @@ func slowRoad(t *testing.T, to string, delay *atomic.Int64) string {
 // redis is a server of the state, in memory alone.
 type redis struct {
 	port int
+	args []string // besides the usual ones
 	cmd  *exec.Cmd
 }
 
-func (s *redis) start(t *testing.T) {
+func (s *redis) start(t *testing.T, args ...string) {
 	t.Helper()
-	s.cmd = exec.Command("redis-server", "--port", fmt.Sprint(s.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
+	s.args = args
+	s.cmd = exec.Command("redis-server", append([]string{"--port", fmt.Sprint(s.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"}, args...)...)
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -71,6 +74,16 @@ func (s *redis) signal(t *testing.T, sig syscall.Signal) {
 	if err := s.cmd.Process.Signal(sig); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// cli is what redis-cli says to a command.
+func (s *redis) cli(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("redis-cli", append([]string{"-p", fmt.Sprint(s.port)}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return string(out)
 }
 
 func (s *redis) say(t *testing.T, line string) {
@@ -139,6 +152,25 @@ func send(t *testing.T, p *postern, messages int) (all figures) {
 	return all
 }
 
+// lastFacts is what the last transaction in the log was told: past.result, and state.healthy.
+func lastFacts(t *testing.T, p *postern) (past string, fine bool) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(string(readFile(t, p.log))), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		var entry struct {
+			Msg   string
+			Facts struct {
+				Past  struct{ Result string }
+				State struct{ Healthy bool }
+			}
+		}
+		if json.Unmarshal([]byte(lines[i]), &entry) == nil && entry.Msg == "transaction" {
+			return entry.Facts.Past.Result, entry.Facts.State.Healthy
+		}
+	}
+	return "", false
+}
+
 // A store that is killed, stopped, emptied and slowed, under load: nobody is refused,
 // nobody waits longer than the store may take, its facts are unmeasured, and one line is
 // logged each way.
@@ -170,22 +202,7 @@ policy:
 			return strings.Contains(page, "\npostern_state_healthy "+want+"\n")
 		})
 	}
-	last := func() (past string, fine bool) {
-		lines := strings.Split(strings.TrimSpace(string(readFile(t, p.log))), "\n")
-		for i := len(lines) - 1; i >= 0; i-- {
-			var entry struct {
-				Msg   string
-				Facts struct {
-					Past  struct{ Result string }
-					State struct{ Healthy bool }
-				}
-			}
-			if json.Unmarshal([]byte(lines[i]), &entry) == nil && entry.Msg == "transaction" {
-				return entry.Facts.Past.Result, entry.Facts.State.Healthy
-			}
-		}
-		return "", false
-	}
+	last := func() (past string, fine bool) { return lastFacts(t, p) }
 
 	quiet := send(t, p, 400)
 	t.Logf("well: %d messages, the worst answer to MAIL after %v", quiet.sent, quiet.worst)
@@ -232,6 +249,229 @@ policy:
 	t.Logf("emptied: %d messages, %d refused", got.sent, len(got.refused))
 	if f := told(falls); len(got.refused) > 0 || f != 3 {
 		t.Errorf("emptied: refused %q, told %d times that it fell", got.refused, f)
+	}
+}
+
+// smallDisk is a folder on a disk of its own with room for so many MiB, which nobody else on
+// the machine sees but by this path.
+func smallDisk(t *testing.T, room int) string {
+	t.Helper()
+	at := t.TempDir()
+	cmd := exec.Command("unshare", "--mount", "sh", "-c", fmt.Sprintf("mount -t tmpfs -o size=%dm none %q && echo ready && exec sleep infinity", room, at))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("no disk: %q, %v", line, err)
+	}
+	return fmt.Sprintf("/proc/%d/root%s", cmd.Process.Pid, at)
+}
+
+// heldFor sends a transaction from a sender that is held, with so many recipients, and
+// returns how many of them were held, and the worst time that one waited.
+func heldFor(t *testing.T, p *postern, from string, recipients int) (held int, worst time.Duration) {
+	t.Helper()
+	c, _, err := connect(p.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.conn.Close()
+	for _, line := range []string{"EHLO mx.sender.example", "MAIL FROM:<" + from + ">"} {
+		if err := c.ask("250 ", line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range recipients {
+		began := time.Now()
+		err := c.ask("451 4.7.1 Held", fmt.Sprintf("RCPT TO:<alice+%d%s@example.org>", i, strings.Repeat("x", 40)))
+		worst = max(worst, time.Since(began))
+		switch {
+		case err == nil:
+			held++
+		case !strings.Contains(err.Error(), "250 "):
+			t.Errorf("recipient %d: %v", i, err)
+		}
+	}
+	return held, worst
+}
+
+// A disk that is full under load, and a kill -9 while it is: nobody is refused, nobody waits
+// longer than the store may take, and what was told to come again is known when there is room.
+func TestE2EStateOnAFullDisk(t *testing.T) {
+	sink := smtptest.NewSink(smtptest.SinkOptions{})
+	defer sink.Close()
+	disk := smallDisk(t, 8)
+	const timeout = 400 * time.Millisecond
+	p := startPosternAs(t, setup{backends: fmt.Sprintf(`[{name: mta, addresses: [%q], tls: off}]`, sink.Addr()), extra: fmt.Sprintf(`state: {path: %q, timeout: %s}
+control: {socket: control}
+limits: {notices_per_sender: 100000}
+policy:
+  builtin: off
+  rules:
+    - {name: held, when: 'mail.domain == "soft.example"', do: hold}
+    - {name: new, when: 'past.delivered == 0', do: tag, header: "X-New: yes"}
+`, disk+"/state", timeout)})
+	healthy := func(want string) {
+		t.Helper()
+		eventually(t, "postern_state_healthy "+want, func() bool {
+			_, page := p.get("/metrics")
+			return strings.Contains(page, "\npostern_state_healthy "+want+"\n")
+		})
+	}
+	told := func(words string) int { return strings.Count(string(readFile(t, p.log)), words) }
+	quiet := send(t, p, 200)
+	if held, _ := heldFor(t, p, "first@soft.example", 20); held != 20 || len(quiet.refused) > 0 {
+		t.Fatalf("well: %d held, refused %q", held, quiet.refused)
+	}
+	ballast, err := os.Create(disk + "/ballast")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ballast.Close()
+	for err == nil {
+		_, err = ballast.Write(make([]byte, 4096))
+	}
+	// What is held fills what the file has left, in the middle of other mail.
+	done := make(chan time.Duration)
+	go func() {
+		_, worst := heldFor(t, p, "second@soft.example", 500)
+		done <- worst
+	}()
+	got := send(t, p, 800)
+	worst := max(<-done, got.worst)
+	healthy("0")
+	t.Logf("full: %d messages, %d refused, the worst answer after %v (before %v)", got.sent, len(got.refused), worst, quiet.worst)
+	if len(got.refused) > 0 {
+		t.Errorf("full: refused %q", got.refused)
+	}
+	if most := timeout*6/5 + quiet.worst; worst > most {
+		t.Errorf("full: an answer after %v, of at most %v", worst, most)
+	}
+	if f, r := told("the state store does not answer"), told("the state store answers again"); f != 1 || r != 0 {
+		t.Errorf("told %d times that it fell, %d that it rose", f, r)
+	}
+
+	p.cmd.Process.Kill()
+	<-p.exited
+	p.exited = make(chan error, 1)
+	p.serve(t) // a new log as well
+	if got := send(t, p, 100); len(got.refused) > 0 {
+		t.Errorf("begun on a full disk: refused %q", got.refused)
+	}
+	if err := os.Remove(disk + "/ballast"); err != nil {
+		t.Fatal(err)
+	}
+	ballast.Close()
+	healthy("1")
+	if n := strings.Count(p.command(t, "held", "--from", "first@soft.example"), " held "); n != 20 || told("moved aside") != 0 {
+		t.Errorf("%d of 20 notices are there", n)
+	}
+	if held, _ := heldFor(t, p, "third@soft.example", 20); held != 20 {
+		t.Errorf("there is room again, and %d of 20 were held", held)
+	}
+}
+
+// cluster is three servers that share the keys out.
+type cluster [3]*redis
+
+func startCluster(t *testing.T) (c cluster) {
+	t.Helper()
+	dir := t.TempDir()
+	create := []string{"--cluster", "create"}
+	for i := range c {
+		c[i] = &redis{port: freePort(t)}
+		args := []string{"--cluster-enabled", "yes", "--cluster-config-file", fmt.Sprintf("%s/nodes%d", dir, i), "--cluster-node-timeout", "1000", "--dir", dir, "--cluster-port", fmt.Sprint(freePort(t))}
+		c[i].start(t, args...)
+		t.Cleanup(func() {
+			_ = c[i].cmd.Process.Kill()
+			_ = c[i].cmd.Wait()
+		})
+		create = append(create, c[i].addr())
+	}
+	if out, err := exec.Command("redis-cli", append(create, "--cluster-yes")...).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return c
+}
+
+// A cluster of servers: rates, what is known of senders, and notices, each on the server that
+// has its key. When one of them dies mail flows with unmeasured facts, and when it is back all
+// is known again but for what it alone had.
+func TestE2EStateInACluster(t *testing.T) {
+	needs(t, "redis-server", "redis-cli")
+	sink := smtptest.NewSink(smtptest.SinkOptions{})
+	defer sink.Close()
+	servers := startCluster(t)
+	const timeout = 400 * time.Millisecond
+	p := startPosternAs(t, setup{backends: fmt.Sprintf(`[{name: mta, addresses: [%q], tls: off}]`, sink.Addr()), extra: fmt.Sprintf(`state: {servers: [%q, %q], timeout: %s}
+control: {socket: control}
+limits: {notices_per_sender: 30}
+policy:
+  builtin: off
+  rules:
+    - {name: held, when: 'mail.domain == "soft.example"', do: hold}
+    - {name: new, when: 'past.delivered == 0', do: tag, header: "X-New: yes"}
+    - {name: many, when: 'rate.messages > 1000000 or past.refused > 0', do: reject}
+`, servers[0].addr(), servers[1].addr(), timeout)})
+	healthy := func(want string) {
+		t.Helper()
+		eventually(t, "postern_state_healthy "+want, func() bool {
+			_, page := p.get("/metrics")
+			return strings.Contains(page, "\npostern_state_healthy "+want+"\n")
+		})
+	}
+	if got := send(t, p, 400); len(got.refused) > 0 {
+		t.Errorf("refused: %q", got.refused)
+	}
+	// More recipients than one sender may have notices.
+	if held, _ := heldFor(t, p, "user@soft.example", 40); held != 40 {
+		t.Errorf("%d held", held)
+	}
+	list := p.command(t, "held")
+	if n := strings.Count(list, " held "); n != 30 {
+		t.Errorf("%d of 30 are listed\n%s", n, list)
+	}
+	if n := strings.Count(p.command(t, "release", "--domain", "soft.example"), "released "); n != 30 {
+		t.Errorf("%d of 30 are released", n)
+	}
+	if held, _ := heldFor(t, p, "user@soft.example", 30); held != 0 {
+		t.Errorf("%d are held that were released", held)
+	}
+	shared := 0
+	for _, s := range servers {
+		if n := strings.TrimSpace(s.cli(t, "DBSIZE")); n != "0" {
+			shared++
+			t.Logf("%s has %s keys", s.addr(), n)
+		}
+	}
+	if shared < 2 {
+		t.Errorf("%d servers have keys", shared)
+	}
+
+	quiet := send(t, p, 200)
+	servers[1].kill(t)
+	got := send(t, p, 600)
+	healthy("0")
+	t.Logf("one of three died: %d messages, %d refused, the worst answer to MAIL after %v (before %v)", got.sent, len(got.refused), got.worst, quiet.worst)
+	if most := timeout*6/5 + quiet.worst; len(got.refused) > 0 || got.worst > most {
+		t.Errorf("refused %q, an answer after %v, of at most %v", got.refused, got.worst, most)
+	}
+	if past, fine := lastFacts(t, p); past != "temperror" || fine {
+		t.Errorf("one of three is gone: past %s, healthy %v", past, fine)
+	}
+	servers[1].start(t, servers[1].args...)
+	healthy("1")
+	got = send(t, p, 40)
+	if past, fine := lastFacts(t, p); past == "temperror" || !fine || len(got.refused) > 0 {
+		t.Errorf("it is back: past %s, healthy %v, refused %q", past, fine, got.refused)
 	}
 }
 
