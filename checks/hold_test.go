@@ -11,7 +11,7 @@ import (
 func TestHold(t *testing.T) {
 	clock := time.Unix(1_800_000_000, 0)
 	now := func() time.Time { return clock }
-	m := memory.New(memory.NewProcess(now), memory.Options{})
+	m := memory.New(memory.NewProcess(now), memory.Options{Timeout: time.Minute})
 	defer m.Close()
 	f := transaction("192.0.2.1", "client.example", "a@sender.example")
 	f.Rcpt = policy.RcptTo{Address: "b@example.org", Domain: "example.org"}
@@ -63,7 +63,7 @@ func TestRateSurge(t *testing.T) {
 	clock := time.Unix(1_800_000_000, 0)
 	now := func() time.Time { return clock }
 	store := memory.NewProcess(now)
-	m := memory.New(store, memory.Options{Now: now})
+	m := memory.New(store, memory.Options{Timeout: time.Minute, Now: now})
 	defer m.Close()
 	f := transaction("192.0.2.1", "client.example", "a@sender.example")
 	f.Identity = policy.Identity{Level: policy.LevelSPF, Domain: "sender.example"}

@@ -94,7 +94,7 @@ func TestE2EHold(t *testing.T) {
 	mta := startPostfix(t)
 	holderPort := freePort(t)
 	p := startPosternOn(t, freePort(t), mta.port, fmt.Sprintf(`control: {socket: control}
-state: {path: state}
+state: {path: state, timeout: 10s}
 journal: {path: journal}
 retrieve: [{domain: example.org, host: "127.0.0.1:%d", tls: "off"}]
 policy:
@@ -181,7 +181,7 @@ policy:
 func TestE2EHoldSurvivesKills(t *testing.T) {
 	mta := startPostfix(t)
 	p := startPosternOn(t, freePort(t), mta.port, `control: {socket: control}
-state: {path: state}
+state: {path: state, timeout: 10s}
 policy:
   builtin: off
   rules: [{name: operator, when: "true", do: hold}]
