@@ -33,7 +33,7 @@ func testForm(ctx context.Context, cfg *configs.Config, s page.Session) (*page.T
 	if s.Message == "" {
 		m.Message = trial.MadeUp(m)
 	}
-	t, err := trial.SessionBy(ctx, cfg, ip, m, io.Discard)
+	t, err := trial.SessionBy(ctx, cfg, ip, m, nil, io.Discard)
 	if err != nil {
 		return nil, err
 	}

@@ -12,7 +12,7 @@ import (
 
 func newTestSession() *cobra.Command {
 	var opt configs.Options
-	var ip, messageFile string
+	var ip, messageFile, remembered string
 	var asJSON bool
 	var m trial.Mail
 	cmd := &cobra.Command{
@@ -27,9 +27,13 @@ Without --message a short one is made up, whose header agrees with the
 envelope: From is --from, and Sender is --submitter. In a file, lines may end in
 LF, which is read as CRLF.
 
+The store of what lasts between sessions is not asked: the sender is a stranger, unless
+--known says what is remembered of it, as a case of postern policy test would.
+
 The exit code is 0 whenever a verdict was reached, whatever it is.`,
 		Example: `  postern test-session --ip 192.0.2.1 --helo mail.example.org --from a@example.org --rcpt b@example.net
-  postern test-session --ip 192.0.2.1 --helo h.example --from '<>' --rcpt b@example.net --json | jq .verdict`,
+  postern test-session --ip 192.0.2.1 --helo h.example --from '<>' --rcpt b@example.net --json | jq .verdict
+  postern test-session --ip 192.0.2.1 --helo h.example --from a@example.org --rcpt b@example.net --known 'past: {delivered: 12}, hold: {age: 600}'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, name := range []string{"ip", "helo", "from", "rcpt"} {
 				if !cmd.Flags().Changed(name) {
@@ -48,7 +52,13 @@ The exit code is 0 whenever a verdict was reached, whatever it is.`,
 			} else if m.Message, err = trial.ReadMessage(messageFile, cmd.InOrStdin()); err != nil {
 				return err
 			}
-			r, err := trial.Session(cmd.Context(), opt, addr, m, cmd.ErrOrStderr())
+			var known *trial.Known
+			if remembered != "" {
+				if known, err = trial.ReadKnown("--known", remembered); err != nil {
+					return usageError{err}
+				}
+			}
+			r, err := trial.Session(cmd.Context(), opt, addr, m, known, cmd.ErrOrStderr())
 			if err == nil {
 				err = r.NoVerdict
 			}
@@ -69,6 +79,7 @@ The exit code is 0 whenever a verdict was reached, whatever it is.`,
 	f.StringArrayVar(&m.Recipients, "rcpt", nil, "a recipient's `mailbox`; may be repeated")
 	f.StringVar(&m.Submitter, "submitter", "", "the SUBMITTER parameter (RFC 4405): a `mailbox`, not encoded")
 	f.StringVar(&messageFile, "message", "", "a `file` with the message; - is standard input")
+	f.StringVar(&remembered, "known", "", "what is `remembered` of the sender: 'past: {delivered: 12}, rate: {unknown: 30}, hold: {age: 600, tries: 2}'")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object and nothing else")
 	return cmd
 }

@@ -113,10 +113,7 @@ func (b *bench) run(ctx context.Context, c *testCase) caseResult {
 		return r
 	}
 	b.networks.say(c.Network)
-	b.script.say(remembered{c.Past, c.Rate, c.Hold})
-	if memory := b.rig.parts.Memory; memory != nil {
-		memory.Pretend(c.State.Healthy == nil || *c.State.Healthy)
-	}
+	b.rig.remember(b.script, &Known{c.Past, c.Rate, c.Hold, c.State})
 	t, err := b.rig.session(ctx, from, m)
 	if err != nil {
 		r.failure = err.Error() + "\n"

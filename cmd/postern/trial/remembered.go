@@ -2,10 +2,12 @@ package trial
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
 	"postern/checks/memory"
+	"postern/configs"
 )
 
 type casePast struct {
@@ -30,6 +32,31 @@ type caseHold struct {
 type caseState struct {
 	Healthy *bool `yaml:"healthy"` // nil: yes
 }
+
+// Known is what a trial takes for what the site remembers of the sender, as a case of a
+// test of the policy says it.
+type Known struct {
+	Past  casePast  `yaml:"past"`
+	Rate  caseRate  `yaml:"rate"`
+	Hold  caseHold  `yaml:"hold"`
+	State caseState `yaml:"state"`
+}
+
+// ReadKnown reads what stands behind a flag: past: {delivered: 12}, or in braces several.
+func ReadKnown(flag, text string) (*Known, error) {
+	if !strings.HasPrefix(strings.TrimSpace(text), "{") {
+		text = "{" + text + "}"
+	}
+	k := new(Known)
+	if err := configs.Decode(flag, []byte(text), k); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+func (k *Known) remembered() remembered { return remembered{k.Past, k.Rate, k.Hold} }
+
+func (k *Known) healthy() bool { return k.State.Healthy == nil || *k.State.Healthy }
 
 // remembered is what a case says that the site knows of the sender; what it does not
 // say is nothing.

@@ -70,6 +70,14 @@ func newRig(ctx context.Context, cfg *configs.Config, w *service.World) (r *rig,
 }
 
 // close ends all that newRig began, the last first.
+// remember has the rig's store tell what is known of the next sender.
+func (r *rig) remember(s *script, k *Known) {
+	s.say(k.remembered())
+	if m := r.parts.Memory; m != nil {
+		m.Pretend(k.healthy())
+	}
+}
+
 func (r *rig) close() {
 	for i := len(r.stop) - 1; i >= 0; i-- {
 		r.stop[i]()

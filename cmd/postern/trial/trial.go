@@ -76,17 +76,18 @@ func ReadMessage(file string, stdin io.Reader) (text []byte, err error) {
 	return CRLF(text), nil
 }
 
-// Session runs one session over a connection in memory.
-func Session(ctx context.Context, opt configs.Options, ip netip.Addr, m Mail, errout io.Writer) (*Tested, error) {
+// Session runs one session over a connection in memory. known is what the site remembers of
+// the sender; nil: nothing.
+func Session(ctx context.Context, opt configs.Options, ip netip.Addr, m Mail, known *Known, errout io.Writer) (*Tested, error) {
 	cfg, err := configs.Load(opt)
 	if err != nil {
 		return nil, err
 	}
-	return SessionBy(ctx, cfg, ip, m, errout)
+	return SessionBy(ctx, cfg, ip, m, known, errout)
 }
 
 // SessionBy is Session by a configuration, which stays as it is.
-func SessionBy(ctx context.Context, cfg *configs.Config, ip netip.Addr, m Mail, errout io.Writer) (*Tested, error) {
+func SessionBy(ctx context.Context, cfg *configs.Config, ip netip.Addr, m Mail, known *Known, errout io.Writer) (*Tested, error) {
 	own := *cfg
 	own.Listeners = slices.Clone(cfg.Listeners) // the rig changes them
 	cfg = &own
@@ -94,11 +95,15 @@ func SessionBy(ctx context.Context, cfg *configs.Config, ip netip.Addr, m Mail, 
 	if cfg.Log.Level == "debug" {
 		log.Level = "debug"
 	}
-	r, err := newRig(ctx, cfg, &service.World{Log: service.NewLogger(log, errout)})
+	store := newScript()
+	r, err := newRig(ctx, cfg, &service.World{Log: service.NewLogger(log, errout), Store: store})
 	if err != nil {
 		return nil, err
 	}
 	defer r.close()
+	if known != nil {
+		r.remember(store, known)
+	}
 	return r.session(ctx, caller{ip: ip}, m)
 }
 
