@@ -82,3 +82,17 @@ func TestAskInWords(t *testing.T) {
 		t.Errorf("%+v, %v", f, err)
 	}
 }
+
+// What somebody writes into a form is a time or none, and its end is not before its begin.
+func FuzzMoment(f *testing.F) {
+	now := time.Date(2026, 11, 23, 9, 30, 0, 0, time.UTC)
+	for _, s := range []string{"24h", "today", "2026-11-21", "2026-11-21 14:30", "14:30", "1d12h ago", "9999999999h", "-1h"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		from, to, err := Moment(s, now)
+		if err == nil && (to.Before(from) || to.Sub(from) > 24*time.Hour) {
+			t.Fatalf("%q is from %v to %v", s, from, to)
+		}
+	})
+}

@@ -207,7 +207,7 @@ func (p *Page) states(o *overview, held, journal map[string]float64, unknown flo
 	default:
 		add(false, "State", "silent", store+": mail is served without it, and nothing is held", view.Bad)
 	}
-	if parts.Memory != nil {
+	if parts.Memory != nil && parts.Memory.Healthy() {
 		n := 0.0
 		for _, k := range held {
 			n += k

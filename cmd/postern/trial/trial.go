@@ -137,7 +137,9 @@ func (t *Tested) verdict() verdict {
 
 // View is the session as a transaction that is explained, and what was said in it.
 func (t *Tested) View() (v view.Transaction, said []string) {
-	return view.NewTransaction(t.record, t.chain, "", ""), t.said
+	v = view.NewTransaction(t.record, t.chain, "", "")
+	v.Test = true
+	return v, t.said
 }
 
 // WriteJSON prints what came of a session for programs.

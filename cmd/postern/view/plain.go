@@ -78,7 +78,12 @@ func (v Transaction) Plain() Plain {
 	for _, c := range v.Explanation.Changes {
 		p.Changes = append(p.Changes, plainChange(c))
 	}
-	p.Advice = v.advice()
+	if p.Advice = v.advice(); v.Test {
+		p.Headline, p.Advice = "Test: "+outcomeWords(r), ""
+		if r.Outcome == journal.OutcomeDelivered {
+			p.Headline = "Test: it would be let in"
+		}
+	}
 	return p
 }
 
@@ -140,6 +145,9 @@ func (v Transaction) ending() string {
 	r := v.Record
 	switch r.Outcome {
 	case journal.OutcomeDelivered:
+		if v.Test {
+			return "It would be let in. A test delivers nothing."
+		}
 		s := "It was let in, and " + behind(r) + " took the message"
 		if refused := refusedSome(r); refused > 0 {
 			s += ", but not for " + Counted(refused, "recipient")

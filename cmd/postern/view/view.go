@@ -36,6 +36,7 @@ type Transaction struct {
 	Policy      viewPolicy         `json:"policy"`
 	Recipient   string             `json:"recipient,omitempty"` // the one that the explanation is about
 	Explanation policy.Explanation `json:"explanation"`         // by the rules in force now
+	Test        bool               `json:"-"`                   // it was a test: nothing was delivered
 }
 
 // viewPolicy says whether the rules that explain are those that judged.

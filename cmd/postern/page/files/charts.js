@@ -51,7 +51,7 @@ class Chart {
       ...this.size(),
       legend: { show: false },
       cursor: { y: false, points: { size: 6 } },
-      scales: { y: { range: (u, low, high) => [0, Math.max(high ?? 0, 1e-3) * 1.1] } },
+      scales: { y: { range: (u, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
       // Times are those of the site, not of the browser.
       tzDate: (ts) => { const d = new Date(ts * 1e3); return new Date(d.getTime() + (offset + d.getTimezoneOffset()) * 60e3); },
       axes: [

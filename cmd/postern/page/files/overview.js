@@ -2,6 +2,10 @@ import { by, el, fill, mark, put, said, whole } from './dom.js';
 
 const words = { pass: 'let pass', tag: 'marked', hold: 'held', defer: 'put off', reject: 'refused', none: 'not asked' };
 let told = '';
+let version = '';
+
+// stale tells that the page is no more told what it says, or is told again.
+export function stale() { told = ''; }
 
 // overview shows how things stand.
 export function overview(o) {
@@ -32,7 +36,8 @@ export function overview(o) {
   put(by('certificates'), 'None.', ['Certificate', 'For', 'Ends', 'State'], o.certificates.map((c) => [said(c.file || 'made in memory'), said((c.names ?? []).join(', ')), c.ends, state(c.tone, c.says)]));
   const rules = o.day.verdicts.map((v) => v.rule).filter((r, i, all) => r && all.indexOf(r) === i);
   if (by('rules').childElementCount !== rules.length) fill(by('rules'), ...rules.map((r) => el('option', { value: r })));
-  fill(by('about'), `Postern ${o.version}, started ${o.started}, ${o.uptime} ago. Charts begin with the start; Prometheus keeps more. It is ${o.now}.`);
+  version ||= o.version;
+  fill(by('about'), (version === o.version ? '' : `This page is of Postern ${version}: load it anew. `) + `Postern ${o.version}, started ${o.started}, ${o.uptime} ago. Charts begin with the start; Prometheus keeps more. It is ${o.now}.`);
 }
 
 const state = (tone, word) => el('span', { class: 'word ' + tone }, mark(tone), ' ', word);

@@ -1,6 +1,6 @@
 import { ask, by, el, fill, mark, said, table } from './dom.js';
 import { row } from './rows.js';
-import { overview } from './overview.js';
+import { overview, stale } from './overview.js';
 import { explain, show } from './explain.js';
 import { refresh } from './charts.js';
 
@@ -55,28 +55,37 @@ let lost = false;
 
 function away() {
   lost = true;
+  stale();
   fill(by('ready'), mark('bad'), ' Postern does not answer');
   by('ready').className = 'ready bad';
   note();
 }
 
+let events = null;
+
 function listen() {
-  const events = new EventSource('api/events');
+  events?.close();
+  events = new EventSource('api/events');
   events.addEventListener('overview', (e) => { back(); overview(JSON.parse(e.data)); });
   events.addEventListener('records', (e) => { back(); records(JSON.parse(e.data)); });
   events.addEventListener('error', () => {
     // A browser connects again by itself, but not where it was turned away: then the page asks by and by.
-    if (events.readyState === EventSource.CLOSED) setTimeout(listen, 15000);
+    if (events.readyState === EventSource.CLOSED) setTimeout(() => { if (!document.hidden) listen(); }, 15000);
     poll();
   });
 }
 
 function back() {
-  if (!lost) return;
   lost = false;
-  by('ready').textContent = '';
-  location.reload(); // another process may answer, of another version
 }
+
+// Nobody listens behind a tab that nobody looks at: places are few.
+let hidden = 0;
+document.addEventListener('visibilitychange', () => {
+  clearTimeout(hidden);
+  if (document.hidden) hidden = setTimeout(() => events.close(), 60000);
+  else if (events.readyState === EventSource.CLOSED) listen();
+});
 
 // poll asks how things stand where nobody tells.
 async function poll() {
