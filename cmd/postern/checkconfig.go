@@ -29,8 +29,9 @@ to nobody. Each fault is told with file:line:column, and the exit code is 1.`,
 				}
 			}
 			what := opt.File
-			if what == "" {
-				what = "the configuration"
+			if what == "" { // NOT: that the configuration is good, which nobody has seen
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "there is no %s: the defaults and the environment are good\n", defaultConfig)
+				return err
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is good\n", what)
 			return err

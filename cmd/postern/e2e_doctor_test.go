@@ -68,7 +68,7 @@ checks: {dnsbl: {zones: [{zone: bl.example}]}}
 		`^  warning  \S+cert.pem ends on .*, in 0 days`,
 		`^  ok       mx on `+regexp.QuoteMeta(p.addr())+` is in use by Postern, which greets with "mx.example.org ESMTP"`,
 		`^  ok       `+mtaAt+`: greets with "\S+ ESMTP[^"]*" in \S+, in the clear; offers PIPELINING, 8BITMIME, .*SIZE \d+`,
-		`^  ok       `+mtaAt+`: was told of a client at 192.0.2.1 by xclient, and goes by it: it lets that client say no XCLIENT`,
+		`^  ok       `+mtaAt+`: accepted XCLIENT for a client at 192.0.2.1, and treats the session as coming from there`,
 		`^  ok       mx: PIPELINING, SIZE \d+, STARTTLS, `,
 		`^  ok       Postern \S+ runs and answers on `,
 		`^1 fault, `)

@@ -118,5 +118,5 @@ func noTransaction(cmd *cobra.Command, dir string, f journal.Filter, err error) 
 	if unread(err) != "" {
 		return fmt.Errorf("there is no transaction %s in %s, as far as it can be read: %w", id, dir, err)
 	}
-	return fmt.Errorf("there is no transaction %s in %s: its day is over (journal.keep), or the id is that of a connection that had none, of which the log tells; or its record was lost, since mail does not wait for a disk that is slow or full: postern_journal_records_total{result=\"dropped\"} and {result=\"error\"} count those, and the log has the transaction all the same", id, dir)
+	return fmt.Errorf("there is no transaction %s in %s: records of that day may have been removed (journal.keep); or it is the id of a connection that ended before MAIL FROM, and the log has it; or the record was lost, since mail does not wait for a disk that is slow or full: postern_journal_records_total{result=\"dropped\"} and {result=\"error\"} count those, and the log has the transaction all the same", id, dir)
 }

@@ -71,7 +71,7 @@ refused) it is undetermined, and counted apart.`,
 	f := cmd.Flags()
 	when.flags(cmd)
 	f.StringVar(&file, "policy", "", "the `file` with the other rules: a configuration, of which policy, lists and overrides count")
-	f.Int64Var(&allowed, "fail-if-new-rejects", 0, "exit 1 where more than `N` verdicts are newly rejects, or none could be compared")
+	f.Int64Var(&allowed, "fail-if-new-rejects", 0, "exit with 1 if more than `N` verdicts become rejects, or if no verdict could be compared")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object and nothing else")
 	return cmd
 }

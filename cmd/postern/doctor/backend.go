@@ -160,7 +160,7 @@ func clientTold(it topic, b configs.Backend, x backend.Examination) {
 	case strings.Contains(t.Hello, client):
 		it.OK("%s, and answers to it: %q", told, t.Hello)
 	case b.Identity == "xclient" && !t.XClient:
-		it.OK("%s, and goes by it: it lets that client say no XCLIENT", told)
+		it.OK("accepted XCLIENT for a client at %s, and treats the session as coming from there (it no longer offers XCLIENT)", client)
 	case b.Identity == "xclient" && strings.Contains(x.Greeting, "Postfix"):
 		it.Fault("name Postern's address in smtpd_authorized_xclient_hosts and nobody else's: with a list that has everybody, any client can say who it is",
 			"%s, and would let that client say XCLIENT itself", told)

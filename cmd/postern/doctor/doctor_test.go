@@ -239,7 +239,7 @@ func TestDoctorSeesWhomTheMTASees(t *testing.T) {
 		{"none", backend.Examination{}, "warning is not told who the client is"},
 		{"none", backend.Examination{Err: refused}, ""},
 		{"xclient", backend.Examination{Err: refused}, ""},
-		{"xclient", backend.Examination{Told: &backend.Told{Hello: "mail.example.org"}}, "ok was told of a client at 192.0.2.1 by xclient, and goes by it: it lets that client say no XCLIENT"},
+		{"xclient", backend.Examination{Told: &backend.Told{Hello: "mail.example.org"}}, "ok accepted XCLIENT for a client at 192.0.2.1, and treats the session as coming from there"},
 		{"xclient", backend.Examination{Greeting: "m ESMTP Postfix", Told: &backend.Told{XClient: true}}, "fault was told of a client at 192.0.2.1 by xclient, and would let that client say XCLIENT itself"},
 		{"xclient", backend.Examination{Told: &backend.Told{Err: refused}}, "ok was told of a client at 192.0.2.1 by xclient, and turned that client away"},
 		{"xclient", backend.Examination{Told: &backend.Told{Err: &backend.Error{Kind: backend.KindIdentity, Err: errors.New("no XCLIENT")}}}, "fault cannot be told who the client is, so all its mail is deferred (451 4.4.1): identity: no XCLIENT"},
