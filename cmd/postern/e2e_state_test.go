@@ -234,6 +234,7 @@ policy:
 		healthy("0")
 		trouble.finish()
 		healthy("1")
+		eventually(t, "the log to say so", func() bool { return told(rises) > i }) // which is told behind the metric
 		if f, r := told(falls), told(rises); f != i+1 || r != i+1 {
 			t.Errorf("%s: told %d times that it fell, %d that it rose", trouble.name, f, r)
 		}
