@@ -51,9 +51,16 @@ type Check struct {
 	// long: then it is not tried with what the resolver has in its cache.
 	waits bool
 
-	// absent says that nothing is configured which it could ask: then rules alone want it,
-	// which have to learn that they are not told.
-	absent bool
+	// forRules says that rules alone want it, and not the journal: it asks somebody else's
+	// filter, or nothing is configured that it could ask and rules have to learn that.
+	forRules bool
+
+	// within is the time that it has, where that is not Deps.Timeout.
+	within time.Duration
+
+	// filter says that it is somebody else's, and is counted as such: its results are
+	// the words.
+	filter []string
 
 	// needs names checks whose results this one reads, as its facts say. A Set that
 	// holds it holds them too, and runs it when they are through. All writes it.
@@ -82,12 +89,14 @@ const (
 
 // wantedFor says whether somebody of those besides rules wants c.
 func (c *Check) wantedFor(uses Use) bool {
-	return c.Uses&uses != 0 || uses&Journal != 0 && c.Stage < policy.Message && !c.memory && !c.absent
+	return c.Uses&uses != 0 || uses&Journal != 0 && c.Stage < policy.Message && !c.memory && !c.forRules
 }
 
 // All returns the checks, in the order of their facts. The check of a field of
 // policy.Facts is what the method of Deps by the field's name returns. To add one,
 // give its result such a field, and write the method, in a file of its own.
+//
+// Behind them are those of the filters that the configuration names.
 //
 // NOT: a table here, which would be a third place, nor one that files enter by
 // init: Facts is the table, and a field without its method is found at once.
@@ -102,6 +111,9 @@ func All(d Deps) []Check {
 		c.Name, c.Stage, c.needs, c.memory, c.result = place.Name, place.Stage, place.Needs, place.Memory, place.Result
 		all = append(all, c)
 	}
+	for i := range d.Services {
+		all = append(all, d.service(&d.Services[i]))
+	}
 	return all
 }
 
@@ -115,6 +127,13 @@ type Message struct {
 	Section []byte
 	Whole   io.ReaderAt // the message as received, unstuffed; nil before the message stage
 	Size    int64       // of Whole
+	Session Session
+}
+
+// Session is what filters of other people's want to know of a session, and no rule does.
+type Session struct {
+	ESMTP  bool           // it began with EHLO
+	Server netip.AddrPort // the address that the client connected to
 }
 
 // Resolver asks the DNS; *net.Resolver has these methods. Errors are bare
@@ -143,6 +162,7 @@ type Deps struct {
 	Healthy  func() bool    // our own resolver's health, for dns.healthy; nil: always
 	Memory   *memory.Memory // what lasts between sessions; nil: no check asks for it
 	Networks Networks       // what the files of networks say; nil: there are none
+	Services []Service      // the policy services that rules may ask
 	// Reads says whether anybody reads a fact, so that a check need not ask for more; nil:
 	// all of them are read.
 	Reads   func(fact string) bool

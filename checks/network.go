@@ -9,8 +9,8 @@ import (
 // Network looks up to which network the client's address belongs.
 func (d Deps) Network() Check {
 	return Check{
-		Doc:    "The client's autonomous system and country, by the files of checks.geo.",
-		absent: d.Networks == nil,
+		Doc:      "The client's autonomous system and country, by the files of checks.geo.",
+		forRules: d.Networks == nil,
 		// It asks nobody, so it is done with where others begin.
 		begin: func(f *policy.Facts, _ Message) (settled bool) {
 			f.Network.Result = policy.TempError

@@ -50,12 +50,21 @@ func (r *round) run(ctx context.Context, readers bool) {
 
 // wait runs checks side by side, and waits for them.
 func (r *round) wait(ctx context.Context, later []int) {
-	ctx, cancel := context.WithTimeout(ctx, r.set.deps.Timeout)
+	limited, cancel := context.WithTimeout(ctx, r.set.deps.Timeout)
 	defer cancel()
-	for _, i := range later[1:] {
-		r.others.Go(func() { r.one(ctx, i) })
+	one := func(i int) {
+		if within := r.checks[i].within; within > 0 {
+			own, cancel := context.WithTimeout(ctx, within)
+			defer cancel()
+			r.one(own, i)
+			return
+		}
+		r.one(limited, i)
 	}
-	r.one(ctx, later[0])
+	for _, i := range later[1:] {
+		r.others.Go(func() { one(i) })
+	}
+	one(later[0])
 	r.others.Wait()
 }
 

@@ -60,7 +60,11 @@ func NewSet(d Deps, wanted func(name string) bool) *Set {
 	_, s.cache = d.Resolver.(interface{ TakesAttempts() })
 	for _, c := range all {
 		if want[c.Name] {
-			c.counts = d.Metrics.Check(c.Name, resultWords)
+			if c.filter != nil {
+				c.counts = d.Metrics.Filter(c.Name, c.filter)
+			} else {
+				c.counts = d.Metrics.Check(c.Name, resultWords)
+			}
 			s.byStage[c.Stage] = append(s.byStage[c.Stage], c)
 		}
 	}

@@ -38,7 +38,11 @@ type Config struct {
 	Admin     Admin      `yaml:"admin"`
 	Control   Control    `yaml:"control"`
 	Retrieve  []Retrieve `yaml:"retrieve"`
-	Log       Log        `yaml:"log"`
+
+	// PolicyServices are other people's, which rules may ask.
+	PolicyServices []PolicyService `yaml:"policy_services"`
+
+	Log Log `yaml:"log"`
 
 	// places holds where each value was said, by key path: "listeners[0].tls".
 	places   map[string]Position
@@ -184,6 +188,8 @@ type Policy struct {
 	Include []string `yaml:"include"`
 	// Overrides are those of the configuration: they become rules with the others.
 	Overrides []Override `yaml:"-"`
+	// Services are the names of the policy services that rules may read.
+	Services []string `yaml:"-"`
 
 	BuiltInPosition Position `yaml:"-"`
 }

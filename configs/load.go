@@ -129,6 +129,7 @@ func (l *loader) assemble(file map[string]any, opt Options) *Config {
 	l.finish(reflect.ValueOf(cfg).Elem(), "", folder, false)
 	l.includes(cfg, folder)
 	cfg.Policy.Overrides = cfg.Overrides
+	cfg.FilterNames()
 	cfg.places = l.places
 	return cfg
 }

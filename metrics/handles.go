@@ -62,6 +62,18 @@ func (m *Metrics) Check(name string, results []string) *Check {
 	}
 }
 
+// Filter is Check for a filter of somebody else's: a policy service.
+func (m *Metrics) Filter(name string, results []string) *Check {
+	if m == nil {
+		return nil
+	}
+	name = clean(name)
+	return &Check{
+		results: newKnown(m.filterResults.MustCurryWith(prometheus.Labels{"filter": name}), results...),
+		took:    m.filterDuration.WithLabelValues(name),
+	}
+}
+
 // Done counts a result of the check and the time that it took.
 func (c *Check) Done(result string, took time.Duration) {
 	if c != nil {

@@ -29,6 +29,7 @@ func used() *Metrics {
 	m.Transaction("reject", "spf-fail")
 	m.Transaction("pass", "")
 	m.Check("spf", checkResults).Done("fail", 30*time.Millisecond)
+	m.Filter("service.grey", []string{"dunno", "temperror"}).Done("temperror", 5*time.Second)
 	m.Reply(550, "7.1")
 	m.Reply(354, "")
 	m.DNSQuery("TXT", "miss")

@@ -73,7 +73,7 @@ func defaultReply(do Disposition, reads func(name string) bool, results map[stri
 	case DispositionHold:
 		return smtp.Reply{Code: 451, Enhanced: "7.1", Text: "Held, please send it again."}
 	case DispositionDefer:
-		if reads("state") || reads("past.result") || reads("rate.result") {
+		if reads(services) || reads("state") || reads("past.result") || reads("rate.result") {
 			return smtp.Reply{Code: 451, Enhanced: "3.0", Text: "Temporary failure in processing, please try again later."}
 		}
 		if results[string(TempError)] || reads("dns") {
@@ -205,7 +205,7 @@ func (r *rule) compileHeader(c *compilation, text string, at configs.Position) {
 
 // compileTemplate checks a reply's text or a field's value.
 func (r *rule) compileTemplate(c *compilation, text string, at configs.Position, where string, limit int) expr.Template {
-	t, faults := words.Template(text)
+	t, faults := c.words.Template(text)
 	for _, f := range faults {
 		c.faultAt(shift(at, f.Offset), "%s", f.Text)
 	}

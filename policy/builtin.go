@@ -67,7 +67,7 @@ func Whole(p configs.Policy) configs.Policy {
 func stageOf(r *configs.Rule, lets map[string]map[string]bool) Stage {
 	at, _ := ParseStage(r.At)
 	for name := range factsIn(r.When, lets) {
-		at = max(at, vocabulary[name].stage)
+		at = max(at, factOf(name).stage)
 	}
 	return at
 }

@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -17,6 +18,9 @@ type Chain struct {
 	rules []*rule
 	last  Stage
 	lists *Lists
+	words *expr.Vocabulary // that the rules may use
+	// services are those that the rules may name.
+	services []string
 
 	fingerprint string
 	tagNames    []string
@@ -72,6 +76,7 @@ func (r *rule) reads(name string) bool {
 // compilation collects the faults of a policy.
 type compilation struct {
 	faults []error
+	words  *expr.Vocabulary // with what the configuration names
 }
 
 func (c *compilation) faultAt(at configs.Position, format string, args ...any) {
@@ -83,11 +88,11 @@ func (c *compilation) faultAt(at configs.Position, format string, args ...any) {
 // the order of the rules. Lists may be nil where there are none. The built-in rules
 // are part of it where the policy says so, see Whole.
 func Compile(p configs.Policy, lists *Lists) (*Chain, error) {
-	c := &compilation{}
+	c := &compilation{words: words.With(services, p.Services...)}
 	p, lists, notes := c.overrides(Whole(p), lists)
 	p = c.holds(p)
 	lets := c.lets(p.Let, lists)
-	chain := &Chain{lists: lists, fingerprint: fingerprint(p), notes: notes, lets: p.Let, place: p.BuiltInPosition}
+	chain := &Chain{words: c.words, services: p.Services, lists: lists, fingerprint: fingerprint(p), notes: notes, lets: p.Let, place: p.BuiltInPosition}
 	names := map[string]bool{}
 	for i := range p.Rules {
 		r := c.rule(p.Rules[i], i, lets, lists)
@@ -132,14 +137,14 @@ func (c *compilation) lets(lets []configs.Let, lists *Lists) map[string]*expr.Ex
 		switch {
 		case !expr.IsName(let.Name):
 			c.faultAt(let.Position, "%q is no name for a let: letters, digits and _, not starting with a digit", let.Name)
-		case words.Has(let.Name):
+		case c.words.Has(let.Name):
 			c.faultAt(let.Position, "let %s: this is the name of a fact", let.Name)
 		case expr.IsWord(let.Name):
 			c.faultAt(let.Position, "let %s: this is a word of the language", let.Name)
 		case all[let.Name] != nil:
 			c.faultAt(let.Position, "there is already a let %s", let.Name)
 		}
-		language := expr.Language{Facts: words, Lists: lists, Lets: all}
+		language := expr.Language{Facts: c.words, Lists: lists, Lets: all}
 		x, faults := language.Let(expr.Source{Text: let.Is, Position: textPosition(let.IsPosition, let.Position, "let "+let.Name)})
 		c.add(faults)
 		if all[let.Name] == nil {
@@ -187,7 +192,7 @@ func (c *compilation) rule(cr configs.Rule, i int, lets map[string]*expr.Express
 	case len(r.Name) > maxName || strings.ContainsFunc(r.Name, func(c rune) bool { return c < ' ' || c > '~' || c == '"' }):
 		c.faultAt(r.Position, "%s: a name is at most %d characters of ASCII, without quotes", what, maxName)
 	}
-	language := expr.Language{Facts: words, Lists: lists, Lets: lets}
+	language := expr.Language{Facts: c.words, Lists: lists, Lets: lets}
 	var faults []*configs.Fault
 	r.when, faults = language.Condition(expr.Source{Text: r.When, Position: textPosition(r.WhenPosition, r.Position, what), Unless: r.Unless})
 	c.add(faults)
@@ -240,7 +245,7 @@ func (c *compilation) stages(chain *Chain) {
 	var deciding *rule
 	for _, r := range chain.rules {
 		for name := range r.when.Facts {
-			r.own = max(r.own, vocabulary[name].stage)
+			r.own = max(r.own, factOf(name).stage)
 		}
 		r.stage = r.own
 		if floor > r.own {
@@ -287,9 +292,8 @@ func (r *rule) whyNotEarlier() string {
 // latest returns the facts that are known last, which make the rule's own stage.
 func (r *rule) latest() []string {
 	var names []string
-	for _, name := range words.Names() {
-		f := vocabulary[name]
-		if _, reads := r.when.Facts[name]; reads && f.stage == r.own && f.stage > Connect {
+	for _, name := range slices.Sorted(maps.Keys(r.when.Facts)) {
+		if f := factOf(name); f.stage == r.own && f.stage > Connect {
 			names = append(names, name)
 		}
 	}
@@ -299,9 +303,9 @@ func (r *rule) latest() []string {
 // ofOneRecipient returns the first of the facts that are of one recipient, and not of
 // all that a transaction can have.
 func ofOneRecipient(facts map[string]configs.Position) (name string, at configs.Position, ok bool) {
-	for _, name := range words.Names() {
-		if at, reads := facts[name]; reads && (name == "rcpt.address" || vocabulary[name].by == "hold") {
-			return name, at, true
+	for _, name := range slices.Sorted(maps.Keys(facts)) {
+		if f := factOf(name); name == "rcpt.address" || f.by == "hold" || f.Group == services {
+			return name, facts[name], true
 		}
 	}
 	return "", configs.Position{}, false
@@ -331,8 +335,8 @@ func (c *compilation) knownInTime(r *rule) {
 		c.faultAt(at, "%s cannot be read at %s, where one reply answers for all recipients: the rule is decided there %s; %s",
 			name, r.stage, r.whyNotEarlier(), strings.TrimPrefix(cure, ", or "))
 	}
-	for _, name := range words.Names() {
-		f := vocabulary[name]
+	for _, name := range c.words.Names() {
+		f := factOf(name)
 		if at, shows := r.written[name]; shows && f.stage > r.stage {
 			c.faultAt(at, "${%s} is known at %s, but the rule is decided at %s: leave it out, or add at: %s", name, f.stage, r.stage, f.stage)
 		}

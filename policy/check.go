@@ -253,6 +253,11 @@ func reasonsIn(t reflect.Type, path []int) []reason {
 // Reason returns in words why a check found what it found, as far as the facts
 // say, empty where they do not.
 func (f *Facts) Reason(name string) string {
+	if service, ok := strings.CutPrefix(name, services+"."); ok {
+		if a := f.Service.find(service); a != nil {
+			return cmp.Or(a.Reason, a.Text)
+		}
+	}
 	c := checkOf[name]
 	if c == nil {
 		return ""

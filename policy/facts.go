@@ -298,6 +298,8 @@ type State struct {
 type Recipient struct {
 	Rcpt RcptTo `json:"rcpt" expr:"rcpt" stage:"rcpt"`
 	Hold Hold   `json:"hold" expr:"hold" stage:"rcpt" needs:"submitter spf iprev" memory:""`
+	// Service is what policy services answered about it.
+	Service Services `json:"service,omitempty" expr:"service" stage:"rcpt"`
 }
 
 // RcptTo is the RCPT command.
@@ -316,6 +318,18 @@ type Hold struct {
 	Released bool   `json:"released" expr:"released"` // by an operator
 	// Notice is the id of the notice that is there, or was written: for postern release.
 	Notice string `json:"notice,omitempty" expr:"-" private:"no"`
+}
+
+// Service is what a policy service of somebody else's answered about the recipient in
+// question.
+type Service struct {
+	Name string `json:"-" private:"no"` // as the configuration has it
+	// Action is the word that the service answers in Postfix's protocol, in lower case;
+	// temperror where no answer came that one can understand. That a service answered with
+	// a reply code is reject (5yz) or defer (4yz).
+	Action Result `json:"action" expr:"action" words:"ok dunno reject defer defer_if_reject defer_if_permit discard hold filter redirect prepend bcc info warn temperror skipped" absent:"skipped"`
+	Text   string `json:"text,omitempty" expr:"text"` // behind it, without reply code and enhanced status code
+	Reason string `json:"reason,omitempty"`           // what went wrong, in our own words
 }
 
 // HeaderSum is what rules may know of the header section.

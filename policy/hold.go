@@ -85,7 +85,7 @@ func (c *compilation) heldInTime(r *rule) {
 	}
 	at := r.Position
 	for name, p := range r.when.Facts {
-		if f := vocabulary[name]; f.stage == r.own && f.stage > Rcpt {
+		if f := factOf(name); f.stage == r.own && f.stage > Rcpt {
 			at = p
 		}
 	}

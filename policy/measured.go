@@ -5,31 +5,49 @@ import (
 	"encoding/hex"
 	"fmt"
 	"reflect"
+	"strings"
 
 	"postern/configs"
 	"postern/policy/expr"
 )
 
 // FactSet is a set of facts. The zero FactSet is empty.
-type FactSet expr.Set
+type FactSet struct {
+	set   expr.Set
+	words *expr.Vocabulary // that the facts are of; nil: the set is empty
+}
+
+// factSet is a set of facts of a vocabulary.
+func factSet(set expr.Set, words *expr.Vocabulary) FactSet {
+	if set == (expr.Set{}) {
+		return FactSet{}
+	}
+	return FactSet{set, words}
+}
 
 // Without returns the set without the facts of those names; names of no fact
 // are ignored.
 func (s FactSet) Without(names ...string) FactSet {
+	if s.words == nil {
+		return s
+	}
 	var without expr.Set
 	for _, name := range names {
-		if f := words.Fact(name); f != nil {
+		if f := s.words.Fact(name); f != nil {
 			without.Add(f)
 		}
 	}
-	return FactSet(expr.Set(s).Minus(without))
+	return factSet(s.set.Minus(without), s.words)
 }
 
 // Names returns the facts of the set by name, sorted.
 func (s FactSet) Names() []string {
+	if s.words == nil {
+		return nil
+	}
 	var names []string
-	for _, name := range words.Names() {
-		if expr.Set(s).Has(words.Fact(name)) {
+	for _, name := range s.words.Names() {
+		if s.set.Has(s.words.Fact(name)) {
 			names = append(names, name)
 		}
 	}
@@ -83,7 +101,28 @@ func Measured(f *Facts, reached Stage) FactSet {
 			known = known.Minus(madeOf[c.name])
 		}
 	}
-	return FactSet(known)
+	return factSet(known, words)
+}
+
+// answered returns those facts of lists that f has an answer for. They are not in what
+// Measured returns: whoever judges knows which names they have.
+func (c *Chain) answered(f *Facts) (all expr.Set) {
+	for _, name := range c.services {
+		if a := f.Service.find(name); a != nil && a.Action != Skipped && a.Action != "" {
+			all = all.With(c.factsOf(services + "." + name))
+		}
+	}
+	return all
+}
+
+// factsOf returns the facts in a group of the chain's own words.
+func (c *Chain) factsOf(group string) (all expr.Set) {
+	for _, name := range c.words.Names() {
+		if strings.HasPrefix(name, group+".") {
+			all.Add(c.words.Fact(name))
+		}
+	}
+	return all
 }
 
 // silent returns the facts that were asked for and not told: by the store of what lasts
@@ -139,7 +178,7 @@ func (j Judgement) Determined() bool { return j.Missing == FactSet{} }
 // there is no verdict, and Missing says on which. For known facts, and with
 // nothing unknown, it is Decide at the message stage.
 func (c *Chain) Judge(f *Facts, known FactSet) Judgement {
-	return c.judge(expr.On(f), expr.Set(known))
+	return c.judge(expr.On(f), known.set.With(c.answered(f)))
 }
 
 func (c *Chain) judge(s expr.Scope, known expr.Set) (j Judgement) {
@@ -167,7 +206,7 @@ func (c *Chain) judge(s expr.Scope, known expr.Set) (j Judgement) {
 			if t == expr.Unknown {
 				open = open.With(r.when.Reads().Minus(known))
 			}
-			return Judgement{Missing: FactSet(open)}
+			return Judgement{Missing: factSet(open, c.words)}
 		}
 		j.Rule, j.Stage, j.Disposition = r.Name, r.stage, r.do
 		switch r.do {
@@ -178,11 +217,11 @@ func (c *Chain) judge(s expr.Scope, known expr.Set) (j Judgement) {
 			j.Reply = r.reply.expand(s)
 		}
 		j.Decided = true
-		j.MissingTags = FactSet(tags.With(open))
+		j.MissingTags = factSet(tags.With(open), c.words)
 		return j
 	}
 	j.Decided = true
-	j.MissingTags = FactSet(tags.With(open))
+	j.MissingTags = factSet(tags.With(open), c.words)
 	if j.Rule == "" {
 		j.Stage = c.last
 	}
@@ -196,7 +235,7 @@ func (c *Chain) judge(s expr.Scope, known expr.Set) (j Judgement) {
 // the change says so in the same manner.
 func (c *Chain) ExplainMeasured(f *Facts, measured FactSet) Explanation {
 	e := c.explain(f)
-	s, known := expr.On(f), expr.Set(measured)
+	s, known := expr.On(f), measured.set.With(c.answered(f))
 	silent := c.silent(s)
 	told := known.Minus(silent)
 	j := c.judge(s, known)

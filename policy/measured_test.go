@@ -9,7 +9,6 @@ import (
 	"pgregory.net/rapid"
 
 	"postern/configs"
-	"postern/policy/expr"
 )
 
 func TestMeasured(t *testing.T) {
@@ -43,7 +42,7 @@ func TestJudgeNeverGuesses(t *testing.T) {
 		chain, p := genPolicy(t, lists)
 		f := genFacts(t)
 		all := knownBy[Message]
-		if j := chain.Judge(f, FactSet(all)); !j.Determined() || !reflect.DeepEqual(j.Verdict, chain.Decide(Message, f)) {
+		if j := chain.Judge(f, factSet(all, words)); !j.Determined() || !reflect.DeepEqual(j.Verdict, chain.Decide(Message, f)) {
 			t.Fatalf("all is known: judged %+v, decided %+v", j, chain.Decide(Message, f))
 		}
 		known := Measured(f, Stage(rapid.IntRange(int(Connect), int(Message)).Draw(t, "reached")))
@@ -61,7 +60,7 @@ func TestJudgeNeverGuesses(t *testing.T) {
 			other := *genFacts(t)
 			from, to := reflect.ValueOf(f).Elem(), reflect.ValueOf(&other).Elem()
 			for _, fact := range vocabulary {
-				if expr.Set(known).Has(fact.Fact) {
+				if known.set.Has(fact.Fact) {
 					fact.In(to).Set(fact.In(from))
 				}
 			}

@@ -320,7 +320,7 @@ func letFacts(lets []configs.Let) map[string]map[string]bool {
 // readsCheck says whether one of the facts is what a check has found, or looked at.
 func readsCheck(facts map[string]bool, check string) bool {
 	for name := range facts {
-		if f := vocabulary[name]; f.Group == check || f.by == check {
+		if f := factOf(name); f.Group == check || f.by == check {
 			return true
 		}
 	}
@@ -331,7 +331,7 @@ func readsCheck(facts map[string]bool, check string) bool {
 func factsIn(condition string, lets map[string]map[string]bool) map[string]bool {
 	found := map[string]bool{}
 	for _, name := range expr.NamesIn(condition) {
-		if vocabulary[name] != nil {
+		if factOf(name) != nil {
 			found[name] = true
 		}
 		maps.Copy(found, lets[name])

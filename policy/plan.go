@@ -18,10 +18,12 @@ type Step struct {
 	Why   string `json:"why"`       // it is decided then and not earlier, in words
 	// What the rule costs: the message is held until the end before the backend
 	// hears of it; a transaction may have recipients of one domain only.
-	HoldsMessage bool   `json:"holds_message"`
-	OneDomain    bool   `json:"one_domain"`
-	Position     string `json:"position"` // file:line:column
-	BuiltIn      bool   `json:"built_in"` // it is one of ours, and Position is in builtin.yaml
+	HoldsMessage bool `json:"holds_message"`
+	OneDomain    bool `json:"one_domain"`
+	// Asks are the filters of other people's that it has to have asked.
+	Asks     []string `json:"asks,omitempty"`
+	Position string   `json:"position"` // file:line:column
+	BuiltIn  bool     `json:"built_in"` // it is one of ours, and Position is in builtin.yaml
 }
 
 // Plan returns the rules in their order, with the stage of each and why.
@@ -30,10 +32,23 @@ func (c *Chain) Plan() []Step {
 	for _, r := range c.rules {
 		steps = append(steps, Step{
 			Rule: r.Name, Do: r.do.String(), When: r.When, Own: r.own, Stage: r.stage, Why: r.why(),
-			HoldsMessage: r.stage == Message, OneDomain: r.oneDomain(), Position: r.Position.String(), BuiltIn: r.BuiltIn,
+			HoldsMessage: r.stage == Message, OneDomain: r.oneDomain(), Asks: r.asks(), Position: r.Position.String(), BuiltIn: r.BuiltIn,
 		})
 	}
 	return steps
+}
+
+// asks returns the filters that the rule reads, sorted.
+func (r *rule) asks() (names []string) {
+	for _, facts := range []map[string]configs.Position{r.when.Facts, r.written} {
+		for name := range facts {
+			if parts := strings.Split(name, "."); parts[0] == services && !slices.Contains(names, parts[1]) {
+				names = append(names, parts[1])
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Lets returns the named expressions that the rules may read, those of overrides
@@ -66,12 +81,12 @@ func (c *Chain) Needs(name string) bool {
 
 func (r *rule) needs(name string) bool {
 	check := name
-	if f := vocabulary[name]; f != nil {
+	if f := factOf(name); f != nil {
 		check = f.Group
 	}
 	for _, facts := range []map[string]configs.Position{r.when.Facts, r.written} {
 		for fact := range facts {
-			f := vocabulary[fact]
+			f := factOf(fact)
 			switch {
 			case checkOf[name] == nil && (fact == name || strings.HasPrefix(fact, name+".")),
 				f.by == check && (name == check || f.Group != check),

@@ -26,7 +26,7 @@ func TestDecideForIsDecide(t *testing.T) {
 				t.Fatalf("at %s: %+v beside the facts, %+v in them", st, apart, whole)
 			}
 		}
-		if to != other.Recipient {
+		if !reflect.DeepEqual(to, other.Recipient) {
 			t.Fatal("judging has changed the recipient")
 		}
 	})

@@ -15,12 +15,38 @@ type fact struct {
 	needs []string // the checks whose findings it is made of
 }
 
+// factOf returns what a policy has to know of a fact, nil where there is no such one; of
+// lists, whatever the names of their elements.
+func factOf(name string) *fact {
+	if f := vocabulary[name]; f != nil {
+		return f
+	}
+	if p := words.Prototype(name); p != nil {
+		return listed[p.Name]
+	}
+	return nil
+}
+
+// lists are those of Facts whose elements the configuration names.
+const services = "service"
+
 // words is what rules may read, by the tags of Facts; vocabulary holds the same facts
 // with what a policy has to know of them besides.
 var (
 	words      = expr.Describe(reflect.TypeFor[Facts]())
 	vocabulary = describe()
+	listed     = describeListed() // by the names of prototypes, "service.action"
 )
+
+func describeListed() map[string]*fact {
+	facts := map[string]*fact{}
+	for _, p := range words.Prototypes(services) {
+		f := &fact{Fact: p}
+		f.stage, _ = ParseStage(p.Inherited("stage"))
+		facts[p.Name] = f
+	}
+	return facts
+}
 
 func describe() map[string]*fact {
 	facts := map[string]*fact{}

@@ -118,7 +118,10 @@ func variables(rules ...*rule) []*expr.Variable {
 }
 
 // imagine returns a scope over a copy of f, in which variables can be set.
-func imagine(f Facts) expr.Scope { return expr.Suppose(&f) }
+func imagine(f Facts) expr.Scope {
+	f.Service = slices.Clone(f.Service)
+	return expr.Suppose(&f)
+}
 
 // cases counts the combinations of values of the rules' variables, up to a
 // little above maxCases.

@@ -52,7 +52,7 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 	if tx.set.Checks.HasStage(policy.Rcpt) {
 		start := time.Now()
 		tx.waits.Renew() // the notice is written within the same time
-		tx.runChecks(policy.Rcpt, checks.Message{Rcpt: known})
+		tx.runChecks(policy.Rcpt, checks.Message{Rcpt: known, Session: tx.session()})
 		tx.Took("rcpt", start)
 	}
 	r.reply = tx.judge(policy.Rcpt, known)
@@ -64,6 +64,7 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 		hold := known.Hold // NOT: in place, which would keep known, and the line that its texts are of
 		r.hold = &hold
 	}
+	r.service = known.Service
 	if r.reply.IsZero() {
 		r.reply = tx.together(&r)
 	}
@@ -158,6 +159,7 @@ type recipient struct {
 	taken   bool            // and the backend took it
 	verdict *policy.Verdict // shared by those who have the same
 	hold    *policy.Hold    // what is remembered of its having been held; nil: nobody asked
+	service policy.Services // what policy services said of it
 	final   bool            // verdict is that on the message, not the one at RCPT
 	reply   smtp.Reply
 }
@@ -172,6 +174,7 @@ func (r *recipient) facts() *policy.Recipient {
 	if r.hold != nil {
 		f.Hold = *r.hold
 	}
+	f.Service = r.service
 	return f
 }
 
@@ -181,6 +184,10 @@ func (rs *recipients) keep(r recipient) {
 	size := int(unsafe.Sizeof(r)) + len(r.address) + len(r.reply.Text)
 	if r.hold != nil {
 		size += int(unsafe.Sizeof(*r.hold)) + len(r.hold.Notice)
+	}
+	for i := range r.service {
+		s := &r.service[i]
+		size += int(unsafe.Sizeof(*s)) + len(s.Text) + len(s.Reason)
 	}
 	if local, domain, n := r.path.Local, r.path.Domain, len(r.path.Local); r.address == local+"@"+domain {
 		r.path = smtp.Path{Local: r.address[:n], Domain: r.address[n+1:]}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 
 	"postern/policy"
@@ -64,10 +65,13 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 		r := &tx.rcpts.list[i]
 		rec.Recipients = append(rec.Recipients, journal.Recipient{
 			Address: r.address, Disposition: journal.Concluded(r.verdict.Disposition), Rule: r.verdict.Rule, Reply: r.reply.String(),
-			Undecided: !r.verdict.Decided, Final: r.final, Taken: r.taken, Hold: r.hold,
+			Undecided: !r.verdict.Decided, Final: r.final, Taken: r.taken, Hold: r.hold, Service: r.service,
 		})
 		if r.hold != nil && *r.hold == tx.facts.Hold {
 			rec.Recipients[i].Hold = nil // it is that of the record
+		}
+		if slices.Equal(r.service, tx.facts.Service) {
+			rec.Recipients[i].Service = nil // the same
 		}
 	}
 	if len(tx.ran) > 0 {

@@ -81,6 +81,11 @@ func (tx *transaction) runChecks(st policy.Stage, msg checks.Message) {
 	}
 }
 
+// session is what filters of other people's want to know besides the facts.
+func (tx *transaction) session() checks.Session {
+	return checks.Session{ESMTP: tx.peer.esmtp, Server: wire.AddrPort(tx.wire.Raw().LocalAddr())}
+}
+
 // note keeps that a check ran. One that runs for each recipient is kept once, with the
 // time of all.
 func (tx *transaction) note(ran checks.Ran) {

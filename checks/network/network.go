@@ -3,7 +3,7 @@
 package network
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -170,7 +170,7 @@ func (n *Found) read(result maxminddb.Result) error {
 		faults = append(faults, err)
 		n.Country = countryCode(code)
 	}
-	return errors.Join(faults...)
+	return cmp.Or(faults...)
 }
 
 // textAt returns the text that stands there, nothing where there is none.

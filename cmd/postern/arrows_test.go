@@ -37,6 +37,7 @@ var floors = map[string]int{
 	"policy":                  2,
 	"policy/expr":             1,
 	"checks/dnscache":         1,
+	"checks/delegation":       1,
 	"checks/memory":           1,
 	"checks/network":          1,
 	"policy/journal/index":    1,

@@ -174,9 +174,12 @@ func TestE2EPrometheus(t *testing.T) {
 	postern := startPosternOn(t, freePort(t), mta.port, fmt.Sprintf(`
 journal: {path: %q}
 state: {path: %q}
+policy_services: [{name: gone, address: "127.0.0.1:9"}]
 policy:
   candidate: %q
-  rules: [{name: first-contact, when: 'mail.domain == "plain.example" and not hold.released', do: hold, for: 10m}]
+  rules:
+    - {name: first-contact, when: 'mail.domain == "plain.example" and not hold.released', do: hold, for: 10m}
+    - {name: asks, when: 'service.gone.action == "reject"', do: reject}
 `, t.TempDir(), filepath.Join(t.TempDir(), "state"), candidate))
 
 	// Before the first mail: every rule has its series, so that nobody misses a first refusal.

@@ -77,6 +77,9 @@ func showPolicy(b *strings.Builder, p *service.Parts) {
 		if s.HoldsMessage {
 			b.WriteString("    cost    holds the message: the backend hears of it only after its end\n")
 		}
+		if len(s.Asks) > 0 {
+			fmt.Fprintf(b, "    cost    asks %s, for each recipient that gets so far\n", strings.Join(s.Asks, ", "))
+		}
 		if s.OneDomain {
 			b.WriteString("    cost    one recipient domain a transaction: the others hear 452 and come again\n")
 		}
@@ -126,7 +129,11 @@ func policyYAML(cfg *configs.Config) ([]byte, error) {
 
 func showChecks(b *strings.Builder, p *service.Parts) {
 	b.WriteString("What can be measured. A check runs only if a rule, a header field or the journal wants it.\n\n")
-	for _, c := range checks.All(checks.Deps{}) {
+	var named []checks.Service
+	for _, name := range p.Rules.Chain.Services() {
+		named = append(named, checks.Service{Name: name})
+	}
+	for _, c := range checks.All(checks.Deps{Services: named}) {
 		runs := "runs"
 		if !p.Settings.Checks.Wants(c.Name) {
 			runs = "does not run"

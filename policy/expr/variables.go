@@ -100,11 +100,11 @@ func (v *Variable) Set(s Scope, i int) {
 	case v.Fact == nil:
 		s.assume[v.Name] = i == 1
 	case v.Fact.Kind == Bool:
-		v.Fact.Under(s).SetBool(i == 1)
+		v.Fact.settable(s).SetBool(i == 1)
 	case v.Fact.Kind == Number:
-		v.Fact.Under(s).SetInt(v.numbers[i])
+		v.Fact.settable(s).SetInt(v.numbers[i])
 	default:
-		v.Fact.Under(s).SetString(v.Texts[i])
+		v.Fact.settable(s).SetString(v.Texts[i])
 	}
 }
 

@@ -124,6 +124,11 @@ func (h *hasher) record(r *Record) *Record {
 			hold.Notice = ""
 			rc.Hold = &hold
 		}
+		rc.Service = slices.Clone(rc.Service)
+		for k := range rc.Service {
+			s := &rc.Service[k]
+			s.Text, s.Reason = h.text(s.Text), h.text(s.Reason)
+		}
 	}
 	c.DNS = slices.Clone(r.DNS)
 	for i := range c.DNS {

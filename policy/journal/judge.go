@@ -115,7 +115,7 @@ func (r *Record) Units() int { return max(1, len(r.Recipients)) }
 // Judge returns what c says of the i-th recipient, or of the transaction if
 // there were none. known is what Measured returned.
 func (r *Record) Judge(c *policy.Chain, i int, known policy.FactSet) Opinion {
-	if len(r.Recipients) == 0 || r.Recipients[i].Hold == nil && r.Recipients[i].Address == r.Facts.Rcpt.Address {
+	if len(r.Recipients) == 0 || r.Recipients[i].Hold == nil && r.Recipients[i].Service == nil && r.Recipients[i].Address == r.Facts.Rcpt.Address {
 		return opinion(c.Judge(&r.Facts, known))
 	}
 	other := r.about(&r.Recipients[i])
@@ -143,6 +143,9 @@ func (r *Record) about(rc *Recipient) *Record {
 	c.Facts.Rcpt = policy.RcptTo{Address: rc.Address, Domain: DomainOf(rc.Address)}
 	if rc.Hold != nil {
 		c.Facts.Hold = *rc.Hold
+	}
+	if rc.Service != nil {
+		c.Facts.Service = rc.Service
 	}
 	return &c
 }

@@ -135,6 +135,9 @@ type Recipient struct {
 	// Hold is what was remembered of its having been held; nil: nobody asked, or it is
 	// that of the record.
 	Hold *policy.Hold `json:"hold,omitempty"`
+	// Service is what policy services said of it; nil: nobody asked, or it is that of the
+	// record.
+	Service policy.Services `json:"service,omitempty"`
 	// Candidate is the candidate policy's verdict on this recipient; nil where
 	// there is no candidate, or its verdict is that of the record.
 	Candidate *Candidate `json:"candidate,omitempty"`

@@ -102,6 +102,7 @@ var examinations = []check{
 	{"announced", "What clients are offered", nil},
 	{"admin", "Admin address", (*patient).adminSide},
 	{"state", "What is remembered", (*patient).memory},
+	{"filter", "Other people's filters", (*patient).filters},
 	{"journal", "Disk", (*patient).folders},
 }
 

@@ -43,6 +43,9 @@ func LoadRules(file string) (rules, error) {
 	if err != nil {
 		return rules{}, err
 	}
+	// Which filters there are is said in another file: a rule that reads one which is not
+	// configured finds nothing measured.
+	cfg.Policy.Services = policy.ServicesIn(cfg.Policy)
 	return BuildRules(cfg)
 }
 

@@ -30,6 +30,7 @@ func (p *Parts) ConfigurationWarnings() []configs.Fault {
 	}
 	warnings = append(warnings, stateWarnings(p.Config)...)
 	warnings = append(warnings, p.networkWarnings()...)
+	warnings = append(warnings, p.filterWarnings()...)
 	return append(warnings, backendWarnings(p.Config)...)
 }
 

@@ -17,6 +17,7 @@ import (
 	"postern/cmd/postern/control"
 	"postern/configs"
 	"postern/metrics"
+	"postern/policy"
 	"postern/policy/journal"
 	"postern/proxy"
 	"postern/proxy/backend"
@@ -65,6 +66,8 @@ type World struct {
 	Answers checks.Resolver
 	// Networks stands in for the files of networks where Answers does for the DNS.
 	Networks checks.Networks
+	// Services stands in for the policy services, those that a chain may read.
+	Services func(*policy.Chain) []checks.Service
 	Now      func() time.Time
 }
 
@@ -80,6 +83,7 @@ type Parts struct {
 	Backends     *backend.Set
 	Memory       *memory.Memory // nil: nobody asks for anything
 	networks     *network.Files // nil: no file is configured
+	filters      []filter
 	Certificates *certificates
 	keepers      []keeper // that are asked for mail
 	token        []byte   // of the page; nil: none
@@ -144,6 +148,7 @@ func Build(cfg *configs.Config, w *World, old *Parts) (*Parts, error) {
 		}
 	}
 
+	p.buildFilters(w, old)
 	p.keepers = buildKeepers(cfg.Retrieve, note)
 	if path := cfg.Control.Socket; path != "" {
 		if err := control.Verify(path); err != nil {
@@ -191,7 +196,7 @@ func Build(cfg *configs.Config, w *World, old *Parts) (*Parts, error) {
 		Hostname: name, TLS: tlsConfig,
 		Checks: checks.NewSet(checks.Deps{
 			Hostname: name, Resolver: answers, Config: measured, Timeout: cfg.DNS.Total, Healthy: p.Resolver.Healthy,
-			Memory: p.Memory, Networks: networks, Reads: p.wants, Metrics: w.metrics, Log: w.Log, Uses: p.uses(w.Everything),
+			Memory: p.Memory, Networks: networks, Services: p.services(w), Reads: p.wants, Metrics: w.metrics, Log: w.Log, Uses: p.uses(w.Everything),
 		}, p.wants),
 		Chain: p.Rules.Chain, Candidate: p.candidate.Chain, Observe: cfg.Policy.Mode == "observe", Backends: p.Backends, Memory: p.Memory,
 		Headers: cfg.Headers, Limits: cfg.Limits, Timeouts: cfg.Timeouts,
@@ -208,6 +213,7 @@ func (p *Parts) Close(other *Parts) {
 	if p.Backends != nil && (other == nil || p.Backends != other.Backends) {
 		p.Backends.Close()
 	}
+	p.closeFilters(other)
 	if p.Memory != nil && (other == nil || p.Memory != other.Memory) {
 		_ = p.Memory.Close() // the server that used it has closed it, and told what was wrong
 	}

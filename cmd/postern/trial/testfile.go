@@ -59,6 +59,7 @@ type testCase struct {
 	MessageFile string          `yaml:"message_file" path:"file"`
 	Sign        []string        `yaml:"sign"`    // domains that sign it, with a key that is in the zone
 	Network     caseNetwork     `yaml:"network"` // to which the client's address belongs
+	Service     []caseService   `yaml:"service"` // what policy services answer
 	Past        casePast        `yaml:"past"`    // what is remembered of the sender
 	Rate        caseRate        `yaml:"rate"`
 	Hold        caseHold        `yaml:"hold"` // whether this mail was held before
@@ -137,6 +138,11 @@ func readTestFile(file string, src []byte) (*testFile, error) {
 			fault(c.Expect.Position, "stage: %q is none of connect, helo, mail, rcpt, header, message", c.Expect.Stage)
 		}
 		c.fill(&t.Defaults)
+		for _, s := range c.Service {
+			if !slices.Contains(policy.ServiceActions(), s.Action) {
+				fault(s.Position, "service: action: %q is none of %s", s.Action, strings.Join(policy.ServiceActions(), ", "))
+			}
+		}
 		if _, err := netip.ParseAddr(c.Client); err != nil {
 			fault(c.ClientPosition, "client: %q is no IP address", c.Client)
 		}
@@ -193,6 +199,9 @@ func (c *testCase) fill(other *testCase) {
 	if c.Network == (caseNetwork{}) {
 		c.Network = other.Network
 	}
+	if c.Service == nil {
+		c.Service = other.Service
+	}
 	if c.Past == (casePast{}) {
 		c.Past = other.Past
 	}
@@ -225,6 +234,7 @@ type bench struct {
 	ca     *authority
 
 	networks networks
+	services services
 
 	verbose bool // failures are explained by all rules
 }
@@ -251,7 +261,7 @@ func (t *testFile) bench(ctx context.Context) (*bench, error) {
 	cfg.TLS = configs.TLS{MinVersion: "1.2", Suites: "modern", ClientCertificates: configs.ClientCertificates{Mode: mode}}
 	w := &service.World{Log: slog.New(slog.DiscardHandler), Answers: zone, Now: func() time.Time { return now }}
 	b.script = newScript()
-	w.Store, w.Networks = b.script, &b.networks
+	w.Store, w.Networks, w.Services = b.script, &b.networks, b.services.of
 	if b.rig, err = newRig(ctx, cfg, w); err != nil {
 		return nil, err
 	}
@@ -275,6 +285,7 @@ func (t *testFile) config() (*configs.Config, error) {
 		return nil, err
 	}
 	if t.Policy == "" {
+		defer func() { cfg.Policy.Services = policy.ServicesIn(cfg.Policy) }()
 		cfg.Policy.Let, cfg.Policy.Rules, cfg.Policy.BuiltIn = t.Let, t.Rules, t.BuiltIn
 		cfg.TLS.ClientCertificates.Mode = "request"
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"postern/configs"
+	"postern/policy"
 	"postern/policy/journal"
 	"postern/policy/journal/jsonline"
 )
@@ -63,18 +64,19 @@ func saidOf(r *journal.Record) string {
 
 // clientOf is the client's address, with its network where that is known.
 func clientOf(r *journal.Record) string {
-	c := &r.Facts.Client
-	var network []string
+	if network := networkOf(&r.Facts.Client); network != "" {
+		return fmt.Sprintf("%s (%s)", r.Facts.Client.IP, network)
+	}
+	return r.Facts.Client.IP
+}
+
+// networkOf is the number of a client's network and its country, as far as they are known.
+func networkOf(c *policy.Client) string {
+	var text string
 	if c.ASN != 0 {
-		network = append(network, fmt.Sprintf("AS%d", c.ASN))
+		text = fmt.Sprintf("AS%d", c.ASN)
 	}
-	if c.Country != "" {
-		network = append(network, c.Country)
-	}
-	if network == nil {
-		return c.IP
-	}
-	return fmt.Sprintf("%s (%s)", c.IP, strings.Join(network, " "))
+	return strings.TrimSpace(text + " " + c.Country)
 }
 
 // fromTo names the sender and the recipients, the first of them by name.

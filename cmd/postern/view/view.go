@@ -84,6 +84,11 @@ func identities(r *journal.Record) []Identity {
 		how = "as the load balancer " + f.Client.Proxy + " told us (PROXY)"
 	}
 	add("client", f.Client.IP+" port "+strconv.Itoa(f.Client.Port), how)
+	if network := networkOf(&f.Client); network != "" {
+		add("its network", strings.TrimSpace(network+" "+f.Client.ASName), "by the files of checks.geo")
+	} else if f.Network.Result == policy.TempError {
+		add("its network", "unknown", "the files of checks.geo could not be read")
+	}
 	if f.Client.Name != "" {
 		add("its name", f.Client.Name, "the reverse name, which leads back to the address")
 	} else if reached >= policy.Mail && f.Iprev.Result != policy.Skipped {
