@@ -92,11 +92,11 @@ func (v Transaction) caller() string {
 	f := &v.Record.Facts
 	s := "On " + Moment(v.Record.Time) + " the computer " + f.Client.IP
 	if f.Client.Name != "" {
-		s += " (" + f.Client.Name + ")"
+		s += " (" + brief(f.Client.Name) + ")"
 	}
 	s += " connected"
 	if f.Helo.Name != "" {
-		s += " and called itself " + quoted(f.Helo.Name)
+		s += " and called itself " + quoted(brief(f.Helo.Name))
 	}
 	return s + "."
 }
@@ -107,23 +107,23 @@ func (v Transaction) wanted() string {
 	if reached, _ := policy.ParseStage(r.Reached); reached < policy.Mail && r.Facts.Mail.From == "" && len(r.Recipients) == 0 {
 		return ""
 	}
-	s := "It wanted to hand over a message from " + r.Facts.Mail.From
+	s := "It wanted to hand over a message from " + brief(r.Facts.Mail.From)
 	if r.Facts.Mail.From == "" {
 		s = "It wanted to hand over a message without a sender, as notices of failure are,"
 	}
 	switch n := len(r.Recipients); {
 	case n > 0 && v.Recipient != "" && n > 1:
-		s += " to " + v.Recipient + " and " + Counted(n-1, "other")
+		s += " to " + brief(v.Recipient) + " and " + Counted(n-1, "other")
 	case n > 1:
-		s += " to " + r.Recipients[0].Address + " and " + Counted(n-1, "other")
+		s += " to " + brief(r.Recipients[0].Address) + " and " + Counted(n-1, "other")
 	case n == 1:
-		s += " to " + r.Recipients[0].Address
+		s += " to " + brief(r.Recipients[0].Address)
 	case r.Facts.Rcpt.Address != "":
-		s += " to " + r.Facts.Rcpt.Address
+		s += " to " + brief(r.Facts.Rcpt.Address)
 	}
 	s = strings.TrimSuffix(s, ",")
 	if a := r.Facts.Submitter.Address; a != "" && a != r.Facts.Mail.From {
-		s += ", and named " + a + " as responsible for sending it"
+		s += ", and named " + brief(a) + " as responsible for sending it"
 	}
 	return s + "."
 }
@@ -137,7 +137,7 @@ func heard(r *journal.Record) string {
 	if reply == "" {
 		return ""
 	}
-	return ": " + quoted(reply)
+	return ": " + quoted(brief(reply))
 }
 
 // ending says what became of it.
@@ -180,7 +180,7 @@ func behind(r *journal.Record) string {
 	if r.Backend == "" {
 		return "the mail server behind Postern"
 	}
-	return "the mail server behind Postern (" + r.Backend + ")"
+	return "the mail server behind Postern (" + brief(r.Backend) + ")"
 }
 
 func refusedSome(r *journal.Record) (n int) {
@@ -218,7 +218,7 @@ func (v Transaction) ruled() (all []string) {
 		all = append(all, fmt.Sprintf("The rule %q %s, %s.", r.Rule, did, moments[r.RuleStage]))
 	}
 	for _, t := range r.Tags {
-		all = append(all, "The message was marked with "+quoted(t)+".")
+		all = append(all, "The message was marked with "+quoted(brief(t))+".")
 	}
 	if v.Policy.Same || r.Disposition == journal.NotAsked {
 		return all
@@ -264,7 +264,7 @@ func (v Transaction) because() (all []string) {
 					s += ": " + o.Text + " is " + o.Value
 				}
 			}
-			add(s + named(part.Note, ", from ") + ".")
+			add(brief(s) + named(part.Note, ", from ") + ".")
 		}
 	}
 	return all
@@ -344,7 +344,7 @@ func (v Transaction) advice() string {
 	r := v.Record
 	switch {
 	case r.Outcome == journal.OutcomeDelivered:
-		return "The message arrived at the mail server behind Postern. If the recipient does not find it, that server's log knows more; its answer was " + quoted(r.BackendReply) + "."
+		return "The message arrived at the mail server behind Postern. If the recipient does not find it, that server's log knows more; its answer was " + quoted(brief(r.BackendReply)) + "."
 	case r.Outcome == journal.OutcomeBackendRefused:
 		return "Ask who runs the mail server behind Postern: the answer in quotes is that server's."
 	case r.Disposition == journal.DispositionReject && r.Outcome == journal.OutcomeRefused:
@@ -356,6 +356,9 @@ func (v Transaction) advice() string {
 	}
 	return ""
 }
+
+// brief keeps a stranger's text from burying the sentence that it stands in: all of it is in the tables.
+func brief(s string) string { return clip(oneLine(s), rowText) }
 
 func quoted(s string) string { return "\u201c" + s + "\u201d" }
 

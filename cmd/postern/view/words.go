@@ -106,7 +106,7 @@ func says(f *policy.Facts, check string, r policy.Result) string {
 	if !strings.Contains(text, "%s") {
 		return text
 	}
-	text = fmt.Sprintf(text, about(f, check))
+	text = fmt.Sprintf(text, brief(about(f, check)))
 	if strings.HasPrefix(text, "the ") {
 		text = capital(text) // NOT: a domain
 	}

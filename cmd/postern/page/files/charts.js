@@ -55,7 +55,7 @@ class Chart {
       // Times are those of the site, not of the browser.
       tzDate: (ts) => { const d = new Date(ts * 1e3); return new Date(d.getTime() + (offset + d.getTimezoneOffset()) * 60e3); },
       axes: [
-        { ...axis, space: 60, values: (u, ticks) => ticks.map((t) => new Date((t + offset * 60) * 1e3).toISOString().slice(11, 16)) },
+        { ...axis, size: 28, space: 60, values: (u, ticks) => ticks.map((t) => new Date((t + offset * 60) * 1e3).toISOString().slice(11, 16)) },
         { ...axis, size: 48, values: (u, ticks) => ticks.map((t) => t >= 1000 ? t / 1000 + 'k' : +t.toPrecision(3)) },
       ],
       series: [{}, ...this.lines.map((l, i) => ({ label: l.name, stroke: colour(`--line-${i}`), width: 2, dash: dashes[i], points: { show: false }, spanGaps: false }))],

@@ -47,6 +47,7 @@ export function show(x) {
   if (!dialog.open) dialog.showModal();
   const p = x.plain;
   fill(title, mark(p.tone), ' ', said(p.headline));
+  dialog.scrollTop = 0;
   fill(body,
     el('p', { class: 'note' }, x.id ? `Transaction ${x.id}` : 'No transaction came of it'),
     choice(x),
