@@ -338,7 +338,7 @@ postern_backend_errors_total{backend="mta",kind="dial"} 0
 # TYPE postern_connections_total counter
 postern_connections_total{listener="mx",result="lost"} 0
 postern_connections_total{listener="mx",result="quit"} 0
-# HELP postern_held Mail that was told to come again and has not yet, by the rule that holds it, as counted within the last minute; at most 10,000 notices are looked at.
+# HELP postern_held Mail that was told to come again and has not yet, by the rule that holds it, as counted within the last minute; the newest 10,000 are looked at.
 # TYPE postern_held gauge
 postern_held{rule="gone"} 2
 postern_held{rule="greylist"} 0
