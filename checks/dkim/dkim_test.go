@@ -308,6 +308,7 @@ func hostile(tb testing.TB) (map[string]string, zone) {
 	names := strings.Repeat(":x", 990)
 	return map[string]string{
 		"many fields, each signed": fill(strings.Repeat(sig(names, b), 8), "X:\r\n"),
+		"a thousand long fields":   fill(strings.Repeat(sig(names, b), 8), "X: "+strings.Repeat("y z ", 63)+"\r\n"), // what limits.header_fields lets in
 		"one long field":           fill(strings.Repeat(sig(":x:x:x", b), 8)+"X: y", "\r\n z") + "",
 		"blanks":                   fill(strings.Repeat(sig(":x", b), 8)+"X:", " "),
 		"lines that are no field":  fill(strings.Repeat(sig(names, b), 8), "x\v:\r\n"),
