@@ -161,7 +161,7 @@ func editFile(path string, edit func(text []byte) ([]byte, error)) error {
 	if err != nil {
 		return err
 	}
-	defer folder.Close()
+	defer func() { _ = folder.Close() }() // only its lock counts
 	if err := syscall.Flock(int(folder.Fd()), syscall.LOCK_EX); err != nil {
 		return fmt.Errorf("%s cannot be locked: %w", folder.Name(), err)
 	}

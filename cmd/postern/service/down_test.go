@@ -183,7 +183,7 @@ policy: {rules: [{name: first, when: "past.delivered == 0", do: tag, header: "X-
 	},
 	"a configuration that was changed": func(b *broken) {
 		b.begin(sections{})
-		b.write("listners: []\n")
+		b.write("listenerz: []\n")
 		b.s.reload()
 		b.send("a@example.org", 0)
 	},

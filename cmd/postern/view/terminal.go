@@ -44,7 +44,7 @@ const (
 	bold   = "1"
 )
 
-// Good, Care and Bad paint a word that says as much by itself; Head paints a heading.
+// Good is for what is as it should be. Like Care and Bad it paints a word that says as much by itself.
 func (t Terminal) Good(text string) string { return t.paint(green, text) }
 
 // Care is for what wants an eye.
