@@ -13,7 +13,7 @@ package proxy
 //	replies not yet sent                      4 KiB      wire: outLimit, and one reply
 //	the block being read                     32 KiB      wire.BlockSize
 //	the connection to the backend            40 KiB      its bufferSize, and TLS as above
-//	recipients, also refused ones           192 KiB      limits.recipients, envelopeLimit, and one recipient
+//	recipients, also refused ones           224 KiB      limits.recipients, envelopeLimit, and one recipient
 //	tags of recipients                       20 KiB      recipientTags
 //	DNS answers for the journal              48 KiB      dnscache: 200 answers, 48 KiB of text
 //	header section, gathered and its copy    32 KiB      smallHeader; what is larger counts against hold.Memory

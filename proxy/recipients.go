@@ -19,7 +19,7 @@ import (
 // became of them, in octets. It is enough for a thousand of usual length, and for
 // more than the hundred that every server must take (RFC 5321 §4.5.3.1.8), were each
 // as long as it may be.
-const envelopeLimit = 192 << 10
+const envelopeLimit = 224 << 10
 
 // keptText is how much of a reply is kept where that is exceeded.
 const keptText = 80
