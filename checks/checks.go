@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"postern/checks/memory"
+	"postern/checks/milter"
 	"postern/checks/network"
 	"postern/checks/spf"
 	"postern/configs"
@@ -84,6 +85,7 @@ const (
 	Journal               Use = 1 << iota // keeps all that can be known without holding a message or asking the memory
 	AuthenticationResults                 // the field
 	ReceivedSPF                           // the field
+	AddedFields                           // of milters
 	ClientName                            // the Received field, and a backend that is told who the client is
 )
 
@@ -114,6 +116,9 @@ func All(d Deps) []Check {
 	for i := range d.Services {
 		all = append(all, d.service(&d.Services[i]))
 	}
+	for i := range d.Milters {
+		all = append(all, d.milter(&d.Milters[i]))
+	}
 	return all
 }
 
@@ -134,6 +139,9 @@ type Message struct {
 type Session struct {
 	ESMTP  bool           // it began with EHLO
 	Server netip.AddrPort // the address that the client connected to
+	// Of a message, for milters: the parameters of MAIL, and the recipients that were taken.
+	FromArgs   []string
+	Recipients []milter.Recipient
 }
 
 // Resolver asks the DNS; *net.Resolver has these methods. Errors are bare
@@ -163,6 +171,7 @@ type Deps struct {
 	Memory   *memory.Memory // what lasts between sessions; nil: no check asks for it
 	Networks Networks       // what the files of networks say; nil: there are none
 	Services []Service      // the policy services that rules may ask
+	Milters  []Milter       // the milters that rules may ask, or that add fields
 	// Reads says whether anybody reads a fact, so that a check need not ask for more; nil:
 	// all of them are read.
 	Reads   func(fact string) bool

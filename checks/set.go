@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"postern/checks/dnscache"
+	"postern/checks/milter"
 	"postern/checks/spf"
 	"postern/policy"
 )
@@ -21,6 +22,9 @@ type Set struct {
 	deps    Deps
 	cache   bool // the resolver can be asked for what it has
 	byStage [policy.Message + 1][]Check
+
+	milters   bool // one is asked
+	addedSize int  // octets that those asked for fields on top may add
 }
 
 // resultWords are the results that checks count from the start: those of RFC 8601.
@@ -66,6 +70,10 @@ func NewSet(d Deps, wanted func(name string) bool) *Set {
 				c.counts = d.Metrics.Check(c.Name, resultWords)
 			}
 			s.byStage[c.Stage] = append(s.byStage[c.Stage], c)
+			if c.Uses&AddedFields != 0 {
+				s.addedSize += 2 * milter.MaxFieldsSize // as many CRs as lines, which may be short
+			}
+			s.milters = s.milters || c.filter != nil && c.Stage == policy.Message
 		}
 	}
 	return s
@@ -82,6 +90,9 @@ func (s *Set) Wants(name string) bool {
 	}
 	return false
 }
+
+// HasMilters says whether the set has a milter judge messages.
+func (s *Set) HasMilters() bool { return s.milters }
 
 // HasStage says whether any check of the set runs at that stage, so that a
 // message need not be held for nothing.

@@ -39,7 +39,8 @@ type Config struct {
 	Control   Control    `yaml:"control"`
 	Retrieve  []Retrieve `yaml:"retrieve"`
 
-	// PolicyServices are other people's, which rules may ask.
+	// Milters and PolicyServices are other people's, which rules may ask.
+	Milters        []Milter        `yaml:"milters"`
 	PolicyServices []PolicyService `yaml:"policy_services"`
 
 	Log Log `yaml:"log"`
@@ -188,8 +189,10 @@ type Policy struct {
 	Include []string `yaml:"include"`
 	// Overrides are those of the configuration: they become rules with the others.
 	Overrides []Override `yaml:"-"`
-	// Services are the names of the policy services that rules may read.
+	// Services and Milters are the names of the policy services and of the milters that rules
+	// may read.
 	Services []string `yaml:"-"`
+	Milters  []string `yaml:"-"`
 
 	BuiltInPosition Position `yaml:"-"`
 }

@@ -98,6 +98,7 @@ var elements = map[string]map[string]string{
 	"policy.let":          {"name": "some", "is": `"true"`},
 	"policy.rules":        {"name": "some", "when": `"true"`, "do": "pass"},
 	"policy.rules.for":    {"do": "hold"},
+	"milters":             {"name": "some", "address": `"127.0.0.1:11332"`},
 	"policy_services":     {"name": "some", "address": `"127.0.0.1:10023"`},
 	"retrieve":            {"domain": "example.org", "host": `"backup.example:25"`},
 	"overrides":           {"name": "some", "owner": "me", "reason": "why", "until": "2027-01-01"},

@@ -30,7 +30,9 @@ var reserved = []string{
 	"Subject", "Comments", "Keywords", "MIME-Version",
 }
 
-func isReserved(name string) bool {
+// IsReserved says whether a field of that name is the message's or the proxy's own, so that neither
+// a rule nor somebody else's filter writes one.
+func IsReserved(name string) bool {
 	lower := strings.ToLower(name)
 	return strings.HasPrefix(lower, "resent-") || strings.HasPrefix(lower, "content-") ||
 		slices.ContainsFunc(reserved, func(r string) bool { return strings.EqualFold(r, name) })
@@ -73,7 +75,7 @@ func defaultReply(do Disposition, reads func(name string) bool, results map[stri
 	case DispositionHold:
 		return smtp.Reply{Code: 451, Enhanced: "7.1", Text: "Held, please send it again."}
 	case DispositionDefer:
-		if reads(services) || reads("state") || reads("past.result") || reads("rate.result") {
+		if reads(services) || reads(milters) || reads("state") || reads("past.result") || reads("rate.result") {
 			return smtp.Reply{Code: 451, Enhanced: "3.0", Text: "Temporary failure in processing, please try again later."}
 		}
 		if results[string(TempError)] || reads("dns") {
@@ -190,7 +192,7 @@ func (r *rule) compileHeader(c *compilation, text string, at configs.Position) {
 	case len(name) > maxHeaderName:
 		c.faultAt(at, "the field name is longer than %d octets", maxHeaderName)
 		return
-	case isReserved(name):
+	case IsReserved(name):
 		c.faultAt(at, "a rule must not write %s, which belongs to the message or to Postern itself: choose a name such as X-Postern-Tag", name)
 		return
 	}

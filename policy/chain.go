@@ -19,14 +19,14 @@ type Chain struct {
 	last  Stage
 	lists *Lists
 	words *expr.Vocabulary // that the rules may use
-	// services are those that the rules may name.
-	services []string
+	// services and milters are those that the rules may name.
+	services, milters []string
 
 	fingerprint string
 	tagNames    []string
 	tagsSize    int
 	oneDomain   bool
-	readsSize   bool
+	readsWhole  bool
 	untold      []*check         // those that it reads and whose facts are not measured where they are in trouble
 	notes       []configs.Fault  // warnings about overrides
 	place       configs.Position // of what says whether the built-in rules count
@@ -88,11 +88,11 @@ func (c *compilation) faultAt(at configs.Position, format string, args ...any) {
 // the order of the rules. Lists may be nil where there are none. The built-in rules
 // are part of it where the policy says so, see Whole.
 func Compile(p configs.Policy, lists *Lists) (*Chain, error) {
-	c := &compilation{words: words.With(services, p.Services...)}
+	c := &compilation{words: words.With(services, p.Services...).With(milters, p.Milters...)}
 	p, lists, notes := c.overrides(Whole(p), lists)
 	p = c.holds(p)
 	lets := c.lets(p.Let, lists)
-	chain := &Chain{words: c.words, services: p.Services, lists: lists, fingerprint: fingerprint(p), notes: notes, lets: p.Let, place: p.BuiltInPosition}
+	chain := &Chain{words: c.words, services: p.Services, milters: p.Milters, lists: lists, fingerprint: fingerprint(p), notes: notes, lets: p.Let, place: p.BuiltInPosition}
 	names := map[string]bool{}
 	for i := range p.Rules {
 		r := c.rule(p.Rules[i], i, lets, lists)
@@ -120,7 +120,7 @@ func (c *Chain) sum() {
 		}
 		c.tagsSize += r.header.most()
 		c.oneDomain = c.oneDomain || r.oneDomain()
-		c.readsSize = c.readsSize || r.reads("message.size")
+		c.readsWhole = c.readsWhole || r.reads("message.size") || r.reads(milters)
 	}
 	for _, of := range checksKnown {
 		if of.untold && slices.ContainsFunc(c.rules, func(r *rule) bool { return r.needs(of.name) }) {
@@ -422,8 +422,8 @@ func (c *Chain) Last() Stage { return c.last }
 func (c *Chain) HoldsMessage() bool { return c.last == Message }
 
 // HoldsUnsigned says whether such a rule wants more of the message than its
-// signatures: its size, which is known at the end.
-func (c *Chain) HoldsUnsigned() bool { return c.readsSize }
+// signatures: its size, which is known at the end, or what milters say of it.
+func (c *Chain) HoldsUnsigned() bool { return c.readsWhole }
 
 // Settled says whether v, a verdict of Decide, is final in all it says: nothing
 // that is still to be learned can change the disposition, or add a tag of a

@@ -254,8 +254,13 @@ func reasonsIn(t reflect.Type, path []int) []reason {
 // say, empty where they do not.
 func (f *Facts) Reason(name string) string {
 	if service, ok := strings.CutPrefix(name, services+"."); ok {
-		if a := f.Service.find(service); a != nil {
+		if a := find((*[]Service)(&f.Service), service); a != nil {
 			return cmp.Or(a.Reason, a.Text)
+		}
+	}
+	if milter, ok := strings.CutPrefix(name, milters+"."); ok {
+		if a := find((*[]Milter)(&f.Milter), milter); a != nil {
+			return strings.TrimSpace(a.Reply + " " + a.Reason)
 		}
 	}
 	c := checkOf[name]

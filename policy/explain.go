@@ -101,7 +101,7 @@ const (
 // Explain says how the chain judges f when everything is known.
 func (c *Chain) Explain(f *Facts) Explanation {
 	e := c.explain(f)
-	e.Changes = c.changes(f, c.Decide(Message, f), knownBy[Message].With(c.factsOf(services)))
+	e.Changes = c.changes(f, c.Decide(Message, f), knownBy[Message].With(c.factsOf(services)).With(c.factsOf(milters)))
 	return e
 }
 

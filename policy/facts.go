@@ -113,6 +113,7 @@ type Facts struct {
 	PRA       PRA       `json:"pra" expr:"pra" stage:"header" identity:"pra.domain" speaks:"2" refusal:"7.1 Purported responsible address not allowed."`
 	DKIM      DKIM      `json:"dkim" expr:"dkim" stage:"message" identity:"header.from_domain" speaks:"6" refusal:"7.20 No passing DKIM signature found."`
 	DMARC     DMARC     `json:"dmarc" expr:"dmarc" stage:"message" identity:"header.from_domain" speaks:"5" refusal:"7.26 DMARC evaluation failed." needs:"spf dkim"`
+	Milter    Milters   `json:"milter,omitempty" expr:"milter" stage:"message"`
 	Message   MessageIs `json:"message" expr:"message" stage:"message"`
 }
 
@@ -383,6 +384,18 @@ type DMARC struct {
 	// (with temperror, and rarely with pass) if the policy could not be learned.
 	Policy string `json:"policy" expr:"policy" words:"none quarantine reject" reason:"p="`
 	Domain string `json:"domain" expr:"domain" form:"domain" reason:" of "` // where the record was found
+}
+
+// Milter is what a milter of somebody else's said of the message.
+type Milter struct {
+	Name string `json:"-" private:"no"` // as the configuration has it
+	// Action is its verdict: none (it has nothing against the message) or one of the
+	// protocol's; temperror where there is none that one can understand, skipped where the
+	// message was too large for it.
+	Action Result   `json:"action" expr:"action" words:"none accept reject tempfail discard quarantine temperror skipped" absent:"skipped"`
+	Reply  string   `json:"reply,omitempty" expr:"reply"`   // that it asks for, without reply code and enhanced status code
+	Reason string   `json:"reason,omitempty" expr:"reason"` // of a quarantine, or in our own words: what went wrong, what was not done
+	Fields []string `json:"fields,omitempty"`               // that it added, "Name: value"
 }
 
 // MessageIs is what is known once the whole message was read.

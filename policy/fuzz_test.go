@@ -98,7 +98,7 @@ func FuzzTemplate(f *testing.F) {
 					t.Errorf("%q gives %d octets, of at most %d", text, n, chain.TagsSize())
 				}
 				lines = append(lines, tag.Name, tag.Value)
-				if isReserved(tag.Name) || strings.Contains(tag.Name, ":") {
+				if IsReserved(tag.Name) || strings.Contains(tag.Name, ":") {
 					t.Errorf("%q writes %s", text, tag.Name)
 				}
 			}

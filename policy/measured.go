@@ -108,8 +108,13 @@ func Measured(f *Facts, reached Stage) FactSet {
 // Measured returns: whoever judges knows which names they have.
 func (c *Chain) answered(f *Facts) (all expr.Set) {
 	for _, name := range c.services {
-		if a := f.Service.find(name); a != nil && a.Action != Skipped && a.Action != "" {
+		if a := find((*[]Service)(&f.Service), name); a != nil && a.Action != Skipped && a.Action != "" {
 			all = all.With(c.factsOf(services + "." + name))
+		}
+	}
+	for _, name := range c.milters {
+		if a := find((*[]Milter)(&f.Milter), name); a != nil && a.Action != "" {
+			all = all.With(c.factsOf(milters + "." + name)) // skipped is its answer to a large message
 		}
 	}
 	return all

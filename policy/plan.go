@@ -42,7 +42,7 @@ func (c *Chain) Plan() []Step {
 func (r *rule) asks() (names []string) {
 	for _, facts := range []map[string]configs.Position{r.when.Facts, r.written} {
 		for name := range facts {
-			if parts := strings.Split(name, "."); parts[0] == services && !slices.Contains(names, parts[1]) {
+			if parts := strings.Split(name, "."); (parts[0] == services || parts[0] == milters) && !slices.Contains(names, parts[1]) {
 				names = append(names, parts[1])
 			}
 		}

@@ -13,38 +13,111 @@ import (
 // Services are the answers of policy services. In JSON they are an object, by their names.
 type Services []Service
 
+// Milters are the verdicts of milters, as Services are.
+type Milters []Milter
+
+// named is an element of such a list.
+type named[T any] interface {
+	*T
+	name() *string
+}
+
+func (s *Service) name() *string { return &s.Name }
+func (m *Milter) name() *string  { return &m.Name }
+
 // Of returns the answer of a service, which is skipped until there is one. What is returned
 // before the list has them all may lie in a copy that nobody has any more.
 func (s *Services) Of(name string) *Service {
-	if a := s.find(name); a != nil {
+	if a := find((*[]Service)(s), name); a != nil {
 		return a
 	}
 	*s = append(*s, Service{Name: name, Action: Skipped})
 	return &(*s)[len(*s)-1]
 }
 
-// find returns the answer of a service, nil where there is none.
-func (s *Services) find(name string) *Service {
-	for i := range *s {
-		if (*s)[i].Name == name {
-			return &(*s)[i]
+// Of returns the verdict of a milter, as that of Services does.
+func (m *Milters) Of(name string) *Milter {
+	if a := find((*[]Milter)(m), name); a != nil {
+		return a
+	}
+	*m = append(*m, Milter{Name: name, Action: Skipped})
+	return &(*m)[len(*m)-1]
+}
+
+// find returns the element of that name, nil where there is none.
+func find[T any, P named[T]](list *[]T, name string) *T {
+	for i := range *list {
+		if *P(&(*list)[i]).name() == name {
+			return &(*list)[i]
 		}
 	}
 	return nil
 }
 
-// ServiceActions returns the words of Service.Action.
-func ServiceActions() []string {
-	return slices.DeleteFunc(slices.Clone(listed[services+".action"].Words), func(word string) bool { return word == "" })
+// MarshalJSON implements json.Marshaler.
+func (s Services) MarshalJSON() ([]byte, error) { return marshal[Service](s) }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (s *Services) UnmarshalJSON(text []byte) (err error) {
+	*s, err = unmarshal[Service](text)
+	return err
 }
 
-// ServicesIn returns the names of the policy services that a policy reads, as far as a chain has
-// room for them: of one whose configuration is somewhere else.
-func ServicesIn(p configs.Policy) (names []string) {
+// MarshalJSON implements json.Marshaler.
+func (m Milters) MarshalJSON() ([]byte, error) { return marshal[Milter](m) }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (m *Milters) UnmarshalJSON(text []byte) (err error) {
+	*m, err = unmarshal[Milter](text)
+	return err
+}
+
+func marshal[T any, P named[T]](list []T) ([]byte, error) {
+	by := make(map[string]T, len(list))
+	for i := range list {
+		by[*P(&list[i]).name()] = list[i]
+	}
+	return json.Marshal(by)
+}
+
+func unmarshal[T any, P named[T]](text []byte) (list []T, err error) {
+	var by map[string]T
+	if err := json.Unmarshal(text, &by); err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(by)) {
+		element := by[name]
+		*P(&element).name() = name
+		list = append(list, element)
+	}
+	return list, nil
+}
+
+// ServiceActions returns the words of Service.Action.
+func ServiceActions() []string { return actions(services) }
+
+// MilterActions returns the words of Milter.Action.
+func MilterActions() []string { return actions(milters) }
+
+func actions(list string) []string {
+	return slices.DeleteFunc(slices.Clone(listed[list+".action"].Words), func(word string) bool { return word == "" })
+}
+
+// FiltersIn returns the names of the policy services and of the milters that a policy reads, as
+// far as a chain has room for them: of one whose configuration is somewhere else.
+func FiltersIn(p configs.Policy) (asked, judging []string) {
 	add := func(condition string) {
 		for _, name := range expr.NamesIn(condition) {
-			if parts := strings.Split(name, "."); words.Prototype(name) != nil && parts[0] == services && !slices.Contains(names, parts[1]) && len(names) < configs.MaxFilters {
-				names = append(names, parts[1])
+			if words.Prototype(name) == nil {
+				continue
+			}
+			parts := strings.Split(name, ".")
+			names := &asked
+			if parts[0] == milters {
+				names = &judging
+			}
+			if !slices.Contains(*names, parts[1]) && len(*names) < configs.MaxFilters {
+				*names = append(*names, parts[1])
 			}
 		}
 	}
@@ -54,11 +127,15 @@ func ServicesIn(p configs.Policy) (names []string) {
 	for i := range p.Rules {
 		add(p.Rules[i].When)
 	}
-	return names
+	return asked, judging
 }
 
-// Services returns the names of the policy services that the chain may read.
+// Services returns the names of the policy services that the chain may read, Milters those of
+// the milters.
 func (c *Chain) Services() []string { return slices.Clone(c.services) }
+
+// Milters returns the names of the milters that the chain may read.
+func (c *Chain) Milters() []string { return slices.Clone(c.milters) }
 
 // Compares says whether a rule that decides compares a fact with that word, so that somebody has
 // thought of it.
@@ -74,31 +151,4 @@ func (c *Chain) Compares(fact, word string) bool {
 		}
 	}
 	return false
-}
-
-// answers is the order in which the answers stand in JSON: that of their names.
-type answers map[string]Service
-
-// MarshalJSON implements json.Marshaler.
-func (s Services) MarshalJSON() ([]byte, error) {
-	by := make(answers, len(s))
-	for _, answer := range s {
-		by[answer.Name] = answer
-	}
-	return json.Marshal(by)
-}
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (s *Services) UnmarshalJSON(text []byte) error {
-	var by answers
-	if err := json.Unmarshal(text, &by); err != nil {
-		return err
-	}
-	*s = nil
-	for _, name := range slices.Sorted(maps.Keys(by)) {
-		answer := by[name]
-		answer.Name = name
-		*s = append(*s, answer)
-	}
-	return nil
 }

@@ -139,7 +139,7 @@ func TestServicesInJSON(t *testing.T) {
 
 // The facts of as many services as may be configured fit.
 func TestRoomForServices(t *testing.T) {
-	if need := configs.MaxFilters * len(words.Prototypes(services)); words.Room() < need {
+	if need := configs.MaxFilters * (len(words.Prototypes(services)) + len(words.Prototypes(milters))); words.Room() < need {
 		t.Errorf("there is room for %d facts, and %d may come", words.Room(), need)
 	}
 	t.Logf("room for %d facts", words.Room())
@@ -150,7 +150,7 @@ func TestServicesInAPolicy(t *testing.T) {
 		Let:   []configs.Let{{Name: "grey", Is: `service.grey.action == "defer"`}},
 		Rules: []configs.Rule{{When: `grey or service.spf.action == "reject"`}, {When: `service.spf.text == "" or service.x.nothing or spf.result == "fail"`}},
 	}
-	if got := ServicesIn(p); !slices.Equal(got, []string{"grey", "spf"}) {
-		t.Errorf("%q", got)
+	if got, judging := FiltersIn(p); !slices.Equal(got, []string{"grey", "spf"}) || judging != nil {
+		t.Errorf("%q %q", got, judging)
 	}
 }

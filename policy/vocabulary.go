@@ -2,6 +2,7 @@ package policy
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 
 	"postern/policy/expr"
@@ -28,7 +29,10 @@ func factOf(name string) *fact {
 }
 
 // lists are those of Facts whose elements the configuration names.
-const services = "service"
+const (
+	services = "service"
+	milters  = "milter"
+)
 
 // words is what rules may read, by the tags of Facts; vocabulary holds the same facts
 // with what a policy has to know of them besides.
@@ -40,7 +44,7 @@ var (
 
 func describeListed() map[string]*fact {
 	facts := map[string]*fact{}
-	for _, p := range words.Prototypes(services) {
+	for _, p := range slices.Concat(words.Prototypes(services), words.Prototypes(milters)) {
 		f := &fact{Fact: p}
 		f.stage, _ = ParseStage(p.Inherited("stage"))
 		facts[p.Name] = f

@@ -119,7 +119,7 @@ func variables(rules ...*rule) []*expr.Variable {
 
 // imagine returns a scope over a copy of f, in which variables can be set.
 func imagine(f Facts) expr.Scope {
-	f.Service = slices.Clone(f.Service)
+	f.Service, f.Milter = slices.Clone(f.Service), slices.Clone(f.Milter)
 	return expr.Suppose(&f)
 }
 

@@ -223,6 +223,10 @@ func (m *message) judgeHeader() {
 	if !m.judge(policy.Header, msg, start) {
 		return
 	}
+	if tx.set.Checks.AddsFields() {
+		m.keep(sec.octets, rest)
+		return
+	}
 	if tx.set.Chain.HoldsMessage() && !tx.settled(policy.Header) || tx.candidateWaits() {
 		if checks.Signed(sec.fields) || tx.set.Chain.HoldsUnsigned() {
 			m.keep(sec.octets, rest)
@@ -472,7 +476,7 @@ func (m *message) judgeMessage() {
 	}
 	sec := section{octets: head}
 	sec.fields, sec.bad = smtp.ParseHeader(head)
-	if !m.judge(policy.Message, checks.Message{Header: sec.fields, Section: head, Whole: m.hold, Size: m.hold.Size()}, start) {
+	if !m.judge(policy.Message, checks.Message{Header: sec.fields, Section: head, Whole: m.hold, Size: m.hold.Size(), Session: m.tx.envelope()}, start) {
 		return
 	}
 	if !m.passOn(sec, m.hold.Size()-m.hold.Head()) {

@@ -133,7 +133,7 @@ func (set *Settings) sizeLimit(caps backend.Capabilities) int64 {
 // would refuse for good what we have announced to take.
 func (set *Settings) addedSize() int64 {
 	tags := set.Chain.TagsSize()
-	return int64(fields.TraceSize + tags + recipientTags(tags))
+	return int64(fields.TraceSize + tags + recipientTags(tags) + set.Checks.AddedSize())
 }
 
 // Configure replaces the settings. Running transactions end under those they

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"postern/checks"
 	"postern/proxy/fields"
 	"postern/proxy/smtp"
 )
@@ -24,7 +25,13 @@ func (tx *transaction) appendFields(b []byte) []byte {
 	for _, t := range tx.tags() {
 		b = fields.AppendTag(b, t)
 	}
-	return b
+	if f.Milter == nil || !tx.set.Checks.AddsFields() {
+		return b
+	}
+	added := checks.AppendFields(nil, f.Milter)
+	header, bad := smtp.ParseHeader(added)
+	// A filter must not speak in our name, no more than the client.
+	return append(b, fields.WithoutForged(added, header, bad, tx.set.Hostname, tx.set.Chain.TagNames())...)
 }
 
 // tags is every tag that the transaction has earned by the rules.

@@ -86,6 +86,21 @@ func (tx *transaction) session() checks.Session {
 	return checks.Session{ESMTP: tx.peer.esmtp, Server: wire.AddrPort(tx.wire.Raw().LocalAddr())}
 }
 
+// envelope is session with what milters are told of the message.
+func (tx *transaction) envelope() (s checks.Session) {
+	if !tx.set.Checks.HasMilters() {
+		return s
+	}
+	s = tx.session()
+	s.FromArgs = checks.MilterArgs(tx.relay.Mail.Params)
+	for i := range tx.rcpts.list {
+		if r := &tx.rcpts.list[i]; r.taken {
+			s.Recipients = append(s.Recipients, checks.MilterRecipient(r.address, r.params))
+		}
+	}
+	return s
+}
+
 // note keeps that a check ran. One that runs for each recipient is kept once, with the
 // time of all.
 func (tx *transaction) note(ran checks.Ran) {

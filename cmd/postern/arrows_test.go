@@ -39,6 +39,7 @@ var floors = map[string]int{
 	"checks/dnscache":         1,
 	"checks/delegation":       1,
 	"checks/memory":           1,
+	"checks/milter":           1,
 	"checks/network":          1,
 	"policy/journal/index":    1,
 	"metrics/admin":           1,

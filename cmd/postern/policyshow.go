@@ -78,7 +78,7 @@ func showPolicy(b *strings.Builder, p *service.Parts) {
 			b.WriteString("    cost    holds the message: the backend hears of it only after its end\n")
 		}
 		if len(s.Asks) > 0 {
-			fmt.Fprintf(b, "    cost    asks %s, for each recipient that gets so far\n", strings.Join(s.Asks, ", "))
+			fmt.Fprintf(b, "    cost    asks %s, where a message gets so far\n", strings.Join(s.Asks, ", "))
 		}
 		if s.OneDomain {
 			b.WriteString("    cost    one recipient domain a transaction: the others hear 452 and come again\n")
@@ -133,7 +133,11 @@ func showChecks(b *strings.Builder, p *service.Parts) {
 	for _, name := range p.Rules.Chain.Services() {
 		named = append(named, checks.Service{Name: name})
 	}
-	for _, c := range checks.All(checks.Deps{Services: named}) {
+	var judging []checks.Milter
+	for _, name := range p.Rules.Chain.Milters() {
+		judging = append(judging, checks.Milter{Name: name})
+	}
+	for _, c := range checks.All(checks.Deps{Services: named, Milters: judging}) {
 		runs := "runs"
 		if !p.Settings.Checks.Wants(c.Name) {
 			runs = "does not run"

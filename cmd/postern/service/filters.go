@@ -6,6 +6,7 @@ import (
 
 	"postern/checks"
 	"postern/checks/delegation"
+	"postern/checks/milter"
 	"postern/configs"
 	"postern/policy"
 )
@@ -16,18 +17,33 @@ type filter struct {
 	*delegation.Service
 }
 
-// buildFilters makes the policy services, and connects to nobody. Those that the old
-// configuration had as well keep their connections.
+// judge is a milter with what the configuration says of it.
+type judge struct {
+	config configs.Milter
+	*milter.Filter
+}
+
+// buildFilters makes the policy services and the milters, and connects to nobody. Those that
+// the old configuration had as well stay, with their connections and what was said of them.
 func (p *Parts) buildFilters(w *World, old *Parts) {
+	if old == nil {
+		old = &Parts{}
+	}
 	for _, c := range p.Config.PolicyServices {
 		c.Position = configs.Position{}
-		if old != nil {
-			if i := slices.IndexFunc(old.filters, func(f filter) bool { return f.config == c }); i >= 0 {
-				p.filters = append(p.filters, old.filters[i])
-				continue
-			}
+		if i := slices.IndexFunc(old.filters, func(f filter) bool { return f.config == c }); i >= 0 {
+			p.filters = append(p.filters, old.filters[i])
+			continue
 		}
 		p.filters = append(p.filters, filter{c, delegation.New(delegation.Options{Name: c.Name, Address: c.Address, Timeout: c.Timeout, Log: w.Log})})
+	}
+	for _, c := range p.Config.Milters {
+		c.Position = configs.Position{}
+		if i := slices.IndexFunc(old.judges, func(j judge) bool { return j.config == c }); i >= 0 {
+			p.judges = append(p.judges, old.judges[i])
+			continue
+		}
+		p.judges = append(p.judges, judge{c, milter.New(milter.Options{Name: c.Name, Address: c.Address, Timeout: c.Timeout, AddFields: c.AddFields, Log: w.Log})})
 	}
 }
 
@@ -43,11 +59,33 @@ func (p *Parts) services(w *World) []checks.Service {
 	return all
 }
 
+// milters are those that checks may ask.
+func (p *Parts) milters(w *World) []checks.Milter {
+	if w.Milters != nil {
+		return w.Milters(p.Rules.Chain)
+	}
+	all := make([]checks.Milter, len(p.judges))
+	for i, j := range p.judges {
+		all[i] = checks.Milter{Name: j.config.Name, Timeout: j.Most(), Size: int64(j.config.Size), AddFields: j.config.AddFields, Ask: j.Ask}
+	}
+	return all
+}
+
 // Service returns the policy service of that name, for the doctor; nil: there is none.
 func (p *Parts) Service(name string) *delegation.Service {
 	for _, f := range p.filters {
 		if f.config.Name == name {
 			return f.Service
+		}
+	}
+	return nil
+}
+
+// Milter returns the milter of that name, for the doctor; nil: there is none.
+func (p *Parts) Milter(name string) *milter.Filter {
+	for _, j := range p.judges {
+		if j.config.Name == name {
+			return j.Filter
 		}
 	}
 	return nil
@@ -65,13 +103,20 @@ func (p *Parts) closeFilters(other *Parts) {
 // filterWarnings tells of filters that nobody asks, and of an answer that no rule has thought
 // of: temperror, where the filter is away.
 func (p *Parts) filterWarnings() (warnings []configs.Fault) {
-	for i, c := range p.Config.PolicyServices {
-		at := p.Config.At(fmt.Sprintf("policy_services[%d]", i))
-		if !p.wants("service." + c.Name) {
-			warnings = append(warnings, configs.Warning(at, "policy_services: no rule reads service.%s.action, so %s is never asked", c.Name, c.Name))
-		} else if !p.Rules.Chain.Compares("service."+c.Name+".action", string(policy.TempError)) {
-			warnings = append(warnings, configs.Warning(at, `policy_services: no rule says what becomes of mail while %s gives no answer, and it goes on as if nobody had been asked: when: service.%s.action == "temperror", do: defer`, c.Name, c.Name))
+	warn := func(key string, i int, fact, name string, addsFields bool) {
+		at, action := p.Config.At(fmt.Sprintf("%s[%d]", key, i)), fact+"."+name+".action"
+		switch reads := p.wants(fact + "." + name); {
+		case !reads && !addsFields:
+			warnings = append(warnings, configs.Warning(at, "%s: no rule reads %s, so %s is never asked", key, action, name))
+		case reads && !p.Rules.Chain.Compares(action, string(policy.TempError)):
+			warnings = append(warnings, configs.Warning(at, `%s: no rule says what becomes of mail while %s gives no answer, and it goes on as if nobody had been asked: when: %s == "temperror", do: defer`, key, name, action))
 		}
+	}
+	for i, c := range p.Config.PolicyServices {
+		warn("policy_services", i, "service", c.Name, false)
+	}
+	for i, c := range p.Config.Milters {
+		warn("milters", i, "milter", c.Name, c.AddFields)
 	}
 	return warnings
 }

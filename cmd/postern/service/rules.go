@@ -45,7 +45,7 @@ func LoadRules(file string) (rules, error) {
 	}
 	// Which filters there are is said in another file: a rule that reads one which is not
 	// configured finds nothing measured.
-	cfg.Policy.Services = policy.ServicesIn(cfg.Policy)
+	cfg.Policy.Services, cfg.Policy.Milters = policy.FiltersIn(cfg.Policy)
 	return BuildRules(cfg)
 }
 

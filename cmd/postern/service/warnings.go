@@ -61,7 +61,7 @@ func (p *Parts) networkWarnings() (warnings []configs.Fault) {
 // Holds says whether messages are held until their end, for a rule or for one of the
 // candidate's.
 func (p *Parts) Holds() bool {
-	return p.Rules.Chain.HoldsMessage() || p.candidate.Chain != nil && p.candidate.Chain.HoldsMessage()
+	return p.Settings.Checks.AddsFields() || p.Rules.Chain.HoldsMessage() || p.candidate.Chain != nil && p.candidate.Chain.HoldsMessage()
 }
 
 // holdWarnings tries the folder for messages that are held until their end, where a rule

@@ -68,7 +68,9 @@ type World struct {
 	Networks checks.Networks
 	// Services stands in for the policy services, those that a chain may read.
 	Services func(*policy.Chain) []checks.Service
-	Now      func() time.Time
+	// Milters stands in for the milters in the same way.
+	Milters func(*policy.Chain) []checks.Milter
+	Now     func() time.Time
 }
 
 // Parts is what one configuration makes of the program. A reload makes new ones,
@@ -84,6 +86,7 @@ type Parts struct {
 	Memory       *memory.Memory // nil: nobody asks for anything
 	networks     *network.Files // nil: no file is configured
 	filters      []filter
+	judges       []judge
 	Certificates *certificates
 	keepers      []keeper // that are asked for mail
 	token        []byte   // of the page; nil: none
@@ -196,7 +199,7 @@ func Build(cfg *configs.Config, w *World, old *Parts) (*Parts, error) {
 		Hostname: name, TLS: tlsConfig,
 		Checks: checks.NewSet(checks.Deps{
 			Hostname: name, Resolver: answers, Config: measured, Timeout: cfg.DNS.Total, Healthy: p.Resolver.Healthy,
-			Memory: p.Memory, Networks: networks, Services: p.services(w), Reads: p.wants, Metrics: w.metrics, Log: w.Log, Uses: p.uses(w.Everything),
+			Memory: p.Memory, Networks: networks, Services: p.services(w), Milters: p.milters(w), Reads: p.wants, Metrics: w.metrics, Log: w.Log, Uses: p.uses(w.Everything),
 		}, p.wants),
 		Chain: p.Rules.Chain, Candidate: p.candidate.Chain, Observe: cfg.Policy.Mode == "observe", Backends: p.Backends, Memory: p.Memory,
 		Headers: cfg.Headers, Limits: cfg.Limits, Timeouts: cfg.Timeouts,
@@ -236,6 +239,7 @@ func (p *Parts) uses(everything bool) (uses checks.Use) {
 	add(cfg.Headers.AuthenticationResults, checks.AuthenticationResults)
 	add(cfg.Headers.ReceivedSPF, checks.ReceivedSPF)
 	add(cfg.Headers.Received, checks.ClientName)
+	add(slices.ContainsFunc(cfg.Milters, func(m configs.Milter) bool { return m.AddFields }), checks.AddedFields)
 	for _, b := range cfg.Backends {
 		add(b.Identity == "xclient" || b.Identity == "xforward", checks.ClientName)
 	}

@@ -113,7 +113,7 @@ func (b *bench) run(ctx context.Context, c *testCase) caseResult {
 		return r
 	}
 	b.networks.say(c.Network)
-	b.services.say(c.Service)
+	b.services.say(c.Service, c.Milter)
 	b.rig.remember(b.script, &Known{c.Past, c.Rate, c.Hold, c.State})
 	t, err := b.rig.session(ctx, from, m)
 	if err != nil {

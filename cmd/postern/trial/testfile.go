@@ -60,6 +60,7 @@ type testCase struct {
 	Sign        []string        `yaml:"sign"`    // domains that sign it, with a key that is in the zone
 	Network     caseNetwork     `yaml:"network"` // to which the client's address belongs
 	Service     []caseService   `yaml:"service"` // what policy services answer
+	Milter      []caseMilter    `yaml:"milter"`  // what milters say of the message
 	Past        casePast        `yaml:"past"`    // what is remembered of the sender
 	Rate        caseRate        `yaml:"rate"`
 	Hold        caseHold        `yaml:"hold"` // whether this mail was held before
@@ -138,6 +139,11 @@ func readTestFile(file string, src []byte) (*testFile, error) {
 			fault(c.Expect.Position, "stage: %q is none of connect, helo, mail, rcpt, header, message", c.Expect.Stage)
 		}
 		c.fill(&t.Defaults)
+		for _, m := range c.Milter {
+			if !slices.Contains(policy.MilterActions(), m.Action) {
+				fault(m.Position, "milter: action: %q is none of %s", m.Action, strings.Join(policy.MilterActions(), ", "))
+			}
+		}
 		for _, s := range c.Service {
 			if !slices.Contains(policy.ServiceActions(), s.Action) {
 				fault(s.Position, "service: action: %q is none of %s", s.Action, strings.Join(policy.ServiceActions(), ", "))
@@ -202,6 +208,9 @@ func (c *testCase) fill(other *testCase) {
 	if c.Service == nil {
 		c.Service = other.Service
 	}
+	if c.Milter == nil {
+		c.Milter = other.Milter
+	}
 	if c.Past == (casePast{}) {
 		c.Past = other.Past
 	}
@@ -261,7 +270,7 @@ func (t *testFile) bench(ctx context.Context) (*bench, error) {
 	cfg.TLS = configs.TLS{MinVersion: "1.2", Suites: "modern", ClientCertificates: configs.ClientCertificates{Mode: mode}}
 	w := &service.World{Log: slog.New(slog.DiscardHandler), Answers: zone, Now: func() time.Time { return now }}
 	b.script = newScript()
-	w.Store, w.Networks, w.Services = b.script, &b.networks, b.services.of
+	w.Store, w.Networks, w.Services, w.Milters = b.script, &b.networks, b.services.of, b.services.judging
 	if b.rig, err = newRig(ctx, cfg, w); err != nil {
 		return nil, err
 	}
@@ -285,7 +294,7 @@ func (t *testFile) config() (*configs.Config, error) {
 		return nil, err
 	}
 	if t.Policy == "" {
-		defer func() { cfg.Policy.Services = policy.ServicesIn(cfg.Policy) }()
+		defer func() { cfg.Policy.Services, cfg.Policy.Milters = policy.FiltersIn(cfg.Policy) }()
 		cfg.Policy.Let, cfg.Policy.Rules, cfg.Policy.BuiltIn = t.Let, t.Rules, t.BuiltIn
 		cfg.TLS.ClientCertificates.Mode = "request"
 	}

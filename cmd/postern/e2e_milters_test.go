@@ -1,0 +1,110 @@
+//go:build e2e
+
+package main_test
+
+import (
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+const (
+	eicar = `X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*`
+	gtube = `XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X`
+)
+
+// text is a message with a body.
+func text(body string) []byte {
+	return []byte("From: ann@sender.example\r\nTo: raw@example.org\r\nSubject: a test\r\nDate: Mon, 30 Nov 2026 07:00:00 +0000\r\nMessage-ID: <1@sender.example>\r\n\r\n" + body + "\r\n")
+}
+
+// clamav-milter with a clamd whose database has one signature, and opendkim beside it: what is a
+// virus is refused in the milter's words, and what is none arrives with the fields that it
+// adds. opendkim, which verifies, agrees with our own check on mail that is not signed.
+func TestE2EClamAVAndOpenDKIM(t *testing.T) {
+	needs(t, "clamd", "clamav-milter", "opendkim")
+	dir := t.TempDir()
+	clamav, opendkim := fmt.Sprintf("127.0.0.1:%d", freePort(t)), fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	host, port, _ := strings.Cut(opendkim, ":")
+	writeFile(t, dir+"/one.ndb", "Eicar-Test:0:*:"+hex.EncodeToString([]byte(eicar))+"\n")
+	writeFile(t, dir+"/clamd.conf", fmt.Sprintf("DatabaseDirectory %[1]s\nLocalSocket %[1]s/clamd.sock\nForeground yes\nUser root\nPidFile %[1]s/clamd.pid\n", dir))
+	clamdPort := freePort(t)
+	writeFile(t, dir+"/clamd.conf", string(readFile(t, dir+"/clamd.conf"))+fmt.Sprintf("TCPSocket %d\nTCPAddr 127.0.0.1\n", clamdPort))
+	clamHost, clamPort, _ := strings.Cut(clamav, ":")
+	writeFile(t, dir+"/milter.conf", fmt.Sprintf("MilterSocket inet:%s@%s\nClamdSocket unix:%s/clamd.sock\nForeground yes\nUser root\nOnInfected Reject\nRejectMsg Virus found: %%v\nAddHeader Replace\nPidFile %[3]s/milter.pid\n", clamPort, clamHost, dir))
+	writeFile(t, dir+"/opendkim.conf", fmt.Sprintf("Mode v\nSocket inet:%s@%s\nSyslog no\nUserID root\nPidFile %s/opendkim.pid\n", port, host, dir))
+	daemon(t, fmt.Sprintf("127.0.0.1:%d", clamdPort), "clamd", "-c", dir+"/clamd.conf")
+	daemon(t, clamav, "clamav-milter", "-c", dir+"/milter.conf")
+	daemon(t, opendkim, "opendkim", "-f", "-x", dir+"/opendkim.conf")
+
+	mta := startPostfix(t)
+	p := startPosternOn(t, freePort(t), mta.port, fmt.Sprintf(`milters:
+  - {name: clamav, address: %q, timeout: 1m, add_fields: true}
+  - {name: opendkim, address: %q, timeout: 1m, add_fields: true}
+policy:
+  builtin: off
+  rules:
+    - {name: virus, when: 'milter.clamav.action == "reject"', do: reject, reply: "550 5.7.1 ${milter.clamav.reply}"}
+    - {name: away, when: 'milter.clamav.action == "temperror" or milter.opendkim.action == "temperror"', do: defer}
+`, clamav, opendkim))
+	try := attempt{source: "127.0.0.7", from: "ann@sender.example", to: "raw@example.org", message: text(eicar)}
+	if reply, _ := splitID(try.run(t, p.addr())); reply != "550 5.7.1 Virus found: Eicar-Test.UNOFFICIAL" {
+		t.Errorf("a virus: %s", reply)
+	}
+	try.message = text("good day")
+	if reply := try.run(t, p.addr()); !strings.HasPrefix(reply, "250 ") {
+		t.Errorf("no virus: %s", reply)
+	}
+	if got := string(mta.received(t, "raw")); !strings.Contains(got, "\nX-Virus-Scanned: clamav-milter ") || !strings.Contains(got, "\nX-Virus-Status: Clean\n") || !strings.HasSuffix(got, onDiskText("good day")) {
+		t.Errorf("it arrived as\n%s", got)
+	}
+	facts := p.transaction(t, `"disposition":"pass"`)["facts"].(map[string]any)
+	if dkim := facts["dkim"].(map[string]any)["result"]; dkim != "none" && dkim != "skipped" {
+		t.Errorf("ours says %v of mail that is not signed", dkim)
+	}
+	if theirs := fmt.Sprint(facts["milter"].(map[string]any)["opendkim"]); !strings.Contains(theirs, "action:accept") && !strings.Contains(theirs, "action:none") {
+		t.Errorf("opendkim says %s", theirs)
+	}
+}
+
+func onDiskText(body string) string { return string(onDisk(text(body))) }
+
+// rspamd by its proxy worker in milter mode: GTUBE is refused by a rule, in rspamd's words, and
+// what it adds to other mail stands on top.
+func TestE2ERspamd(t *testing.T) {
+	needs(t, "rspamd")
+	dir := t.TempDir()
+	at := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	// NOT: Debian's list of top level domains, which takes rspamd minutes to compile on a slow machine.
+	writeFile(t, dir+"/tld", "example\norg\n")
+	writeFile(t, dir+"/rspamd.conf", fmt.Sprintf(`options {
+  pidfile = "%[1]s/pid"; url_tld = "%[1]s/tld"; filters = ""; gtube_patterns = "all"; control_socket = "%[1]s/control"; hs_cache_dir = "%[1]s";
+  dns { nameserver = ["127.0.0.1:9"]; timeout = 0.1s; retransmits = 1; }
+}
+logging { type = "console"; level = "notice"; }
+worker "rspamd_proxy" { bind_socket = %[2]q; milter = yes; timeout = 60s; count = 1; spam_header = "X-Spam"; upstream "local" { default = yes; self_scan = yes; } }
+actions { reject = 15; add_header = -1; }
+`, dir, at))
+	daemon(t, at, "rspamd", "-f", "-i", "-c", dir+"/rspamd.conf", "--var=DBDIR="+dir, "--var=RUNDIR="+dir)
+	mta := startPostfix(t)
+	p := startPosternOn(t, freePort(t), mta.port, fmt.Sprintf(`milters: [{name: rspamd, address: %q, timeout: 1m, add_fields: true}]
+policy:
+  builtin: off
+  rules:
+    - {name: spam, when: 'milter.rspamd.action == "reject"', do: reject, reply: "550 5.7.1 ${milter.rspamd.reply}"}
+    - {name: away, when: 'milter.rspamd.action == "temperror"', do: defer}
+`, at))
+	try := attempt{source: "127.0.0.7", from: "ann@sender.example", to: "raw@example.org", message: text(gtube)}
+	if reply, _ := splitID(try.run(t, p.addr())); !strings.HasPrefix(reply, "550 5.7.1 ") || !strings.Contains(strings.ToLower(reply), "gtube") && !strings.Contains(reply, "Spam message rejected") {
+		t.Errorf("GTUBE: %s", reply)
+	}
+	// With that threshold every message is marked.
+	try.message = text("buy now")
+	if reply := try.run(t, p.addr()); !strings.HasPrefix(reply, "250 ") {
+		t.Errorf("mail that is marked: %s", reply)
+	}
+	if got := string(mta.received(t, "raw")); !strings.Contains(got, "\nX-Spam: Yes\n") {
+		t.Errorf("it arrived as\n%s", got)
+	}
+}
