@@ -25,8 +25,9 @@ const (
 	// renewals is how many times its time-out a filter may have for one message, if it says
 	// that it is at work.
 	renewals = 4
-	// MaxFields and MaxFieldsSize bound what a filter adds, in fields and octets of all of them.
-	MaxFields     = 50
+	// MaxFields bounds how many fields a filter adds.
+	MaxFields = 50
+	// MaxFieldsSize bounds them all together, in octets.
 	MaxFieldsSize = 16 << 10
 	maxReason     = 400
 )

@@ -146,7 +146,7 @@ func appendPacket(b []byte, code byte, parts ...[]byte) []byte {
 	for _, p := range parts {
 		size += len(p)
 	}
-	b = append(binary.BigEndian.AppendUint32(b, uint32(size)), code) //nolint:gosec // G115: a chunk at the most
+	b = append(binary.BigEndian.AppendUint32(b, uint32(size)), code)
 	for _, p := range parts {
 		b = append(b, p...)
 	}
