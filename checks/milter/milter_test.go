@@ -5,12 +5,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-
 	"io"
 	"log/slog"
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +25,10 @@ type fake struct {
 	closed                  bool
 }
 
+// fakesMu guards heard and closed of all fakes: the connections of one follow each other,
+// each on a goroutine of its own.
+var fakesMu sync.Mutex
+
 // hangUpNow in place of an answer ends the connection.
 var hangUpNow = []byte("hang up")
 
@@ -33,7 +37,12 @@ func packetOf(code byte, parts ...[]byte) []byte { return appendPacket(nil, code
 func (k *fake) dial(context.Context, string, string) (net.Conn, error) {
 	ours, theirs := net.Pipe()
 	go func() {
-		defer func() { _ = theirs.Close(); k.closed = true }()
+		defer func() {
+			_ = theirs.Close()
+			fakesMu.Lock()
+			defer fakesMu.Unlock()
+			k.closed = true
+		}()
 		r := reader{in: bufio.NewReader(theirs), left: 1 << 30}
 		for {
 			p, err := r.read()
@@ -44,7 +53,9 @@ func (k *fake) dial(context.Context, string, string) (net.Conn, error) {
 			if p.code == cmdBody {
 				shown = nil
 			}
+			fakesMu.Lock()
 			k.heard = append(k.heard, string(p.code)+strings.ReplaceAll(string(shown), "\x00", "|"))
+			fakesMu.Unlock()
 			var out []byte
 			switch {
 			case p.code == cmdQuit:
