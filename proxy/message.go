@@ -228,7 +228,7 @@ func (m *message) judgeHeader() {
 		return
 	}
 	if tx.set.Chain.HoldsMessage() && !tx.settled(policy.Header) || tx.candidateWaits() {
-		if checks.Signed(sec.fields) || tx.set.Chain.HoldsUnsigned() {
+		if checks.Signed(sec.fields) || tx.set.Chain.HoldsUnsigned() || tx.set.Candidate != nil && tx.set.Candidate.HoldsUnsigned() {
 			m.keep(sec.octets, rest)
 			return
 		}

@@ -29,7 +29,9 @@ const (
 	MaxFields = 50
 	// MaxFieldsSize bounds them all together, in octets.
 	MaxFieldsSize = 16 << 10
-	maxReason     = 400
+	// maxMacros bounds the macros that a filter may ask for at one stage, and the stages.
+	maxMacros = 64
+	maxReason = 400
 )
 
 // Words of Verdict.Action.
@@ -178,6 +180,8 @@ func (f *Filter) connection(ctx context.Context) (c *conn, err error) {
 	}
 	c = &conn{Conn: nc, packets: reader{in: bufio.NewReader(nc), left: maxAnswers}}
 	_ = c.SetDeadline(time.Now().Add(f.Timeout))
+	stop := context.AfterFunc(dialling, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
+	defer stop() // before the end of dialling, which is none of the connection's
 	if err := c.negotiate(); err != nil {
 		_ = c.Close()
 		return nil, err
@@ -234,6 +238,9 @@ func readMacros(data []byte) (map[uint32][]string, error) {
 			all = map[uint32][]string{}
 		}
 		all[stage], data = strings.FieldsFunc(names, func(r rune) bool { return r == ' ' || r == ',' }), rest
+		if len(all[stage]) > maxMacros || len(all) > maxMacros {
+			return nil, fmt.Errorf("it asks for more than %d macros", maxMacros)
+		}
 	}
 	return all, nil
 }
@@ -347,8 +354,10 @@ func (t *talk) verdict(p packet) (*Verdict, error) {
 		return &Verdict{Action: ActionDiscard}, nil
 	case ansReject:
 		return &Verdict{Action: ActionReject}, nil
-	case ansTempfail, ansFail, ansShutdown:
+	case ansTempfail:
 		return &Verdict{Action: ActionTempfail}, nil
+	case ansFail, ansShutdown:
+		return nil, errors.New("it gives up the connection")
 	case ansReply:
 		return replyVerdict(p.data)
 	}

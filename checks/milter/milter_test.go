@@ -205,6 +205,12 @@ func TestWhatIsWanted(t *testing.T) {
 		"discard":            {[][]byte{packetOf(ansDiscard)}, Verdict{Action: ActionDiscard}, ""},
 		"tempfail":           {[][]byte{packetOf(ansTempfail)}, Verdict{Action: ActionTempfail}, ""},
 
+		// A field may repeat what the sender wrote: it undoes no refusal.
+		"a reject with a bad field": {[][]byte{packetOf(modAdd, texts("X", "a\rb")), packetOf(modAdd, texts("Y", "c")), packetOf(ansReply, texts("550 5.7.1 no"))}, Verdict{Action: ActionReject, Reply: "550 5.7.1 no"}, ""},
+		"octets of eight bits":      {[][]byte{packetOf(modAdd, texts("X", "gr\u00fc\u00dfe \xff\x1b[2J")), packetOf(ansAccept)}, Verdict{Action: ActionAccept, Fields: []Field{{"X", "gr??e ??[2J"}}}, ""},
+
+		"it shuts down":           {[][]byte{packetOf('4')}, Verdict{}, "gives up the connection"},
+		"it fails":                {[][]byte{packetOf('f')}, Verdict{}, "gives up the connection"},
 		"a reply of success":      {[][]byte{packetOf(ansReply, texts("250 OK"))}, Verdict{}, "its reply is none"},
 		"a reply without end":     {[][]byte{packetOf(ansReply, []byte("550 no"))}, Verdict{}, "broken off"},
 		"nonsense":                {[][]byte{packetOf('?')}, Verdict{}, `it answers with '?'`},
@@ -374,4 +380,14 @@ func FuzzAnswers(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What a filter wants to be told is bounded before anything is said.
+func TestMacrosThatAreTooMany(t *testing.T) {
+	for _, n := range []int{1, maxMacros, maxMacros + 1, 60000} {
+		_, err := readMacros(append([]byte{0, 0, 0, 1}, texts(strings.Repeat("_ ", n))...))
+		if (err != nil) != (n > maxMacros) {
+			t.Errorf("%d: %v", n, err)
+		}
+	}
 }

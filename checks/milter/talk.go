@@ -212,6 +212,7 @@ func (t *talk) finish() (v Verdict, err error) {
 	}
 	quarantine := false
 	var why string
+	var bad error // a field that cannot be added
 	for {
 		p, err := t.answer()
 		if err != nil {
@@ -219,7 +220,11 @@ func (t *talk) finish() (v Verdict, err error) {
 		}
 		switch p.code {
 		case modAdd, modInsert:
-			err = t.add(p)
+			// What is wrong with a field does not undo a reject: a field may repeat what the
+			// sender wrote.
+			if err := t.add(p); bad == nil {
+				bad = err
+			}
 		case modQuarantine:
 			quarantine = true
 			why, _, _ = cutText(p.data)
@@ -237,6 +242,12 @@ func (t *talk) finish() (v Verdict, err error) {
 				end = &Verdict{Action: ActionNone}
 			}
 			v = *end
+			if bad != nil {
+				if v.Action == ActionNone || v.Action == ActionAccept {
+					return Verdict{}, bad
+				}
+				t.added = nil
+			}
 			if quarantine && (v.Action == ActionNone || v.Action == ActionAccept) {
 				v.Action, v.Reason = ActionQuarantine, printable(why, maxReason)
 			}
@@ -305,7 +316,14 @@ func checkField(name, value string) (f Field, err error) {
 			return f, fmt.Errorf("the field %s, which it adds, has a line that is not folded", name)
 		}
 	}
-	return Field{Name: name, Value: strings.TrimLeft(strings.Join(lines, "\n"), " \t")}, nil
+	// Not every MTA takes 8-bit octets in a header, and what it would refuse is not the client's.
+	value = strings.Map(func(r rune) rune {
+		if r > '~' || r < ' ' && r != '\t' && r != '\n' {
+			return '?'
+		}
+		return r
+	}, strings.Join(lines, "\n"))
+	return Field{Name: name, Value: strings.TrimLeft(value, " \t")}, nil
 }
 
 // fields are those added, in the order in which they stand on top: each insertion at its place

@@ -39,8 +39,8 @@ const (
 	ansReply      = 'y'
 	ansSkip       = 's'
 	ansProgress   = 'p'
-	ansFail       = '4' // CONN_FAIL
-	ansShutdown   = 'S'
+	ansFail       = 'f' // CONN_FAIL
+	ansShutdown   = '4'
 	modAdd        = 'h'
 	modInsert     = 'i'
 	modChange     = 'm'
