@@ -94,11 +94,12 @@ func isTorn(err error) bool {
 }
 
 // openOrMake is openBolt, and leaves nothing of a file that it could not make to its end:
-// the next one would take it for one that is torn.
+// the next one would take it for one that is torn. One that another process made meanwhile
+// and keeps is that process's.
 func openOrMake(path string) (*bbolt.DB, error) {
 	_, missing := os.Lstat(path)
 	db, err := openBolt(path)
-	if err != nil && errors.Is(missing, fs.ErrNotExist) {
+	if err != nil && errors.Is(missing, fs.ErrNotExist) && !errors.Is(err, bolterrors.ErrTimeout) {
 		_ = os.Remove(path)
 	}
 	return db, err
@@ -178,11 +179,13 @@ func shrink(db *bbolt.DB, path string) (*bbolt.DB, error) {
 	_ = os.Remove(fresh)
 	to, err := bbolt.Open(fresh, 0o640, &bbolt.Options{Timeout: openTimeout})
 	if err != nil {
-		return db, err
+		_ = os.Remove(fresh)
+		return db, nil // the disk is full, perhaps; the file serves as it is
 	}
 	const batch = 1 << 20 // octets
 	if err := errors.Join(bbolt.Compact(to, db, batch), to.Close()); err != nil {
-		return db, err
+		_ = os.Remove(fresh)
+		return db, nil
 	}
 	if err := db.Close(); err != nil {
 		return db, err

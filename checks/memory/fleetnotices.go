@@ -46,14 +46,15 @@ local id, now, life, stale, notices = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[
 if not redis.call('ZSCORE', KEYS[2], id) then
   for i = 2, 4 do redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now - life * 1000) end
   local gone
+  local own = redis.call('ZSCORE', KEYS[3], id) and 1 or 0
   if redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[5]) then
     gone = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', stale, 'LIMIT', 0, 1)[1]
     if not gone then return 'sender' end
-  elseif redis.call('ZCARD', KEYS[2]) + redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[6]) then
+  elseif redis.call('ZCARD', KEYS[2]) + redis.call('ZCARD', KEYS[3]) - own >= tonumber(ARGV[6]) then
     gone = redis.call('ZRANGE', KEYS[3], 0, 0)[1] or redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', stale, 'LIMIT', 0, 1)[1]
     if not gone then return 'all' end
   end
-  if gone then
+  if gone and gone ~= id then
     local holder = redis.call('HGET', notices .. gone, 'of')
     if holder then redis.call('ZREM', holder, gone) end
     for i = 2, 4 do redis.call('ZREM', KEYS[i], gone) end

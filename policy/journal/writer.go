@@ -123,6 +123,9 @@ func New(c configs.Journal, o Options) (*Writer, error) {
 // Write hands over the record's line, see Record.Seal, and leaves the record without one.
 // It does not wait: a line that finds the queue full is dropped.
 func (w *Writer) Write(r *Record) {
+	if w.hash != nil {
+		r.Release() // the log has used its line, and others are given the record after us
+	}
 	line, err := w.AsKept(r).handOver()
 	if err != nil {
 		w.metrics.JournalRecord("error")
