@@ -126,6 +126,9 @@ func TestAFloodFromEverywhere(t *testing.T) {
 			move(time.Second)
 		}
 		hold(5, nil) // held again: it waits, and is not of those that have passed
+		if n, err := s.Notice(ctx, mail(who(5), "bob@example.org").ID); err != nil || n.Tries != 2 {
+			t.Errorf("it gave way to itself: %+v, %v", n, err)
+		}
 		hold(101, nil)
 		if there(4) || !there(5) {
 			t.Error("what has passed gives way, and nothing else")
