@@ -146,6 +146,14 @@ func (r *rig) smuggle(t *testing.T, tt *smugglingCase, segments []string) (resul
 			wrong = fmt.Sprintf("no line %q in %q", tt.Expect.Line, m.Text)
 		}
 	}
+	// Where the look-alike may end the data, the rest are commands, and a DATA among
+	// them has its text right behind it: a client that did not wait for its 354.
+	// Whether we see that (503) or hear the text only later (354) hangs on when the
+	// network brings it, and so does all that follows: how the session ends is
+	// the same for all ways of writing up to there.
+	if tt.Expect.EndOfData == "either" && len(replies) > 3 {
+		return fmt.Sprintf("replies %v, then DATA", replies[:3]), wrong
+	}
 	return fmt.Sprintf("replies %v, %d messages", replies, len(messages)), wrong
 }
 
