@@ -139,7 +139,7 @@ Begin with: postern demo`,
 	root.AddCommand(
 		newInit(), newServe(), newDemo(), newCheckConfig(), newConfig(), newPolicy(), newTestSession(),
 		newFind(), newExplain(), newReplay(), newCandidate(), newReport(), newOverrides(), newDoctor(), newVersion(),
-		newLists(), newHeld(), newRelease(), newRetrieve(), newCompletion(), newManual(),
+		newLists(), newHeld(), newRelease(), newRetrieve(), newAMTP(), newCompletion(), newManual(),
 	)
 	return root
 }
