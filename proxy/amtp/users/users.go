@@ -25,13 +25,14 @@ const (
 	maxLine  = 1024 // octets of a line of it
 	maxName  = 64   // octets of a name
 
-	// MinPassword and MaxPassword bound a password, in octets. bcrypt reads no more than 72.
+	// MinPassword is how short a password may be, in octets.
 	MinPassword = 8
+	// MaxPassword is how long a password may be, in octets: bcrypt reads no more.
 	MaxPassword = 72
 
-	// MinCost and MaxCost bound the cost of a hash: what is below is guessed too fast, and what is
-	// above keeps a processor busy for more than a second.
+	// MinCost is the least cost of a hash: what is below is guessed too fast.
 	MinCost = 10
+	// MaxCost is the highest cost of a hash: what is above keeps a processor busy for more than a second.
 	MaxCost = 14
 	// DefaultCost is that of a hash which is made here: some 200 ms.
 	DefaultCost = 12
