@@ -55,6 +55,7 @@ type Metrics struct {
 	certificateNotAfter *prometheus.GaugeVec
 
 	stateHealthy atomic.Pointer[func() bool]
+	unreadFiles  atomic.Pointer[func() int]
 	stateEntries *prometheus.GaugeVec
 	stateBytes   *prometheus.GaugeVec
 
@@ -170,6 +171,12 @@ func New() *Metrics {
 			return 0
 		}
 		return 1
+	})
+	f.NewGaugeFunc(gauge("network_files_unreadable", "Files of checks.geo.files that cannot be read; what one said before stays in force."), func() float64 {
+		if count := m.unreadFiles.Load(); count != nil {
+			return float64((*count)())
+		}
+		return 0
 	})
 	m.stateEntries = f.NewGaugeVec(gauge("state_entries", "Senders (past), clients and domains of the hour (rate) and held mail (hold) that are remembered, as counted within the last minute."), []string{"kind"})
 	m.stateBytes = f.NewGaugeVec(gauge("state_bytes", "Room that the store of this machine takes; of servers nothing is known."), nil)
@@ -358,6 +365,14 @@ func (m *Metrics) DNSHealthy(f func() bool) {
 func (m *Metrics) StateHealthy(f func() bool) {
 	if m != nil {
 		m.stateHealthy.Store(&f)
+	}
+}
+
+// NetworkFilesUnreadable reports through f how many of the files that say to which network an
+// address belongs cannot be read. It is called at each scrape; a later f takes the place of an earlier one.
+func (m *Metrics) NetworkFilesUnreadable(f func() int) {
+	if m != nil {
+		m.unreadFiles.Store(&f)
 	}
 }
 

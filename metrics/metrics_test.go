@@ -39,6 +39,7 @@ func used() *Metrics {
 	m.DNSHealthy(func() bool { return false })
 	m.Message("spf")
 	m.StateHealthy(func() bool { return false })
+	m.NetworkFilesUnreadable(func() int { return 1 })
 	m.StateSizes(map[string]int64{"past": 3}, 4096)
 	m.Held(map[string]int{"greylist": 3})
 	m.HoldEnded("clock", time.Minute)

@@ -30,6 +30,7 @@ type overview struct {
 	States   []state `json:"states"`
 
 	Backends     []backendState `json:"backends"`
+	Filters      []filterState  `json:"filters"`
 	Listeners    []listener     `json:"listeners"`
 	Certificates []certificate  `json:"certificates"`
 
@@ -124,10 +125,10 @@ func (p *Page) look(now time.Time) overview {
 	}
 	g := s.Glance()
 	o.Sessions = g.Sessions
-	o.States = p.states(&o, g.Held, g.Journal, g.OutcomeUnknown)
-
 	w := p.watch
 	o.Hour, o.Day = w.sum(now.Add(-time.Hour)), w.sum(now.Add(-24*time.Hour))
+	o.Filters = p.filterStates(o.Hour)
+	o.States = p.states(&o, g.Held, g.Journal, g.OutcomeUnknown)
 	w.mu.Lock()
 	var since time.Time
 	o.RefusedDomains, _ = w.domains.most(10, now)
@@ -192,6 +193,26 @@ func (p *Page) states(o *overview, held, journal map[string]float64, unknown flo
 		add(true, "Name servers", "answer", "the DNS works", "")
 	} else {
 		add(false, "Name servers", "in trouble", "different domains fail together: mail whose checks need the DNS is put off", view.Bad)
+	}
+	if len(o.Filters) > 0 {
+		silent := []string{}
+		for _, f := range o.Filters {
+			if f.Tone == view.Bad {
+				silent = append(silent, f.Name)
+			}
+		}
+		if len(silent) == 0 {
+			add(true, "Filters", "answer", "none that was asked has failed", "")
+		} else {
+			add(false, "Filters", "no answer", joined(silent)+": what becomes of mail meanwhile, your rules say", view.Bad)
+		}
+	}
+	if files := parts.NetworkFiles(); len(files) > 0 {
+		if i := slices.IndexFunc(files, func(f service.NetworkFile) bool { return f.Fault != "" }); i >= 0 {
+			add(false, "Networks", "not read", files[i].Fault, view.Bad)
+		} else {
+			add(true, "Networks", "read", view.Counted(len(files), "file"), "")
+		}
 	}
 	store := "in the memory of the process"
 	if c := parts.Config.State; c.Path != "" {

@@ -78,8 +78,9 @@ type watch struct {
 	mu      sync.Mutex
 	fine    [fineLength + 1]step
 	wide    [wideLength + 1]step
-	domains lately // of senders that were refused
-	clients lately // that were
+	domains lately              // of senders that were refused
+	clients lately              // that were
+	filters map[string]*heardOf // by the names of their facts
 	last    [maxLast]*journal.Record
 	count   uint64 // of all; last holds the latest of them
 	glance  metrics.Glance
@@ -87,7 +88,7 @@ type watch struct {
 }
 
 func newWatch(now time.Time) *watch {
-	return &watch{began: now, domains: newLately(now), clients: newLately(now)}
+	return &watch{began: now, domains: newLately(now), clients: newLately(now), filters: map[string]*heardOf{}}
 }
 
 // stepAt is the step of a time in a ring, begun anew where that was another's.
@@ -116,6 +117,7 @@ func (w *watch) record(r *journal.Record, now time.Time) {
 	for i := range r.Checks {
 		count(s.results, result{r.Checks[i].Name, string(r.Checks[i].Result)})
 	}
+	w.filtered(r, now)
 	if fate == 1 || r.Observed && r.Disposition == journal.DispositionReject {
 		w.domains.add(r.Facts.Mail.Domain, now)
 		w.clients.add(r.Facts.Client.IP, now)

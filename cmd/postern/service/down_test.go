@@ -175,6 +175,24 @@ policy: {rules: [{name: first, when: "past.delivered == 0", do: tag, header: "X-
 			b.send("a@example.org", 0)
 		}
 	},
+	"a milter": func(b *broken) {
+		b.begin(sections{more: `
+milters: [{name: rspamd, address: "127.0.0.1:9"}]
+policy: {rules: [{name: filters-away, when: 'milter.rspamd.action == "temperror"', do: defer}]}`})
+		b.send("a@example.org", 0)
+	},
+	"a policy service": func(b *broken) {
+		b.begin(sections{more: `
+policy_services: [{name: postgrey, address: "127.0.0.1:9"}]
+policy: {rules: [{name: postgrey-away, when: 'service.postgrey.action == "temperror"', do: defer}]}`})
+		b.send("a@example.org", 0)
+	},
+	"a file of networks": func(b *broken) {
+		b.begin(sections{more: `
+checks: {geo: {files: [gone.mmdb]}}
+policy: {rules: [{name: far, when: 'client.country == "XX"', do: reject}]}`})
+		b.send("a@example.org", 0)
+	},
 	"the clock": func(b *broken) { b.begin(sections{}) },
 	"the certificate": func(b *broken) {
 		writePair(b.t, b.dir, time.Now().AddDate(-10, 0, -1))

@@ -91,6 +91,34 @@ func (p *Parts) Milter(name string) *milter.Filter {
 	return nil
 }
 
+// NetworkFile is a file that says to which network and country an address belongs.
+type NetworkFile struct {
+	Path  string
+	Fault string // why it cannot be read, what it said before being in force; empty: it was read
+}
+
+// NetworkFiles are those of checks.geo.files, in their order.
+func (p *Parts) NetworkFiles() (all []NetworkFile) {
+	if p.networks == nil {
+		return nil
+	}
+	faults := p.networks.Faults()
+	for i, path := range p.networks.Paths() {
+		all = append(all, NetworkFile{path, faults[i]})
+	}
+	return all
+}
+
+// unreadNetworks is how many of them have a fault.
+func (p *Parts) unreadNetworks() (n int) {
+	for _, f := range p.NetworkFiles() {
+		if f.Fault != "" {
+			n++
+		}
+	}
+	return n
+}
+
 // closeFilters lets go of the connections that other does not share.
 func (p *Parts) closeFilters(other *Parts) {
 	for _, f := range p.filters {

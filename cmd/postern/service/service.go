@@ -190,6 +190,7 @@ func (s *Service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 	}
 
 	s.useState(nil, p)
+	s.metrics.NetworkFilesUnreadable(p.unreadNetworks)
 	s.smtp = proxy.New(proxy.Options{Log: s.Log, Metrics: s.metrics, Record: record}, p.Settings)
 	s.use(p)
 	if s.control != nil {
@@ -294,6 +295,7 @@ func (s *Service) use(p *Parts) {
 	}
 	if old != nil {
 		s.useState(old, p)
+		s.metrics.NetworkFilesUnreadable(p.unreadNetworks)
 	}
 	s.smtp.Configure(p.Settings)
 	if old != nil {

@@ -32,6 +32,8 @@ export function overview(o) {
   refused('clients', 'client', o.refusedClients);
 
   put(by('backends'), 'None.', ['Mail server', 'Address', 'State'], o.backends.map((b) => [b.backend, b.address, state(b.up ? 'good' : 'bad', b.up ? 'up' : 'down')]));
+  put(by('filters'), 'None: no milter and no policy service is asked.', ['Filter', 'Kind', 'Address', 'State', 'Half within', 'Last', 'Said within the hour'], o.filters.map((f) => [f.name, f.kind, said(f.address),
+    el('span', {}, state(f.tone, f.word), ' ', f.says), seconds(f.half), seconds(f.last), el('span', { class: 'found' }, ...f.results.map((r) => el('span', {}, r.value + ' ', el('b', {}, whole(r.count)))))]), [4, 5]);
   put(by('listeners'), 'None.', ['Listener', 'Address', 'TLS'], o.listeners.map((l) => [l.name, l.address, l.tls]));
   put(by('certificates'), 'None.', ['Certificate', 'For', 'Ends', 'State'], o.certificates.map((c) => [said(c.file || 'made in memory'), said((c.names ?? []).join(', ')), c.ends, state(c.tone, c.says)]));
   const rules = o.day.verdicts.map((v) => v.rule).filter((r, i, all) => r && all.indexOf(r) === i);
@@ -39,6 +41,8 @@ export function overview(o) {
   version ||= o.version;
   fill(by('about'), (version === o.version ? '' : `This page is of Postern ${version}: load it anew. `) + `Postern ${o.version}, started ${o.started}, ${o.uptime} ago. Charts begin with the start; Prometheus keeps more. It is ${o.now}.`);
 }
+
+const seconds = (s) => s === null ? '' : s < 1 ? Math.round(s * 1000) + ' ms' : s.toFixed(1) + ' s';
 
 const state = (tone, word) => el('span', { class: 'word ' + tone }, mark(tone), ' ', word);
 
