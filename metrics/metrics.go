@@ -49,6 +49,7 @@ type Metrics struct {
 
 	messageBytes     prometheus.Observer
 	timeToFinalReply prometheus.ExemplarObserver
+	exemplars        []atomic.Int64 // when the buckets of timeToFinalReply had their last, in ns since 1970
 	outcomeUnknown   prometheus.Counter
 
 	tlsHandshakes       *prometheus.CounterVec
@@ -154,6 +155,7 @@ func New() *Metrics {
 	timeToFinalReply := f.NewHistogram(histogram("time_to_final_reply_seconds", "Time from the end of a message to the reply.", waitBuckets))
 	// What the library calls a Histogram observes with an exemplar as well.
 	m.timeToFinalReply, _ = timeToFinalReply.(prometheus.ExemplarObserver)
+	m.exemplars = make([]atomic.Int64, len(waitBuckets)+1)
 	m.outcomeUnknown = f.NewCounter(prometheus.CounterOpts{
 		Namespace: "postern", Name: "outcome_unknown_total",
 		Help: "Messages whose end went to the backend and whose answer never came: they may arrive twice.",
@@ -432,9 +434,9 @@ func (m *Metrics) TimeToFinalReply(took time.Duration, id string) {
 	if m == nil {
 		return
 	}
-	exemplar := prometheus.Labels{"id": clean(id)}
-	if id == "" || len(id) > maxExemplar {
-		exemplar = nil
+	var exemplar prometheus.Labels
+	if id != "" && len(id) <= maxExemplar && m.exemplarDue(took, time.Now()) {
+		exemplar = prometheus.Labels{"id": clean(id)}
 	}
 	m.timeToFinalReply.ObserveWithExemplar(took.Seconds(), exemplar)
 }
@@ -442,6 +444,16 @@ func (m *Metrics) TimeToFinalReply(took time.Duration, id string) {
 // maxExemplar bounds the id of an exemplar in octets; the library panics where name and value
 // have more than 128 characters.
 const maxExemplar = 64
+
+// exemplarDue says whether the bucket of that time may have a new exemplar: one a second.
+// A scraper comes every few seconds and hears of the last one alone, and an exemplar
+// costs nine allocations, which is a tenth of what all of a message costs.
+func (m *Metrics) exemplarDue(took time.Duration, now time.Time) bool {
+	i, _ := slices.BinarySearch(waitBuckets, took.Seconds())
+	last := m.exemplars[i].Load()
+	since := now.UnixNano() - last // negative: the clock was set back
+	return (since < 0 || since >= int64(time.Second)) && m.exemplars[i].CompareAndSwap(last, now.UnixNano())
+}
 
 // TLSHandshake counts handshakes with clients.
 func (m *Metrics) TLSHandshake(version, result string) {

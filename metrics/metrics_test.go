@@ -318,6 +318,34 @@ func TestExemplarOfTheFinalReply(t *testing.T) {
 	}
 }
 
+// A bucket has a new exemplar each second at the most, whatever the others have.
+func TestExemplarsAreFew(t *testing.T) {
+	m := New()
+	start := time.Unix(1_700_000_000, 0)
+	for _, tt := range []struct {
+		took  time.Duration
+		after time.Duration
+		want  bool
+	}{
+		{3 * time.Millisecond, 0, true},
+		{4 * time.Millisecond, 999 * time.Millisecond, false},
+		{5 * time.Millisecond, 999 * time.Millisecond, false},
+		{5*time.Millisecond + 1, 999 * time.Millisecond, true}, // the next bucket
+		{4 * time.Millisecond, time.Second, true},
+		{4 * time.Millisecond, 0, true}, // the clock was set back
+		{time.Hour, 0, true},
+		{time.Hour, time.Second, true},
+	} {
+		if got := m.exemplarDue(tt.took, start.Add(tt.after)); got != tt.want {
+			t.Errorf("%v after %v: %v, want %v", tt.took, tt.after, got, tt.want)
+		}
+	}
+	m.TimeToFinalReply(time.Millisecond, "4k0m9d0x4qzr7k2m")
+	if got := testing.AllocsPerRun(1000, func() { m.TimeToFinalReply(time.Millisecond, "4k0m9d0x4qzr7k2m") }); got > 0.5 {
+		t.Errorf("%v allocations an observation", got)
+	}
+}
+
 // A counter that appears with its first event hides that event from rate().
 func TestSeriesAreThereFromTheStart(t *testing.T) {
 	m := New()
