@@ -289,14 +289,14 @@ func (r *Resolver) stream(ctx context.Context, s *server, asked question, mixCas
 		return nil, err
 	}
 	client := transactionOf(ctx).client()
-	if !s.pool.turnstile.enter(ctx, client, r.timeout) {
+	if !s.pool.turnstile.Enter(ctx, client, r.timeout) {
 		if ctx.Err() != nil {
 			return nil, errContext(ctx, q.name)
 		}
 		r.metrics.DNSRefused(string(boundConnections))
 		return nil, busy{errTimeout(q.name, s.address, textBusy)}
 	}
-	defer s.pool.turnstile.leave(client)
+	defer s.pool.turnstile.Leave(client)
 	return r.within(ctx, s, q.name, func(ctx context.Context) (*answer, error) {
 		for {
 			conn, reused, err := s.pool.get(ctx, r, s)

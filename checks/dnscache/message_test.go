@@ -206,7 +206,7 @@ func TestStreamOutOfStep(t *testing.T) {
 		return [][]byte{m}
 	})})
 	wantError(t, r, "a.example", "temporary")
-	if p := &(*r.servers.Load())[0].pool; len(p.idle) != 0 || p.turnstile.places.Used() != 0 {
+	if p := &(*r.servers.Load())[0].pool; len(p.idle) != 0 || p.turnstile.Used() != 0 {
 		t.Error("the connection was kept")
 	}
 }

@@ -168,7 +168,7 @@ func TestTruncatedAnswersComeByTCP(t *testing.T) {
 	}
 	crowd.Wait()
 	(*r.servers.Load())[0].pool.mu.Lock()
-	idle, taken := len((*r.servers.Load())[0].pool.idle), (*r.servers.Load())[0].pool.turnstile.places.Used()
+	idle, taken := len((*r.servers.Load())[0].pool.idle), (*r.servers.Load())[0].pool.turnstile.Used()
 	(*r.servers.Load())[0].pool.mu.Unlock()
 	if idle > maxIdle || taken != 0 {
 		t.Errorf("%d connections idle, %d places taken", idle, taken)

@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"postern/proxy/share"
 )
 
 const (
@@ -17,7 +19,7 @@ const (
 // pool keeps the stream connections to one server. A connection carries one
 // query at a time.
 type pool struct {
-	turnstile *turnstile // whoever gets a connection has gone through it
+	turnstile *share.Turnstile // whoever gets a connection has gone through it
 
 	mu     sync.Mutex
 	idle   []idleConn

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"postern/proxy/share"
 )
 
 const (
@@ -83,7 +85,7 @@ func parseServer(text string, base *tls.Config) (*server, error) {
 	case strings.ContainsAny(ip.Zone(), "[]:"): // it would end the address, or begin a port
 		return fail("no network interface is named " + ip.Zone())
 	}
-	s := &server{address: net.JoinHostPort(ip.String(), port), pool: pool{turnstile: &turnstile{limits: connections}}}
+	s := &server{address: net.JoinHostPort(ip.String(), port), pool: pool{turnstile: share.NewTurnstile(connections)}}
 	if secure {
 		s.tls = base.Clone()
 		s.tls.ServerName = name

@@ -2,10 +2,8 @@ package dnscache
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"postern/proxy/share"
 )
@@ -93,66 +91,3 @@ func (r *Resolver) questions(limit int) share.Limits {
 // for as long as the server thinks about a question; a few suffice to one who asks
 // for what the server knows, and so more are left to others.
 var connections = share.Limits{All: maxConns, Leave: 4}
-
-// turnstile hands out places to those who can wait.
-type turnstile struct {
-	limits  share.Limits
-	mu      sync.Mutex
-	places  share.Budget
-	waiting []*waiter // in the order in which they came
-}
-
-type waiter struct {
-	client share.Client
-	ready  chan struct{} // closed when it has its place
-}
-
-// enter takes a place. It waits for one as long as patience, and until ctx ends;
-// then it returns false.
-func (t *turnstile) enter(ctx context.Context, client share.Client, patience time.Duration) bool {
-	t.mu.Lock()
-	if t.places.Take(client, 1, t.limits) == share.None {
-		t.mu.Unlock()
-		return true
-	}
-	w := &waiter{client: client, ready: make(chan struct{})}
-	t.waiting = append(t.waiting, w)
-	t.mu.Unlock()
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case <-w.ready:
-		return true
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	i := slices.Index(t.waiting, w)
-	if i < 0 {
-		return true // it got its place in this very moment
-	}
-	t.waiting = slices.Delete(t.waiting, i, i+1)
-	return false
-}
-
-// leave gives a place back, and lets those enter who may: first who has the least.
-func (t *turnstile) leave(client share.Client) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.places.Give(client, 1)
-	for len(t.waiting) > 0 {
-		next := 0
-		for i, w := range t.waiting {
-			if t.places.By(w.client) < t.places.By(t.waiting[next].client) {
-				next = i
-			}
-		}
-		w := t.waiting[next]
-		if t.places.Take(w.client, 1, t.limits) != share.None {
-			return
-		}
-		t.waiting = slices.Delete(t.waiting, next, next+1)
-		close(w.ready)
-	}
-}

@@ -194,7 +194,7 @@ func TestNoConnectionIsNoAnswer(t *testing.T) {
 		defer r.Close()
 		s := (*r.servers.Load())[0]
 		for range maxConns {
-			if !s.pool.turnstile.enter(t.Context(), share.Client{}, time.Hour) {
+			if !s.pool.turnstile.Enter(t.Context(), share.Client{}, time.Hour) {
 				t.Fatal("no place")
 			}
 		}
@@ -206,62 +206,10 @@ func TestNoConnectionIsNoAnswer(t *testing.T) {
 			t.Error("the wait was held against the server, or the domain")
 		}
 		for range maxConns {
-			s.pool.turnstile.leave(share.Client{})
+			s.pool.turnstile.Leave(share.Client{})
 		}
 		close(gate)
 		wantTXT(t, r, "a.example", "x") // it is not remembered as a failure
-	})
-}
-
-// Who waits for a place gets the next one if he has the least, and who is gone
-// gets none.
-func TestTurnstile(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ts := &turnstile{limits: share.Limits{All: 6, Leave: 2}}
-		others := 4
-		for range others {
-			ts.enter(t.Context(), share.Client{}, 0)
-		}
-		var got []int
-		in := func(when string, want ...int) {
-			t.Helper()
-			synctest.Wait()
-			if !slices.Equal(got, want) {
-				t.Errorf("%s: in are %v, want %v", when, got, want)
-			}
-		}
-		enter := func(ctx context.Context, n int) {
-			go func() {
-				if ts.enter(ctx, client(n), time.Hour) {
-					ts.mu.Lock()
-					defer ts.mu.Unlock()
-					got = append(got, n)
-				}
-			}()
-			synctest.Wait()
-		}
-		gone, cancel := context.WithCancel(t.Context())
-		enter(t.Context(), 1) // there is room
-		enter(t.Context(), 1) // not for as much
-		enter(t.Context(), 2)
-		enter(gone, 3)
-		enter(t.Context(), 4)
-		cancel()
-		in("full", 1, 2)
-		ts.leave(share.Client{})
-		in("one left", 1, 2, 4)
-		for range others - 1 {
-			ts.leave(share.Client{})
-		}
-		in("three of six are free", 1, 2, 4) // a client with two leaves four
-		ts.leave(client(4))
-		in("four are", 1, 2, 4, 1)
-		ts.leave(client(2))
-		ts.leave(client(1))
-		ts.leave(client(1))
-		if ts.enter(t.Context(), client(5), 0); ts.places.Used() != 1 || len(ts.waiting) != 0 {
-			t.Errorf("%d taken, %d waiting", ts.places.Used(), len(ts.waiting))
-		}
 	})
 }
 
