@@ -68,9 +68,17 @@ func (m *Metrics) Filter(name string, results []string) *Check {
 		return nil
 	}
 	name = clean(name)
+	m.filterNotAsked.WithLabelValues(name) // 0 from the start
 	return &Check{
 		results: newKnown(m.filterResults.MustCurryWith(prometheus.Labels{"filter": name}), results...),
 		took:    m.filterDuration.WithLabelValues(name),
+	}
+}
+
+// FilterNotAsked counts a question that a filter of that name was not asked, since it is down.
+func (m *Metrics) FilterNotAsked(name string) {
+	if m != nil {
+		m.filterNotAsked.WithLabelValues(clean(name)).Inc()
 	}
 }
 

@@ -12,20 +12,21 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"postern/checks/filter"
 	"postern/configs"
+	"postern/metrics"
+	"postern/proxy/share"
 )
 
 // The bounds of one service.
 const (
-	// MaxConnections is how many questions to one service are under way at a time; more
-	// wait, for as long as theirs may take.
-	MaxConnections = 50
 	// maxIdle is for how long a connection is kept that nobody uses, maxAge for how long any is:
 	// the times of Postfix.
 	maxIdle = 300 * time.Second
@@ -53,6 +54,7 @@ type Options struct {
 	Address string        // host:port, or unix:/path
 	Timeout time.Duration // of one question, the connection included
 	Log     *slog.Logger  // nil: nothing is said
+	Metrics *metrics.Metrics
 	// Dial connects; nil: to the network.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -61,12 +63,11 @@ type Options struct {
 type Service struct {
 	Options
 
-	slots chan struct{} // one for each question under way
+	peer *filter.Peer
 
-	mu      sync.Mutex
-	idle    []*conn // the one that was used last at the end
-	closed  bool
-	trouble bool // the last question had no answer, which was said
+	mu     sync.Mutex
+	idle   []*conn // the one that was used last at the end
+	closed bool
 }
 
 // conn is a connection.
@@ -81,19 +82,7 @@ func New(o Options) *Service {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Dial == nil {
-		o.Dial = new(net.Dialer).DialContext
-	}
-	return &Service{Options: o, slots: make(chan struct{}, MaxConnections)}
-}
-
-// Network is the network and the address that the text of a configuration means: unix:/path,
-// or host:port.
-func Network(address string) (network, at string) {
-	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		return "unix", path
-	}
-	return "tcp", address
+	return &Service{Options: o, peer: filter.New(filter.Options{Name: "service." + o.Name, Address: o.Address, Metrics: o.Metrics, Dial: o.Dial})}
 }
 
 // Close closes the connections that nobody uses, and keeps none from then on.
@@ -112,24 +101,50 @@ func (s *Service) Close() {
 func (s *Service) Ask(ctx context.Context, request []Attribute) (a Answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-ctx.Done():
-		return a, fmt.Errorf("%d questions are under way, and none had an answer in time", MaxConnections)
+	turn, err := s.peer.Begin(ctx, clientOf(request))
+	if err != nil {
+		return a, err
 	}
-	octets := appendRequest(nil, request)
+	defer func() { s.tell(turn.End(ctx, err), err) }()
+	return s.ask(ctx, turn, appendRequest(nil, request))
+}
+
+// tell logs what changed.
+func (s *Service) tell(change filter.Change, err error) {
+	switch change {
+	case filter.Failed:
+		s.Log.Error("a policy service gives no answer", "service", s.Name, "address", s.Address, "error", err.Error())
+	case filter.Left:
+		s.Log.Error("a policy service is left alone for a while", "service", s.Name, "address", s.Address, "error", err.Error())
+	case filter.Back:
+		s.Log.Info("the policy service answers again", "service", s.Name)
+	case filter.Same:
+	}
+}
+
+// clientOf is who the question is about.
+func clientOf(request []Attribute) share.Client {
+	for _, a := range request {
+		if a.Name == "client_address" {
+			address, _ := netip.ParseAddr(a.Value)
+			return share.Of(address)
+		}
+	}
+	return share.Client{}
+}
+
+// ask asks when it is its turn.
+func (s *Service) ask(ctx context.Context, turn *filter.Turn, request []byte) (a Answer, err error) {
 	for first := true; ; first = false {
 		c, err := s.connection(ctx, first)
 		if err != nil {
-			s.tell(err)
 			return a, err
 		}
+		turn.Reached()
 		kept := !c.used.Equal(c.opened)
-		a, silent, err := c.ask(ctx, octets)
+		a, silent, err := c.ask(ctx, request)
 		if err == nil {
 			s.keep(c)
-			s.tell(nil)
 			return a, nil
 		}
 		_ = c.Close()
@@ -141,7 +156,6 @@ func (s *Service) Ask(ctx context.Context, request []Attribute) (a Answer, err e
 		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			err = fmt.Errorf("no answer within %s", configs.FormatDuration(s.Timeout))
 		}
-		s.tell(err)
 		return a, err
 	}
 }
@@ -169,13 +183,12 @@ func (s *Service) connection(ctx context.Context, kept bool) (*conn, error) {
 	if c != nil {
 		return c, nil
 	}
-	network, address := Network(s.Address)
-	nc, err := s.Dial(ctx, network, address)
+	nc, err := s.peer.Connect(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("no connection within %s", configs.FormatDuration(s.Timeout))
+			err = fmt.Errorf("no connection within %s", configs.FormatDuration(s.Timeout))
 		}
-		return nil, fmt.Errorf("no connection: %w", err)
+		return nil, err
 	}
 	return &conn{Conn: nc, in: bufio.NewReaderSize(nc, 512), opened: now, used: now}, nil
 }
@@ -194,21 +207,6 @@ func (s *Service) keep(c *conn) {
 	s.mu.Unlock()
 	if !keep {
 		_ = c.Close()
-	}
-}
-
-// tell logs when the answers begin to fail, and when they come again: each once.
-func (s *Service) tell(err error) {
-	s.mu.Lock()
-	changed := s.trouble != (err != nil)
-	s.trouble = err != nil
-	s.mu.Unlock()
-	switch {
-	case !changed:
-	case err != nil:
-		s.Log.Error("a policy service gives no answer", "service", s.Name, "address", s.Address, "error", err.Error())
-	default:
-		s.Log.Info("the policy service answers again", "service", s.Name)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"postern/checks/filter"
 )
 
 func TestParseAnswer(t *testing.T) {
@@ -237,17 +240,18 @@ func TestQuestionsAreBounded(t *testing.T) {
 		s := srv.service(nil)
 		defer s.Close()
 		var wg sync.WaitGroup
-		for range MaxConnections {
-			wg.Go(func() { _, _ = s.Ask(t.Context(), question) })
+		for i := range filter.MaxQuestions {
+			about := append([]Attribute{{"client_address", fmt.Sprintf("192.0.2.%d", i)}}, question...)
+			wg.Go(func() { _, _ = s.Ask(t.Context(), about) })
 		}
 		synctest.Wait()
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
-		if _, err := s.Ask(ctx, question); err == nil || !strings.Contains(err.Error(), "under way") {
+		if _, err := s.Ask(ctx, question); err == nil || !strings.Contains(err.Error(), "no room in time") {
 			t.Error(err)
 		}
-		if took := time.Since(start); took > 2*time.Second || srv.opened != MaxConnections {
+		if took := time.Since(start); took > 2*time.Second || srv.opened != filter.MaxQuestions {
 			t.Errorf("after %s, %d connections", took, srv.opened)
 		}
 		close(release)

@@ -9,19 +9,19 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
+	"postern/checks/filter"
 	"postern/configs"
+	"postern/metrics"
+	"postern/proxy/share"
 )
 
 const (
-	// MaxConnections is how many messages one filter has at a time; more wait, for as long as
-	// theirs may take.
-	MaxConnections = 50
 	// renewals is how many times its time-out a filter may have for one message, if it says
 	// that it is at work.
 	renewals = 4
@@ -86,6 +86,7 @@ type Options struct {
 	Timeout       time.Duration // of one answer
 	AddFields     bool          // it may add fields
 	Log           *slog.Logger
+	Metrics       *metrics.Metrics
 	Dial          func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
@@ -96,10 +97,7 @@ type Options struct {
 type Filter struct {
 	Options
 
-	slots chan struct{}
-
-	mu      sync.Mutex
-	trouble bool
+	peer *filter.Peer
 }
 
 // conn is a connection that has negotiated.
@@ -117,10 +115,7 @@ func New(o Options) *Filter {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Dial == nil {
-		o.Dial = new(net.Dialer).DialContext
-	}
-	return &Filter{Options: o, slots: make(chan struct{}, MaxConnections)}
+	return &Filter{Options: o, peer: filter.New(filter.Options{Name: "milter." + o.Name, Address: o.Address, Metrics: o.Metrics, Dial: o.Dial})}
 }
 
 // Most is how long a conversation about one message may take.
@@ -130,22 +125,45 @@ func (f *Filter) Most() time.Duration { return renewals * f.Timeout }
 func (f *Filter) Ask(ctx context.Context, m *Message) (v Verdict, err error) {
 	ctx, cancel := context.WithTimeout(ctx, f.Most())
 	defer cancel()
-	defer func() { f.tell(err) }()
-	select {
-	case f.slots <- struct{}{}:
-		defer func() { <-f.slots }()
-	case <-ctx.Done():
-		return v, fmt.Errorf("%d messages are with it, and none was judged in time", MaxConnections)
+	turn, err := f.peer.Begin(ctx, m.client())
+	if err != nil {
+		return v, err
 	}
+	defer func() { f.tell(turn.End(ctx, err), err) }()
+	return f.ask(ctx, turn, m)
+}
+
+// tell logs what changed.
+func (f *Filter) tell(change filter.Change, err error) {
+	switch change {
+	case filter.Failed:
+		f.Log.Error("a milter gives no verdict", "milter", f.Name, "address", f.Address, "error", err.Error())
+	case filter.Left:
+		f.Log.Error("a milter is left alone for a while", "milter", f.Name, "address", f.Address, "error", err.Error())
+	case filter.Back:
+		f.Log.Info("the milter answers again", "milter", f.Name)
+	case filter.Same:
+	}
+}
+
+// client is who the message is from.
+func (m *Message) client() share.Client {
+	address, _ := netip.AddrFromSlice(m.Client)
+	return share.Of(address)
+}
+
+// ask has a message judged when it is its turn.
+func (f *Filter) ask(ctx context.Context, turn *filter.Turn, m *Message) (v Verdict, err error) {
 	c, err := f.connection(ctx)
 	if err != nil {
 		return v, f.late(ctx, err)
 	}
+	turn.Reached()
 	defer hangUp(c)
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	end, _ := ctx.Deadline()
-	t := talk{conn: c, filter: f, message: m, end: end}
+	t := talk{conn: c, filter: f, turn: turn, message: m, end: end}
 	if v, err = t.judge(); err != nil {
 		return Verdict{}, f.late(ctx, err)
 	}
@@ -165,18 +183,14 @@ func (f *Filter) late(ctx context.Context, err error) error {
 
 // connection returns one that has negotiated.
 func (f *Filter) connection(ctx context.Context) (c *conn, err error) {
-	network, address := "tcp", f.Address
-	if path, ok := strings.CutPrefix(f.Address, "unix:"); ok {
-		network, address = "unix", path
-	}
 	dialling, cancel := context.WithTimeout(ctx, f.Timeout)
 	defer cancel()
-	nc, err := f.Dial(dialling, network, address)
+	nc, err := f.peer.Connect(dialling)
 	if err != nil {
 		if dialling.Err() != nil {
-			err = os.ErrDeadlineExceeded
+			err = fmt.Errorf("no connection: %w", os.ErrDeadlineExceeded)
 		}
-		return nil, fmt.Errorf("no connection: %w", err)
+		return nil, err
 	}
 	c = &conn{Conn: nc, packets: reader{in: bufio.NewReader(nc), left: maxAnswers}}
 	_ = c.SetDeadline(time.Now().Add(f.Timeout))
@@ -245,25 +259,11 @@ func readMacros(data []byte) (map[uint32][]string, error) {
 	return all, nil
 }
 
-// tell logs when the verdicts begin to fail, and when they come again: each once.
-func (f *Filter) tell(err error) {
-	f.mu.Lock()
-	changed := f.trouble != (err != nil)
-	f.trouble = err != nil
-	f.mu.Unlock()
-	switch {
-	case !changed:
-	case err != nil:
-		f.Log.Error("a milter gives no verdict", "milter", f.Name, "address", f.Address, "error", err.Error())
-	default:
-		f.Log.Info("the milter answers again", "milter", f.Name)
-	}
-}
-
 // talk is the conversation about one message.
 type talk struct {
 	*conn
 	filter  *Filter
+	turn    *filter.Turn
 	message *Message
 	end     time.Time // of it all
 

@@ -296,7 +296,7 @@ func TestTroubleAtEachAnswer(t *testing.T) {
 						t.Errorf("after %s", took)
 					}
 					_, _ = f.Ask(t.Context(), mail("x"))
-					f.Dial = good.dial
+					f.peer.Dial = good.dial
 					if v, err := f.Ask(t.Context(), mail("x")); err != nil || v.Action != ActionNone {
 						t.Errorf("in the end %+v %v", v, err)
 					}
@@ -315,7 +315,7 @@ func TestProgressWithoutEnd(t *testing.T) {
 		ours, theirs := net.Pipe()
 		k := &fake{version: 6, answer: proceeds}
 		f := k.filter(nil)
-		f.Dial = func(context.Context, string, string) (net.Conn, error) { return ours, nil }
+		f.peer.Dial = func(context.Context, string, string) (net.Conn, error) { return ours, nil }
 		go func() {
 			r := reader{in: bufio.NewReader(theirs), left: 1 << 30}
 			_, _ = r.read()

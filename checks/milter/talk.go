@@ -198,6 +198,7 @@ func (t *talk) body() (*Verdict, error) {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			return nil, nil
 		case err != nil:
+			t.turn.Excuse()
 			return nil, fmt.Errorf("the message cannot be read: %w", err)
 		}
 	}

@@ -35,7 +35,7 @@ func (p *Parts) buildFilters(w *World, old *Parts) {
 			p.filters = append(p.filters, old.filters[i])
 			continue
 		}
-		p.filters = append(p.filters, filter{c, delegation.New(delegation.Options{Name: c.Name, Address: c.Address, Timeout: c.Timeout, Log: w.Log})})
+		p.filters = append(p.filters, filter{c, delegation.New(delegation.Options{Name: c.Name, Address: c.Address, Timeout: c.Timeout, Log: w.Log, Metrics: w.metrics})})
 	}
 	for _, c := range p.Config.Milters {
 		c.Position = configs.Position{}
@@ -43,7 +43,7 @@ func (p *Parts) buildFilters(w *World, old *Parts) {
 			p.judges = append(p.judges, old.judges[i])
 			continue
 		}
-		p.judges = append(p.judges, judge{c, milter.New(milter.Options{Name: c.Name, Address: c.Address, Timeout: c.Timeout, AddFields: c.AddFields, Log: w.Log})})
+		p.judges = append(p.judges, judge{c, milter.New(milter.Options{Name: c.Name, Address: c.Address, Timeout: c.Timeout, AddFields: c.AddFields, Log: w.Log, Metrics: w.metrics})})
 	}
 }
 
