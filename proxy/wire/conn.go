@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -236,4 +237,46 @@ func (c *Conn) Drop() {
 			return
 		}
 	}
+}
+
+// Write sends what was said and then octets, in no more time than FlushWithin. An error
+// leaves the connection of no use.
+func (c *Conn) Write(b []byte) (int, error) {
+	if err := c.Flush(); err != nil {
+		return 0, err
+	}
+	_ = c.raw.SetWriteDeadline(time.Now().Add(c.FlushWithin))
+	w := c.raw
+	if c.encrypted != nil {
+		w = c.encrypted
+	}
+	return w.Write(b)
+}
+
+// ReadReply reads a reply of the other side, where that is a server, or is asked for its
+// word like one. The errors are those of smtp.ReadReply, which leave the connection out of
+// step, and those of the connection.
+func (c *Conn) ReadReply() (smtp.Reply, error) {
+	if err := c.in.wait(); err != nil {
+		return smtp.Reply{}, err
+	}
+	return smtp.ReadReply(c.in.br)
+}
+
+// Encrypt puts TLS on the connection, as its client, within so much time. Everything
+// buffered is forgotten, as in Handshake: call Buffered before.
+func (c *Conn) Encrypt(config *tls.Config, within time.Duration) (policy.TLS, error) {
+	tc := tls.Client(c.raw, config)
+	c.SetDeadline(time.Now().Add(within))
+	if err := tc.HandshakeContext(c.Context); err != nil {
+		return policy.TLS{}, err
+	}
+	c.SetDeadline(time.Time{})
+	c.encrypted = tc
+	c.in.reset(tc)
+	state := tc.ConnectionState()
+	return policy.TLS{
+		Version: strings.TrimPrefix(tls.VersionName(state.Version), "TLS "),
+		Cipher:  tls.CipherSuiteName(state.CipherSuite),
+	}, nil
 }
