@@ -33,6 +33,7 @@ var floors = map[string]int{
 	"proxy/esmtp":             3,
 	"proxy/fields":            3,
 	"proxy/relay":             4,
+	"proxy/amtp":              4,
 	"proxy/backend":           2,
 	"policy":                  2,
 	"policy/expr":             1,
