@@ -61,17 +61,23 @@ bench: ## the Go benchmarks, with allocations
 # Up to Go 1.26 the fuzzer now and then takes the end of its own time for a failure
 # (go.dev/issue/75804): then all that it says of it is "context deadline exceeded", and
 # there is no input that fails.
+#
+# A package is built once for all of its targets, which `go test -fuzz` would do for each.
 fuzz: ## run each fuzz target of the tree for FUZZTIME
-	@out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
-	n=0; for pkg in $$($(GO) list ./...); do \
-	  listed=$$($(GO) test -list '^Fuzz' "$$pkg"); \
-	  for target in $$(grep '^Fuzz' <<<"$$listed" || true); do \
+	@out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; cache=$$($(GO) env GOCACHE)/fuzz; \
+	n=0; while read -r pkg dir; do \
+	  targets=$$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$dir"/*_test.go 2>/dev/null || true); \
+	  if [ -z "$$targets" ]; then continue; fi; \
+	  $(GO) test -c -fuzz=Fuzz -o "$$out/fuzz.test" "$$pkg"; \
+	  for target in $$targets; do \
 	    echo "== $$pkg $$target ($(FUZZTIME))"; \
-	    if ! $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg" 2>&1 | tee "$$out" && \
-	      ! awk -f .ci/fuzz.awk "$$out"; then exit 1; fi; \
+	    if ! (cd "$$dir" && "$$out/fuzz.test" -test.run '^$$' -test.fuzz "^$$target\$$" -test.fuzztime $(FUZZTIME) -test.fuzzminimizetime 1s \
+	        -test.fuzzcachedir "$$cache/$$pkg") 2>&1 | tee "$$out/said" && \
+	      ! awk -f .ci/fuzz.awk "$$out/said"; then exit 1; fi; \
+	    grep -q '^fuzz: elapsed' "$$out/said"; \
 	    n=$$((n + 1)); \
 	  done; \
-	done; \
+	done < <($(GO) list -f '{{.ImportPath}} {{.Dir}}' ./...); \
 	echo "$$n fuzz targets, no failure"; test "$$n" -gt 0
 
 conformance: ## the published and RFC-derived suites, as one table with the deviations and their reasons
