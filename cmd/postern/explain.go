@@ -19,7 +19,8 @@ func newExplain() *cobra.Command {
 	var asJSON, short bool
 	cmd := &cobra.Command{
 		Use: "explain [ID]", Short: "Say why a transaction ended as it did, from the journal",
-		Long: `Print what the journal has of a transaction: who was named and how that is known,
+		Long: `Print what the journal has of a transaction: what happened, in sentences for a
+colleague who knows no SMTP (the page has the same), who was named and how that is known,
 the checks, the DNS answers, the rules with the value of each part, the replies,
 and the smallest changes of facts that would have turned the verdict.
 
@@ -32,7 +33,7 @@ what they make of it.`,
 		Example: `  postern explain 7k2m9d0x4qzr -c /etc/postern/postern.yaml
   postern explain --from ann@example.org --refused
   postern explain --rcpt bob@example.net --since 1h --short
-  postern explain 7k2m9d0x4qzr --json | jq .explanation.changes`,
+  postern explain 7k2m9d0x4qzr --json | jq .plain.changes`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id := strings.Join(args, " ")
 			recipient := w.Rcpt // of a transaction that is named, the flag chooses one
@@ -49,7 +50,10 @@ what they make of it.`,
 			case err != nil:
 				return err
 			case asJSON:
-				return view.JSON(cmd.OutOrStdout(), v)
+				return view.JSON(cmd.OutOrStdout(), struct {
+					view.Transaction
+					Plain view.Plain `json:"plain"`
+				}{v, v.Plain()})
 			case short:
 				return v.WriteShort(cmd.OutOrStdout())
 			}
@@ -59,7 +63,7 @@ what they make of it.`,
 	src.flags(cmd)
 	w.flags(cmd)
 	cmd.Flags().StringVar(&w.Rcpt, "rcpt", "", "of the recipients, the `mailbox` in question; without an id also a domain, or *.domain")
-	cmd.Flags().BoolVar(&short, "short", false, "the verdict, who was named, and the replies, and no more")
+	cmd.Flags().BoolVar(&short, "short", false, "the verdict, the sentences, who was named, and the replies, and no more")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object and nothing else")
 	return cmd
 }

@@ -33,7 +33,16 @@ func testForm(ctx context.Context, cfg *configs.Config, s page.Session) (*page.T
 	if s.Message == "" {
 		m.Message = trial.MadeUp(m)
 	}
-	t, err := trial.SessionBy(ctx, cfg, ip, m, nil, io.Discard)
+	var known *trial.Known
+	switch {
+	case len(s.Known) > maxFormKnown:
+		return nil, page.BadSession{Text: "What is remembered of the sender is too long."}
+	case strings.TrimSpace(s.Known) != "":
+		if known, err = trial.ReadKnown("known", s.Known); err != nil {
+			return nil, page.BadSession{Text: "What is remembered of the sender cannot be read: " + err.Error()}
+		}
+	}
+	t, err := trial.SessionBy(ctx, cfg, ip, m, known, io.Discard)
 	if err != nil {
 		return nil, err
 	}
@@ -47,3 +56,6 @@ func testForm(ctx context.Context, cfg *configs.Config, s page.Session) (*page.T
 
 // maxFormRecipients is how many recipients the form may name.
 const maxFormRecipients = 100
+
+// maxFormKnown is how many octets the form may take to say what is remembered.
+const maxFormKnown = 1000

@@ -33,6 +33,7 @@ func TestFormOfThePage(t *testing.T) {
 	cfg.Listeners = []configs.Listener{{Name: "mx", Address: "127.0.0.1:0", TLS: "implicit", ProxyProtocol: []string{"127.0.0.1"}}}
 	cfg.Admin.Address = "127.0.0.1:0"
 	cfg.Journal.Path = t.TempDir()
+	cfg.Policy.Rules = []configs.Rule{{Name: "regular", When: "past.delivered >= 12", Do: "pass"}}
 	s := service.New(service.Options{Log: slog.New(slog.DiscardHandler), Maildir: filepath.Join(t.TempDir(), "Maildir"), Page: newPage})
 	if err := s.Start(cfg, nil, nil); err != nil {
 		t.Fatal(err)
@@ -55,16 +56,22 @@ func TestFormOfThePage(t *testing.T) {
 		return resp.StatusCode, string(text)
 	}
 	for form, want := range map[string]string{
-		`{"ip": "x", "helo": "h.example", "rcpt": ["b@mx.example"]}`:                      "no IP address",
-		`{"ip": "192.0.2.7", "helo": "h.example", "rcpt": []}`:                            "at least one recipient",
-		`{"ip": "192.0.2.7", "helo": "", "rcpt": ["b@mx.example"]}`:                       "helo is empty",
-		`{"ip": "192.0.2.7", "helo": "h\r\nRCPT", "rcpt": ["b@mx.example"]}`:              "cannot stand on a command line",
-		`{"ip": "192.0.2.7", "helo": "h.example", "rcpt": ["b@mx.example\r\nDATA"]}`:      "cannot stand on a command line",
-		`{"ip": "192.0.2.7", "helo": "h.example", "from": "a", "rcpt": ["b@mx.example"]}`: "no verdict",
+		`{"ip": "x", "helo": "h.example", "rcpt": ["b@mx.example"]}`:                                                       "no IP address",
+		`{"ip": "192.0.2.7", "helo": "h.example", "rcpt": []}`:                                                             "at least one recipient",
+		`{"ip": "192.0.2.7", "helo": "", "rcpt": ["b@mx.example"]}`:                                                        "helo is empty",
+		`{"ip": "192.0.2.7", "helo": "h\r\nRCPT", "rcpt": ["b@mx.example"]}`:                                               "cannot stand on a command line",
+		`{"ip": "192.0.2.7", "helo": "h.example", "rcpt": ["b@mx.example\r\nDATA"]}`:                                       "cannot stand on a command line",
+		`{"ip": "192.0.2.7", "helo": "h.example", "rcpt": ["b@mx.example"], "known": "past: {deliverd: 1}"}`:               "deliverd",
+		`{"ip": "192.0.2.7", "helo": "h.example", "rcpt": ["b@mx.example"], "known": "` + strings.Repeat("x", 2000) + `"}`: "too long",
+		`{"ip": "192.0.2.7", "helo": "h.example", "from": "a", "rcpt": ["b@mx.example"]}`:                                  "no verdict",
 	} {
 		if code, text := send(form); code != http.StatusBadRequest && !(code == http.StatusOK && want == "no verdict") || !strings.Contains(text, want) {
 			t.Errorf("%s: %d %s", form, code, text)
 		}
+	}
+	code, text := send(`{"ip": "192.0.2.7", "helo": "h.example", "from": "boss@strict.example", "rcpt": ["b@mx.example"], "known": "past: {delivered: 12}"}`)
+	if code != http.StatusOK || !strings.Contains(text, "Test: it would be let in") || !strings.Contains(text, "regular") {
+		t.Errorf("what is remembered counts for nothing: %d %s", code, text)
 	}
 	for from, want := range map[string]string{"boss@strict.example": "Test: refused by policy", "<>": "Test: it would be let in"} {
 		code, text := send(`{"ip": "192.0.2.7", "helo": "h.example", "from": "` + from + `", "rcpt": ["b@mx.example"], "message": ""}`)

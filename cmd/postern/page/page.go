@@ -57,6 +57,7 @@ type Session struct {
 	Rcpt      []string `json:"rcpt"`
 	Submitter string   `json:"submitter"`
 	Message   string   `json:"message"` // empty: one is made up
+	Known     string   `json:"known"`   // what is remembered of the sender, as test-session has it behind --known
 }
 
 // Tested is what came of it.

@@ -177,12 +177,14 @@ func (t *Tested) WriteText(w io.Writer) error {
 	for _, tag := range v.Tags {
 		b.WriteString("  adds " + tag + "\n")
 	}
+	x, _ := t.View()
+	b.WriteString("\nIn words\n")
+	x.WriteStory(&b)
 	b.WriteString("\nFacts\n")
 	tw := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	writeFacts(tw, reflect.ValueOf(t.record.Facts), "")
 	_ = tw.Flush() // into a Builder
 
-	x := view.NewTransaction(t.record, t.chain, "", "")
 	b.WriteString("\nWho\n")
 	view.WriteIdentities(&b, x.Identities)
 	b.WriteString("\nChecks\n")

@@ -22,7 +22,7 @@ func Candidate(w io.Writer, r *audit.CandidateReport, asJSON bool) error {
 	fmt.Fprintf(&b, "%s\njudged by the candidate %s too\n\n", heading(r.Comparison), r.Candidate)
 	writeComparison(&b, r.Comparison)
 	if r.Earlier > 0 {
-		fmt.Fprintf(&b, "\n%d transactions were judged by other candidates, and left out\n", r.Earlier)
+		fmt.Fprintf(&b, "\nJudged by other candidates, and left out: %s\n", Counted(r.Earlier, "transaction"))
 	}
 	b.WriteString(readTrouble(r.Read))
 	_, err := io.WriteString(w, configs.Printable(b.String()))
@@ -120,7 +120,7 @@ func heading(c *audit.Comparison) string {
 	if c.Records > 0 {
 		span = fmt.Sprintf(", from %s to %s", c.First.Local().Format(form), c.Last.Local().Format(form+" MST"))
 	}
-	return fmt.Sprintf("%d transactions with %d verdicts, one for each recipient%s", c.Records, c.Verdicts, span)
+	return fmt.Sprintf("%s with %s, one for each recipient%s", Counted(c.Records, "transaction"), Counted(c.Verdicts, "verdict"), span)
 }
 
 // readTrouble tells of what could not be read.

@@ -33,7 +33,7 @@ func Overrides(w io.Writer, l *audit.OverrideList) error {
 	case l.Journal == "":
 		b.WriteString("\nNo journal is kept, so nobody knows which are used.\n")
 	case l.Since != nil:
-		fmt.Fprintf(&b, "\n%d transactions since %s\n", l.Transactions, l.Since.UTC().Format("2006-01-02 15:04"))
+		fmt.Fprintf(&b, "\n%s since %s\n", Counted(l.Transactions, "transaction"), l.Since.UTC().Format("2006-01-02 15:04"))
 	default:
 		b.WriteString("\nThe journal has no transactions of that time.\n")
 	}

@@ -87,6 +87,23 @@ func (v Transaction) Plain() Plain {
 	return p
 }
 
+// WriteStory prints the sentences: what happened, what the rule went by, and what to tell who asks.
+func (v Transaction) WriteStory(b *strings.Builder) {
+	p := v.Plain()
+	for _, sentence := range p.Story {
+		b.WriteString("  " + sentence + "\n")
+	}
+	if len(p.Because) > 0 {
+		b.WriteString("  That rule went by this:\n")
+		for _, sentence := range p.Because {
+			b.WriteString("    " + sentence + "\n")
+		}
+	}
+	if p.Advice != "" {
+		b.WriteString("  To tell who asks: " + p.Advice + "\n")
+	}
+}
+
 // caller says who came, and when.
 func (v Transaction) caller() string {
 	f := &v.Record.Facts

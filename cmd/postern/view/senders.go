@@ -51,8 +51,8 @@ func period(r *audit.SenderReport) string {
 func writeReportText(w io.Writer, r *audit.SenderReport) error {
 	var b strings.Builder
 	t := &r.Total
-	fmt.Fprintf(&b, "%s\n%d messages: %d passed, %d tagged, %d held, %d deferred, %d rejected by the policy; %d delivered\n",
-		period(r), t.Messages, t.Passed, t.Tagged, t.Held, t.Deferred, t.Rejected, t.Delivered)
+	fmt.Fprintf(&b, "%s\n%s: %d passed, %d tagged, %d held, %d deferred, %d rejected by the policy; %d delivered\n",
+		period(r), Counted(t.Messages, "message"), t.Passed, t.Tagged, t.Held, t.Deferred, t.Rejected, t.Delivered)
 	if t.Observed > 0 {
 		fmt.Fprintf(&b, "The policy only observed: %d of the %d held, deferred and rejected were not refused.\n", t.Observed, t.Refused())
 	}

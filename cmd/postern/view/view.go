@@ -17,7 +17,7 @@ import (
 )
 
 // Counted is a number of things.
-func Counted(n int, what string) string {
+func Counted[N int | int64 | uint64](n N, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
@@ -241,6 +241,8 @@ func (v Transaction) first(b *strings.Builder) {
 	b.WriteString("\nVerdict\n")
 	v.verdict(b)
 	v.held(b)
+	b.WriteString("\nIn words\n")
+	v.WriteStory(b)
 	b.WriteString("\nWho\n")
 	WriteIdentities(b, v.Identities)
 	b.WriteString("\nReplies\n")
