@@ -43,6 +43,7 @@ var floors = map[string]int{
 	"checks/memory":           1,
 	"checks/milter":           2,
 	"checks/network":          1,
+	"proxy/amtp/spool":        1,
 	"proxy/amtp/users":        1,
 	"policy/journal/index":    1,
 	"metrics/admin":           1,
