@@ -99,7 +99,9 @@ packages: $(BIN)/nfpm-$(NFPM) ## .deb and .rpm for amd64 and arm64, in ./bin/pac
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/package/postern ./cmd/postern
 	cd $(BIN)/package && ./postern manual man && gzip -9n man/*.8
 	cd $(BIN)/package && ./postern completion bash >postern.bash && ./postern completion zsh >_postern && ./postern completion fish >postern.fish
-	sed 's,/usr/local/bin/postern,/usr/bin/postern,' deploy/systemd/postern.service >$(BIN)/package/postern.service
+	for unit in postern postern-amtp-hold; do \
+	  sed 's,/usr/local/bin/postern,/usr/bin/postern,' deploy/systemd/$$unit.service >$(BIN)/package/$$unit.service; \
+	done
 	gzip -9nc CHANGELOG.md >$(BIN)/package/changelog.gz
 	for arch in amd64 arm64; do for format in deb rpm; do \
 	  ARCH=$$arch VERSION=$(PACKAGE_VERSION) $(BIN)/nfpm-$(NFPM) package -f deploy/packaging/nfpm.yaml -p $$format -t $(BIN)/packages; \

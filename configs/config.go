@@ -43,6 +43,8 @@ type Config struct {
 	Milters        []Milter        `yaml:"milters"`
 	PolicyServices []PolicyService `yaml:"policy_services"`
 
+	AMTP AMTP `yaml:"amtp"`
+
 	Log Log `yaml:"log"`
 
 	// places holds where each value was said, by key path: "listeners[0].tls".
@@ -391,6 +393,7 @@ func Default() *Config {
 		Journal: Journal{Keep: 14 * 24 * time.Hour, RotateSize: 256 * MiB},
 		State:   State{Timeout: 50 * time.Millisecond, Keep: 36 * 24 * time.Hour, TLS: "off", Prefix: "postern:"},
 		Admin:   Admin{Address: "127.0.0.1:9125"},
+		AMTP:    AMTP{Hold: defaultAMTPHold()},
 		Log:     Log{Level: "info", Format: "json"},
 	}
 }

@@ -89,25 +89,26 @@ func reference(v reflect.Value, path string, defaults map[string]string, types m
 
 // elements are what an element of a list needs besides the key in question.
 var elements = map[string]map[string]string{
-	"listeners":           {"name": "mx", "address": `":25"`},
-	"tls.certificates":    {"certificate": "a.pem", "key": "a.key"},
-	"backends":            {"name": "mta", "addresses": `["192.0.2.1:25"]`, "tls": "verify"},
-	"routes":              {"recipients": "[example.net]", "backend": "mta"},
-	"checks.dnsbl.zones":  {"zone": "bl.example"},
-	"lists":               {"name": "some"},
-	"policy.let":          {"name": "some", "is": `"true"`},
-	"policy.rules":        {"name": "some", "when": `"true"`, "do": "pass"},
-	"policy.rules.for":    {"do": "hold"},
-	"milters":             {"name": "some", "address": `"127.0.0.1:11332"`},
-	"policy_services":     {"name": "some", "address": `"127.0.0.1:10023"`},
-	"retrieve":            {"domain": "example.org", "host": `"backup.example:25"`},
-	"overrides":           {"name": "some", "owner": "me", "reason": "why", "until": "2027-01-01"},
-	"overrides.excuse":    {"proof": "{address: [192.0.2.1]}"},
-	"overrides.do":        {"proof": "{address: [192.0.2.1]}"},
-	"overrides.match":     {"proof": "{address: [192.0.2.1]}", "excuse": "[spf]"},
-	"overrides.proof":     {"excuse": "[spf]"},
-	"overrides.unsafe":    {"excuse": "[spf]", "match": "{domains: [example.net]}"},
-	"overrides.otherwise": {"excuse": "[spf]", "proof": "{address: [192.0.2.1]}"},
+	"listeners":              {"name": "mx", "address": `":25"`},
+	"tls.certificates":       {"certificate": "a.pem", "key": "a.key"},
+	"amtp.hold.certificates": {"certificate": "a.pem", "key": "a.key"},
+	"backends":               {"name": "mta", "addresses": `["192.0.2.1:25"]`, "tls": "verify"},
+	"routes":                 {"recipients": "[example.net]", "backend": "mta"},
+	"checks.dnsbl.zones":     {"zone": "bl.example"},
+	"lists":                  {"name": "some"},
+	"policy.let":             {"name": "some", "is": `"true"`},
+	"policy.rules":           {"name": "some", "when": `"true"`, "do": "pass"},
+	"policy.rules.for":       {"do": "hold"},
+	"milters":                {"name": "some", "address": `"127.0.0.1:11332"`},
+	"policy_services":        {"name": "some", "address": `"127.0.0.1:10023"`},
+	"retrieve":               {"domain": "example.org", "host": `"backup.example:25"`},
+	"overrides":              {"name": "some", "owner": "me", "reason": "why", "until": "2027-01-01"},
+	"overrides.excuse":       {"proof": "{address: [192.0.2.1]}"},
+	"overrides.do":           {"proof": "{address: [192.0.2.1]}"},
+	"overrides.match":        {"proof": "{address: [192.0.2.1]}", "excuse": "[spf]"},
+	"overrides.proof":        {"excuse": "[spf]"},
+	"overrides.unsafe":       {"excuse": "[spf]", "match": "{domains: [example.net]}"},
+	"overrides.otherwise":    {"excuse": "[spf]", "proof": "{address: [192.0.2.1]}"},
 }
 
 // Each example of the reference is not only of the right type: a file that says it, and what
@@ -151,6 +152,12 @@ func TestExamplesOfTheReferenceLoad(t *testing.T) {
 		switch m[1] {
 		case "routes[].recipients", "routes[].backend":
 			text += `backends: [{name: mta, addresses: ["192.0.2.1:25"]}]` + "\n"
+		case "amtp.hold.addresses":
+			text = "amtp: {hold: {users: u, spool: s, smarthost: {address: \"127.0.0.1:25\"}, " + strings.TrimPrefix(text, "amtp: {hold: {")
+		case "amtp.hold.smarthost.ca":
+			text = strings.Replace(text, "{ca:", "{tls: verify, ca:", 1)
+		case "amtp.hold.spool_size_per_user", "amtp.hold.entries":
+			text = strings.Replace(text, "{hold: {", "{hold: {spool_size: 5GiB, entries_per_user: 10, ", 1)
 		case "journal.hash_local_parts":
 			text = "journal: {hash_local_parts: true, hash_key: a.key}\n"
 		case "state.tls", "state.password_file":

@@ -59,6 +59,7 @@ func (l *loader) validate(c *Config) {
 	}
 	l.retrieve(c)
 	l.filters(c)
+	l.hold(&c.AMTP.Hold)
 	for i, name := range c.Admin.Hosts {
 		if !isHostname(name) {
 			l.fault(fmt.Sprintf("admin.hosts[%d]", i), "admin.hosts: %q is no host name: write the name alone, without port", name)

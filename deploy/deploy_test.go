@@ -375,9 +375,15 @@ func load(t *testing.T, text string) error {
 	return err
 }
 
-// The unit's limits must fit the program's defaults.
+// The units' limits must fit the program's defaults.
 func TestUnitFitsTheDefaults(t *testing.T) {
-	b, err := os.ReadFile("systemd/postern.service")
+	for _, name := range []string{"postern.service", "postern-amtp-hold.service"} {
+		t.Run(name, func(t *testing.T) { unitFits(t, "systemd/"+name) })
+	}
+}
+
+func unitFits(t *testing.T, file string) {
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -477,7 +483,7 @@ func TestPackageFiles(t *testing.T) {
 		}
 	}
 	for _, dst := range []string{
-		"/usr/bin/postern", "/usr/lib/systemd/system/postern.service", "/usr/lib/systemd/system/postern.socket", "/usr/lib/sysusers.d/postern.conf",
+		"/usr/bin/postern", "/usr/lib/systemd/system/postern.service", "/usr/lib/systemd/system/postern.socket", "/usr/lib/systemd/system/postern-amtp-hold.service", "/usr/lib/sysusers.d/postern.conf",
 		"/usr/lib/tmpfiles.d/postern.conf", "/etc/fail2ban/filter.d/postern.conf", "/etc/fail2ban/jail.d/postern.conf", "/usr/share/man/man8/",
 		"/usr/share/bash-completion/completions/postern", "/usr/share/doc/postern/copyright", "/usr/share/doc/postern/bom.cdx.json", "/usr/share/doc/postern/examples/",
 	} {

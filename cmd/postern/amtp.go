@@ -15,14 +15,40 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"postern/cmd/postern/service"
+	"postern/configs"
 	"postern/proxy/amtp/users"
 )
 
 func newAMTP() *cobra.Command {
-	return group("amtp", "The users of AMTP, and the mail that they send", newAMTPPasswd())
+	return group("amtp", "The users of AMTP, and the mail that they send", newAMTPPasswd(), newAMTPHold())
+}
+
+func newAMTPHold() *cobra.Command {
+	var opt configs.Options
+	cmd := &cobra.Command{
+		Use: "hold", Short: "Keep the mail of AMTP's users until it is fetched", Args: noArguments,
+		Long: `Run the server of AMTP's senders (amtp.hold in the configuration), until SIGTERM. Users
+log in and send; their mail is kept in files that are synced before they hear 250, is
+announced to the servers of its recipients, and given to the very address that it was
+announced to. Where there is no server of AMTP it goes to a smarthost, or its sender is
+told (amtp.hold.fallback); what nobody fetches in time comes back to its sender.
+
+It is a server of its own: postern serve never does this, and both may run on one
+machine if it has two addresses, as each wants port 26 of its own.
+
+SIGHUP reads the users and certificates again, which happens by itself where they
+change; everything else is read at a start alone.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return service.Hold(cmd.Context(), opt, cmd.ErrOrStderr())
+		},
+	}
+	configFlag(cmd, &opt.File)
+	return cmd
 }
 
 func newAMTPPasswd() *cobra.Command {
+	var opt configs.Options
 	var file string
 	var remove bool
 	cmd := &cobra.Command{
@@ -38,7 +64,7 @@ others could see in the list of processes.
 The file is replaced in one step, its other lines and comments stay as they are, and
 a server that runs reads it again by itself within a second. A new file can be read
 by its owner and its group.`,
-		Example: `  postern amtp passwd --users /etc/postern/amtp-users alice alice@example.org
+		Example: `  postern amtp passwd alice alice@example.org
   printf '%s\n' "$PASSWORD" | postern amtp passwd --users /etc/postern/amtp-users alice`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 1 || len(args) > 2 || remove && len(args) > 1 {
@@ -48,7 +74,10 @@ by its owner and its group.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if file == "" {
-				return usageError{errors.New("say which file: --users FILE")}
+				var err error
+				if file, err = usersFile(opt); err != nil {
+					return err
+				}
 			}
 			if remove {
 				return removeUser(cmd, file, args[0])
@@ -56,9 +85,29 @@ by its owner and its group.`,
 			return setPassword(cmd, file, args)
 		},
 	}
-	cmd.Flags().StringVar(&file, "users", "", "the `file` of users")
+	configFlag(cmd, &opt.File)
+	named := cmd.PreRunE
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if file != "" {
+			return nil // no configuration is needed
+		}
+		return named(cmd, args)
+	}
+	cmd.Flags().StringVar(&file, "users", "", "the `file` of users, in place of that of the configuration")
 	cmd.Flags().BoolVar(&remove, "remove", false, "take the user out of the file")
 	return cmd
+}
+
+// usersFile is the file that a configuration names.
+func usersFile(opt configs.Options) (string, error) {
+	cfg, err := configs.Load(opt)
+	if err != nil {
+		return "", err
+	}
+	if cfg.AMTP.Hold.Users == "" {
+		return "", errors.New("the configuration names no file of users (amtp.hold.users): say which one by --users FILE")
+	}
+	return cfg.AMTP.Hold.Users, nil
 }
 
 // setPassword gives the user of args[0] a password, and the address of args[1] where there is one.

@@ -44,6 +44,7 @@ var floors = map[string]int{
 	"checks/milter":           2,
 	"checks/network":          1,
 	"proxy/amtp/spool":        1,
+	"proxy/amtp/holder":       5,
 	"proxy/amtp/users":        1,
 	"policy/journal/index":    1,
 	"metrics/admin":           1,

@@ -64,6 +64,7 @@ func TestScripts(t *testing.T) {
 			"ended":    scriptEnded,
 			"send":     scriptSend,
 			"data":     scriptData,
+			"dialogue": scriptDialogue,
 			"finish":   scriptFinish,
 			"peer":     scriptPeer,
 			"get":      scriptGet,
@@ -315,6 +316,16 @@ func scriptData(ts *testscript.TestScript, _ bool, args []string) {
 	_, err := io.WriteString(c.Conn, "From: a@none.example\r\n\r\nhalf")
 	must(ts, err)
 	processes.Store(processKey(ts.Name()+"/"+args[1]), c)
+}
+
+// dialogue ADDRESS FILE: say what the file says (C:) and print all that was said.
+func scriptDialogue(ts *testscript.TestScript, _ bool, args []string) {
+	c := connect(ts, args[0])
+	defer c.Close()
+	said, err := smtptest.Play(c, ts.ReadFile(args[1]))
+	must(ts, err)
+	_, err = io.WriteString(ts.Stdout(), said)
+	must(ts, err)
 }
 
 // finish NAME REPLY: end the message; the reply begins with REPLY.

@@ -1,0 +1,6 @@
+package configs
+
+// AMTP is the Authenticated Mail Transfer Protocol.
+type AMTP struct {
+	Hold AMTPHold `yaml:"hold"`
+}

@@ -1,0 +1,580 @@
+package holder_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"postern/checks/dnstest"
+	"postern/checks/leaktest"
+	"postern/checks/logtest"
+	"postern/configs"
+	"postern/proxy/amtp"
+	"postern/proxy/amtp/holder"
+	"postern/proxy/amtp/spool"
+	"postern/proxy/amtp/users"
+	"postern/proxy/backend"
+	"postern/proxy/smtp"
+	"postern/proxy/smtptest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
+
+// aliceHash is that of "correct horse", of the least cost: to make one takes time.
+const aliceHash = "$2a$10$vHwU1KjImftW0Jon7RT3auEH6YF6lrY91IYKmRc1/kw56j.BlC.jG"
+
+const world = `
+$ORIGIN .
+far.example.     MX 10 mx.far.example.
+mx.far.example.  A  127.0.0.2
+bare.example.    A  127.0.0.2
+null.example.    MX 0 .
+private.example. MX 10 host.private.example.
+host.private.example. A 10.9.9.9
+`
+
+// pair is a holder at 127.0.0.1, and a server at 127.0.0.2 that mail is announced to, as the proxy is one; a smarthost
+// takes what comes by SMTP.
+type pair struct {
+	t       *testing.T
+	dir     string
+	log     logtest.Log
+	spool   *spool.Spool
+	holder  *holder.Holder
+	at      string // of the holder
+	sink    *smtptest.Sink
+	options holder.Options
+	end     func()
+
+	peer *peer
+}
+
+// peer notes what is announced to it, and fetches when it is told to.
+type peer struct {
+	net.Listener
+	answer    func(amtp.Announcement) smtp.Reply // to SELO; nil: 250
+	mu        sync.Mutex
+	announced []amtp.Announcement
+	deaf      bool // no server of AMTP is there
+}
+
+func (p *peer) Begin(*amtp.Session) amtp.Guest { return visit{p} }
+
+type visit struct{ p *peer }
+
+func (v visit) Login(context.Context, string, string) (smtp.Path, error) {
+	return smtp.Path{}, amtp.ErrCredentials
+}
+func (v visit) Recipient(context.Context, smtp.Path) smtp.Reply { return amtp.NotLocal }
+func (v visit) Message(context.Context, *amtp.Submission) smtp.Reply {
+	return smtp.Reply{Code: 451}
+}
+func (v visit) Reset() {}
+func (v visit) End()   {}
+func (v visit) Sema(context.Context, amtp.Claim) (amtp.Parcel, smtp.Reply) {
+	return nil, amtp.NoMail
+}
+
+func (v visit) Selo(_ context.Context, a amtp.Announcement) smtp.Reply {
+	v.p.mu.Lock()
+	defer v.p.mu.Unlock()
+	v.p.announced = append(v.p.announced, a)
+	if v.p.answer != nil {
+		return v.p.answer(a)
+	}
+	return amtp.SeloAccepted
+}
+
+// start makes a pair; change may be nil.
+func start(t *testing.T, change func(*holder.Options, *pair)) *pair {
+	t.Helper()
+	p := &pair{t: t, dir: t.TempDir(), sink: smtptest.NewSink(smtptest.SinkOptions{})}
+	t.Cleanup(p.sink.Close)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(p.log.String())
+		}
+	})
+	log := slog.New(slog.NewTextHandler(&p.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	file := filepath.Join(p.dir, "users")
+	if err := os.WriteFile(file, []byte("alice alice@near.example "+aliceHash+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	who, err := users.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zone, err := dnstest.Parse(world)
+	if err != nil {
+		t.Fatal(err)
+	}
+	smarthost, err := backend.New([]configs.Backend{{Name: "smarthost", Addresses: []string{p.sink.Addr()}, TLS: "off", Identity: "none"}}, nil, backend.Options{Hostname: "near.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(smarthost.Close)
+
+	// The other server.
+	p.peer = &peer{}
+	if p.peer.Listener, err = net.Listen("tcp", "127.0.0.2:0"); err != nil {
+		t.Fatal(err)
+	}
+	d := configs.Default()
+	settings := &amtp.Settings{Hostname: "test.example", Limits: d.Limits, Timeouts: d.Timeouts}
+	settings.Limits.HeaderFields = 100
+	admit := func(netip.Addr) (func(), string) { return func() {}, "" }
+	other := &amtp.Server{Name: "far", Handler: p.peer, Settings: func() *amtp.Settings { return settings }, Admit: admit, Log: slog.New(slog.DiscardHandler)}
+	served := make(chan error, 1)
+	go func() { served <- other.Serve(p.peer.Listener) }()
+	t.Cleanup(func() {
+		_ = other.Shutdown(context.Background())
+		<-served
+	})
+
+	p.options = holder.Options{
+		Hostname: "near.example", Users: who, Resolver: zone, Smarthost: smarthost.Route(smtp.Path{}), Fallback: true,
+		Port: netip.MustParseAddrPort(p.peer.Addr().String()).Port(), Lifetime: time.Hour, Retry: 50 * time.Millisecond, Timeout: 30 * time.Second,
+		Callable: func(a netip.Addr) error {
+			return amtp.Callable(a, []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")})
+		},
+		Log: log, Connections: 100, ConnectionsPerClient: 100,
+	}
+	p.options.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		p.peer.mu.Lock()
+		defer p.peer.mu.Unlock()
+		switch {
+		case address == "127.0.0.2:25":
+			address = p.sink.Addr()
+		case p.peer.deaf:
+			return nil, errors.New("connection refused")
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}
+	if change != nil {
+		change(&p.options, p)
+	}
+	p.run()
+	t.Cleanup(func() { p.end() })
+	return p
+}
+
+// run starts the holder on its spool; end stops it.
+func (p *pair) run() {
+	t := p.t
+	var err error
+	if p.spool, err = spool.Open(filepath.Join(p.dir, "spool"), spool.Limits{Octets: 1 << 20, OctetsPerUser: 1 << 20, Entries: 100, EntriesPerUser: 100}, p.options.Log); err != nil {
+		t.Fatal(err)
+	}
+	o := p.options
+	o.Spool = p.spool
+	p.holder = holder.New(o)
+	d := configs.Default()
+	settings := &amtp.Settings{Hostname: "near.example", Limits: d.Limits, Timeouts: d.Timeouts}
+	server := &amtp.Server{Name: "near", Handler: p.holder, Settings: func() *amtp.Settings { return settings }, Admit: p.holder.Admit, Log: o.Log}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.at = ln.Addr().String()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }()
+	ctx, cancel := context.WithCancel(context.Background())
+	worked := make(chan struct{})
+	h := p.holder
+	go func() {
+		defer close(worked)
+		h.Run(ctx, context.Background())
+	}()
+	var once sync.Once
+	p.end = func() {
+		once.Do(func() {
+			cancel()
+			_ = server.Shutdown(context.Background())
+			<-served
+			<-worked
+			if err := p.spool.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// say is a conversation with the holder, a line each; what is answered comes back, a reply each, the greeting first.
+func (p *pair) say(lines ...string) (replies []string) {
+	p.t.Helper()
+	conn, err := net.Dial("tcp", p.at)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	br := bufio.NewReaderSize(conn, 4096)
+	read := func() {
+		r, err := smtp.ReadReply(br)
+		if err != nil {
+			p.t.Fatalf("%v, behind %q", err, replies)
+		}
+		replies = append(replies, r.String())
+	}
+	read()
+	for _, l := range lines {
+		if _, err := io.WriteString(conn, l+"\r\n"); err != nil {
+			p.t.Fatal(err)
+		}
+		if !strings.HasSuffix(l, "\\") {
+			read()
+		}
+	}
+	return replies
+}
+
+// send has alice send a message to a recipient.
+func (p *pair) send(to string) {
+	p.t.Helper()
+	got := p.say("USER", "alice correct horse", "RCPT TO:"+to, "HEAD", "Subject: hello\r\nTo: "+to+"\r\n.", "DATA", "first line\r\n..dotted\r\n</BODY>\r\nlast line\r\n.", "QUIT")
+	if len(got) != 9 || !strings.HasPrefix(got[7], "250 ") {
+		p.t.Fatalf("%q", got)
+	}
+}
+
+// eventually waits for what must come, however busy the machine is.
+func (p *pair) eventually(what string, is func() bool) {
+	p.t.Helper()
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			p.t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+func (p *pair) entries() int {
+	_, n := p.spool.Used()
+	return n
+}
+
+// announcement waits for the nth SELO.
+func (p *pair) announcement(n int) (a amtp.Announcement) {
+	p.t.Helper()
+	p.eventually(fmt.Sprintf("SELO %d", n), func() bool {
+		p.peer.mu.Lock()
+		defer p.peer.mu.Unlock()
+		if len(p.peer.announced) >= n {
+			a = p.peer.announced[n-1]
+			return true
+		}
+		return false
+	})
+	return a
+}
+
+// fetch asks for a message from an address, and says what became of it; nil: the connection is cut.
+func (p *pair) fetch(from string, c amtp.Claim, word *smtp.Reply) (text string, noted smtp.Reply, err error) {
+	var conn net.Conn
+	caller := &amtp.Caller{Dial: func(ctx context.Context, network, address string) (_ net.Conn, err error) {
+		conn, err = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).DialContext(ctx, network, address)
+		return conn, err
+	}}
+	call, err := caller.Open(context.Background(), netip.MustParseAddrPort(p.at))
+	if err != nil {
+		return "", smtp.Reply{}, err
+	}
+	defer call.Close()
+	noted, err = call.Fetch(c, "near.example", func(m *amtp.Message, err error) smtp.Reply {
+		if err != nil {
+			p.t.Errorf("the message: %v", err)
+			return smtp.Reply{Code: 550}
+		}
+		body, err := io.ReadAll(m.Body)
+		if err != nil {
+			p.t.Errorf("the body: %v", err)
+		}
+		text = string(m.Head) + string(body)
+		if word == nil {
+			_ = conn.Close()
+			return smtp.Reply{Code: 451}
+		}
+		return *word
+	})
+	return text, noted, err
+}
+
+var (
+	delivered = smtp.Reply{Code: 250, Enhanced: "2.0.0", Text: "Ok"}
+	bob       = "bob@far.example"
+)
+
+func claimOf(a amtp.Announcement) amtp.Claim {
+	return amtp.Claim{Recipient: a.Recipient, Number: a.Number}
+}
+
+// A user's mail is announced to the server of its recipient, fetched by it, and forgotten when that says 250.
+func TestMailIsFetched(t *testing.T) {
+	p := start(t, nil)
+	p.send(bob)
+	a := p.announcement(1)
+	if a.Domain != "near.example" || a.Recipient.String() != bob || len(a.Number) != 39 {
+		t.Errorf("%+v", a)
+	}
+	text, noted, err := p.fetch("127.0.0.2", claimOf(a), &delivered)
+	if err != nil || noted.Code != 250 {
+		t.Fatalf("%v, %v", noted, err)
+	}
+	for _, want := range []string{"From: alice@near.example\r\n", "Subject: hello\r\n", "To: bob@far.example\r\n", "\r\n\r\nfirst line\r\n.dotted\r\n</BODY>\r\nlast line\r\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in\n%s", want, text)
+		}
+	}
+	p.eventually("nothing waits", func() bool { return p.entries() == 0 })
+	if log := p.log.String(); strings.Contains(log, "horse") || !strings.Contains(log, "msg=delivered") {
+		t.Error("the log has the password, or no delivery")
+	}
+	if _, _, err := p.fetch("127.0.0.2", claimOf(a), &delivered); err == nil {
+		t.Error("it was given away twice")
+	}
+}
+
+// Whoever asks with a number that is not his hears the same, whatever is wrong; and not for ever.
+func TestMailOfOthers(t *testing.T) {
+	p := start(t, nil)
+	p.send(bob)
+	a := p.announcement(1)
+	p.eventually("announced", func() bool { return strings.Contains(p.log.String(), "msg=announced") })
+	wrong := a.Number[:38] + string('0'+('9'-a.Number[38]))
+	if wrong == a.Number {
+		t.Fatal("the number is the same")
+	}
+	refusals := map[string]bool{}
+	for _, c := range []struct {
+		from  string
+		claim amtp.Claim
+	}{
+		{"127.0.0.1", claimOf(a)},
+		{"127.0.0.3", claimOf(a)},
+		{"127.0.0.2", amtp.Claim{Recipient: a.Recipient, Number: wrong}},
+		{"127.0.0.2", amtp.Claim{Recipient: smtp.Path{Local: "Bob", Domain: "far.example"}, Number: a.Number}},
+		{"127.0.0.2", amtp.Claim{Recipient: smtp.Path{Local: "bob", Domain: "bare.example"}, Number: a.Number}},
+	} {
+		_, _, err := p.fetch(c.from, c.claim, &delivered)
+		var r *amtp.Refusal
+		if !errors.As(err, &r) || r.Reply.Code != 555 {
+			t.Errorf("%+v: %v", c, err)
+			continue
+		}
+		refusals[r.Reply.String()] = true
+	}
+	if len(refusals) != 1 {
+		t.Errorf("the answers tell something: %v", refusals)
+	}
+	// Other clients of loopback guess on and on, and are turned away.
+	turned := false
+	for range 100 {
+		if _, _, err := p.fetch("127.0.0.4", amtp.Claim{Recipient: a.Recipient, Number: wrong}, &delivered); err != nil && strings.Contains(err.Error(), "421") {
+			turned = true
+			break
+		}
+	}
+	if !turned {
+		t.Error("a hundred guesses were answered")
+	}
+	if text, _, err := p.fetch("127.0.0.2", claimOf(a), &delivered); err != nil || text == "" {
+		t.Errorf("its own server: %v", err)
+	}
+	if got := p.say("SELO far.example 1 alice@near.example")[1]; !strings.HasPrefix(got, "550 ") {
+		t.Errorf("SELO to a holder: %s", got)
+	}
+}
+
+// A mail server that is away, and a connection that breaks behind the message: it is fetched again, and where nobody
+// knows whether it arrived, that is said.
+func TestMailIsFetchedAgain(t *testing.T) {
+	p := start(t, nil)
+	p.send(bob)
+	a := p.announcement(1)
+	away := smtp.Reply{Code: 451, Enhanced: "4.4.1", Text: "The mail server is away"}
+	if _, noted, err := p.fetch("127.0.0.2", claimOf(a), &away); err != nil || noted.Code != 250 {
+		t.Fatalf("%v, %v", noted, err)
+	}
+	if _, _, err := p.fetch("127.0.0.2", claimOf(a), nil); err == nil {
+		t.Fatal("the last word was said")
+	}
+	p.eventually("it is said that it may come twice", func() bool { return strings.Contains(p.log.String(), "it may arrive twice") })
+
+	// And once more behind a restart, which says so again; the number is the same.
+	p.end()
+	p.run()
+	if n := strings.Count(p.log.String(), "it may arrive twice"); n != 2 {
+		t.Errorf("said %d times", n)
+	}
+	p.peer.mu.Lock()
+	n := len(p.peer.announced)
+	p.peer.mu.Unlock()
+	if again := p.announcement(n + 1); again != a {
+		t.Errorf("%+v, and then %+v", a, again)
+	}
+	if text, noted, err := p.fetch("127.0.0.2", claimOf(a), &delivered); err != nil || noted.Code != 250 || text == "" {
+		t.Fatalf("%v, %v", noted, err)
+	}
+	p.eventually("nothing waits", func() bool { return p.entries() == 0 })
+	if !strings.Contains(p.log.String(), "twice_possible=true") {
+		t.Error("nothing is said of it in the end")
+	}
+}
+
+// What cannot arrive comes back to its sender, with the null reverse-path (RFC 3464).
+func TestReports(t *testing.T) {
+	refused := smtp.Reply{Code: 550, Enhanced: "7.1", Text: "We do not want\u202e it"}
+	for name, c := range map[string]struct {
+		to     string
+		change func(*holder.Options, *pair)
+		word   *smtp.Reply
+		status string
+		why    string
+	}{
+		"the chain refuses it": {to: bob, word: &refused, status: "5.7.1", why: "550 5.7.1 We do not want"},
+		"SELO is refused": {to: bob, change: func(_ *holder.Options, p *pair) {
+			p.peer.answer = func(amtp.Announcement) smtp.Reply { return amtp.NoSelo }
+		}, status: "5.0.0", why: "said to SELO: 550"},
+		"no domain":           {to: "bob@nowhere.example", status: "5.1.2", why: "has no host that takes mail"},
+		"null MX":             {to: "bob@null.example", status: "5.1.10", why: "takes no mail"},
+		"a private address":   {to: "bob@private.example", status: "5.4.4", why: "10.9.9.9"},
+		"nobody fetches it":   {to: bob, change: func(o *holder.Options, _ *pair) { o.Lifetime = 300 * time.Millisecond }, status: "5.4.7", why: "not fetched in time"},
+		"no AMTP and no SMTP": {to: bob, change: func(o *holder.Options, p *pair) { o.Fallback, p.peer.deaf = false, true }, status: "5.4.1", why: "no server of AMTP"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := start(t, c.change)
+			p.send(c.to)
+			if c.word != nil {
+				if _, _, err := p.fetch("127.0.0.2", claimOf(p.announcement(1)), c.word); err != nil {
+					t.Fatal(err)
+				}
+			}
+			p.eventually("nothing waits", func() bool { return p.entries() == 0 })
+			got := p.sink.Messages()
+			if len(got) != 1 || !got[0].From.IsNull() || len(got[0].To) != 1 || got[0].To[0].Path.String() != "alice@near.example" {
+				t.Fatalf("%+v", got)
+			}
+			for _, want := range []string{
+				"\r\nTo: alice@near.example\r\n", "report-type=delivery-status", "\r\nReporting-MTA: dns; near.example\r\n",
+				"\r\nFinal-Recipient: rfc822; " + c.to + "\r\nAction: failed\r\nStatus: " + c.status + "\r\n", "\r\nSubject: hello\r\n", "\r\nAuto-Submitted: auto-replied\r\n",
+			} {
+				if !strings.Contains(string(got[0].Text), want) {
+					t.Errorf("%q is not in\n%s", want, got[0].Text)
+				}
+			}
+			if folded := strings.Join(strings.Fields(string(got[0].Text)), " "); !strings.Contains(folded, c.why) {
+				t.Errorf("%q is not in\n%s", c.why, got[0].Text)
+			}
+			if strings.Contains(string(got[0].Text), "first line") {
+				t.Error("the report has the text of the mail")
+			}
+		})
+	}
+}
+
+// Where no server of AMTP is and one of SMTP is, the smarthost takes it; where both are away it is tried again.
+func TestFallback(t *testing.T) {
+	p := start(t, func(_ *holder.Options, p *pair) { p.peer.deaf = true })
+	p.send(bob)
+	p.eventually("nothing waits", func() bool { return p.entries() == 0 })
+	got := p.sink.Messages()
+	if len(got) != 1 || got[0].From.String() != "alice@near.example" || got[0].To[0].Path.String() != bob {
+		t.Fatalf("%+v", got)
+	}
+	text := string(got[0].Text)
+	if !strings.HasPrefix(text, "Received: by near.example with AMTP id ") || !strings.Contains(text, "\r\nFrom: alice@near.example\r\n") || !strings.HasSuffix(text, "\r\n\r\nfirst line\r\n.dotted\r\n</BODY>\r\nlast line\r\n") {
+		t.Errorf("%s", text)
+	}
+}
+
+func TestFallbackWaitsForTheSmarthost(t *testing.T) {
+	var mu sync.Mutex
+	answers := []string{"451 4.3.0 Later\r\n", "550 5.1.1 Nobody\r\n"}
+	p := start(t, func(o *holder.Options, p *pair) {
+		p.peer.deaf = true
+		sink := smtptest.NewSink(smtptest.SinkOptions{Script: func(s smtptest.Step) (a smtptest.Action) {
+			mu.Lock()
+			defer mu.Unlock()
+			if s.Verb == "RCPT" && len(answers) > 0 {
+				a.Reply, answers = answers[0], answers[1:]
+			}
+			return a
+		}})
+		p.t.Cleanup(sink.Close)
+		set, err := backend.New([]configs.Backend{{Name: "smarthost", Addresses: []string{sink.Addr()}, TLS: "off", Identity: "none"}}, nil, backend.Options{Hostname: "near.example"})
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		p.t.Cleanup(set.Close)
+		p.sink, o.Smarthost = sink, set.Route(smtp.Path{})
+	})
+	p.send(bob)
+	p.eventually("nothing waits", func() bool { return p.entries() == 0 })
+	got := p.sink.Messages()
+	if len(got) != 1 || !got[0].From.IsNull() || !strings.Contains(string(got[0].Text), "Status: 5.1.1\r\n") {
+		t.Errorf("%+v", got)
+	}
+	if log := p.log.String(); !strings.Contains(log, "not given to the smarthost") {
+		t.Error("the log does not tell of the first attempt")
+	}
+}
+
+// A domain that has spoken AMTP is not left for SMTP when its server is being started again.
+func TestServerThatIsAwayForAWhile(t *testing.T) {
+	p := start(t, nil)
+	p.send(bob)
+	a := p.announcement(1)
+	p.eventually("announced", func() bool { return strings.Contains(p.log.String(), "msg=announced") })
+	p.peer.mu.Lock()
+	p.peer.deaf = true
+	n := len(p.peer.announced)
+	p.peer.mu.Unlock()
+	p.eventually("tried in vain", func() bool { return strings.Contains(p.log.String(), "msg=\"not announced\"") })
+	p.peer.mu.Lock()
+	p.peer.deaf = false
+	p.peer.mu.Unlock()
+	p.announcement(n + 1)
+	if _, _, err := p.fetch("127.0.0.2", claimOf(a), &delivered); err != nil {
+		t.Fatal(err)
+	}
+	if len(p.sink.Messages()) > 0 {
+		t.Error("it went to the smarthost")
+	}
+}
+
+// Who may log in, and what hears 250.
+func TestUsersOfTheHolder(t *testing.T) {
+	p := start(t, nil)
+	got := p.say("USER", "alice wrong password", "bob correct horse", "alice battery")
+	if want := []string{"401", "401", "555"}; len(got) != 5 {
+		t.Fatalf("%q", got)
+	} else {
+		for i, w := range want {
+			if !strings.HasPrefix(got[i+2], w) {
+				t.Errorf("%q, want %s", got[i+2], w)
+			}
+		}
+	}
+	if log := p.log.String(); strings.Contains(log, "horse") || strings.Contains(log, "battery") || strings.Contains(log, "wrong password") {
+		t.Errorf("the log has a password:\n%s", log)
+	}
+	got = p.say("USER", "alice correct horse", "RCPT TO:bob@[192.0.2.1]", "RCPT TO:"+bob+","+bob, "DATA", "Subject: twice\r\ntext\r\n.", "QUIT")
+	if !strings.HasPrefix(got[3], "501") || !strings.HasPrefix(got[6], "250") {
+		t.Errorf("%q", got)
+	}
+	a := p.announcement(1)
+	text, _, err := p.fetch("127.0.0.2", claimOf(a), &delivered)
+	if err != nil || !strings.Contains(text, "Subject: twice\r\n") {
+		t.Errorf("%q, %v", text, err)
+	}
+	p.eventually("one entry for one recipient", func() bool { return p.entries() == 0 })
+}
