@@ -67,7 +67,7 @@ func (d Deps) judgedBy(ctx context.Context, m *Milter, f *policy.Facts, msg Mess
 	}
 	s := &msg.Session
 	message := &milter.Message{
-		Hostname: d.Hostname, Daemon: f.Listener, ID: f.ID, Port: uint16(f.Client.Port),
+		Hostname: d.Hostname, Daemon: f.Listener, Server: addressOf(*s), ID: f.ID, Port: uint16(f.Client.Port),
 		Name: f.Client.Name, Reverse: f.Iprev.Reverse, Helo: f.Helo.Name, Cipher: f.TLS.Cipher,
 		From: f.Mail.From, FromArgs: s.FromArgs, Recipients: s.Recipients, Size: msg.Size,
 	}

@@ -57,6 +57,7 @@ type Recipient struct {
 type Message struct {
 	Hostname, Daemon string // {j}, {daemon_name}
 	ID               string // {i}
+	Server           string // {daemon_addr}: the address that the client connected to; empty: unknown
 	Client           net.IP // nil: unknown
 	Port             uint16
 	Name, Reverse    string // of the client: confirmed, and as it is published; empty: none

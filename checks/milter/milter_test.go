@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 )
@@ -96,7 +98,7 @@ func proceeds(code byte, _ []byte) []byte {
 
 func mail(body string) *Message {
 	return &Message{
-		Hostname: "mx.example.org", Daemon: "mx", ID: "abc", Client: net.ParseIP("192.0.2.1"), Port: 25000, Name: "c.example", Helo: "c.example", TLSVersion: "TLSv1.3",
+		Hostname: "mx.example.org", Daemon: "mx", Server: "192.0.2.25", ID: "abc", Client: net.ParseIP("192.0.2.1"), Port: 25000, Name: "c.example", Helo: "c.example", TLSVersion: "TLSv1.3", Cipher: "TLS_CHACHA20_POLY1305_SHA256",
 		From: "a@c.example", FromArgs: []string{"SIZE=5"}, Recipients: []Recipient{{Address: "b@example.org"}, {Address: "d@example.org", Args: []string{"NOTIFY=NEVER"}}},
 		Header: []Field{{"From", " a@c.example"}, {"Subject", " x\n\ty"}}, Body: strings.NewReader(body),
 	}
@@ -112,9 +114,9 @@ func TestConversation(t *testing.T) {
 		}
 		synctest.Wait()
 		want := []string{
-			"DCj|mx.example.org|_|c.example [192.0.2.1]|{daemon_name}|mx|{client_addr}|192.0.2.1|{client_name}|c.example|{client_port}|25000|{client_ptr}|unknown|",
-			"Cc.example|4\x61\xa8192.0.2.1|", "DH{tls_version}|TLSv1.3|", "Hc.example|", "DMi|abc|{mail_addr}|a@c.example|", "M<a@c.example>|SIZE=5|",
-			"DR{rcpt_addr}|b@example.org|", "R<b@example.org>|", "DR{rcpt_addr}|d@example.org|", "R<d@example.org>|NOTIFY=NEVER|", "DTi|abc|", "T",
+			"DCj|mx.example.org|{daemon_name}|mx|{daemon_addr}|192.0.2.25|v|Postern|_|c.example [192.0.2.1]|{client_addr}|192.0.2.1|{client_name}|c.example|{client_port}|25000|{client_ptr}|unknown|",
+			"Cc.example|4\x61\xa8192.0.2.1|", "DH{tls_version}|TLSv1.3|{cipher}|TLS_CHACHA20_POLY1305_SHA256|{cipher_bits}|256|", "Hc.example|", "DMi|abc|{mail_addr}|a@c.example|", "M<a@c.example>|SIZE=5|",
+			"DRi|abc|{rcpt_addr}|b@example.org|", "R<b@example.org>|", "DRi|abc|{rcpt_addr}|d@example.org|", "R<d@example.org>|NOTIFY=NEVER|", "DTi|abc|", "T",
 			"LFrom|a@c.example|", "LSubject|x\n\ty|", "N", "B", "B", "DEi|abc|", "E", "Q",
 		}
 		if got := k.heard[1:]; !slices.Equal(got, want) {
@@ -183,6 +185,70 @@ func TestStepsThatAreLeftOut(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A verdict that comes early is kept, at every command, and not an octet of the body is read
+// for it. What was said of one recipient says so.
+func TestEarlyVerdicts(t *testing.T) {
+	for at, commands := range map[byte]string{
+		cmdConnect: "C", cmdHelo: "CH", cmdMail: "CHM", cmdRcpt: "CHMR", cmdData: "CHMRRT", cmdHeader: "CHMRRTL", cmdEndHeader: "CHMRRTLLN",
+	} {
+		for answer, want := range map[string]Verdict{
+			string(packetOf(ansAccept)):                                        {Action: ActionAccept},
+			string(packetOf(ansDiscard)):                                       {Action: ActionDiscard},
+			string(packetOf(ansReject)):                                        {Action: ActionReject},
+			string(packetOf(ansTempfail)):                                      {Action: ActionTempfail},
+			string(packetOf(ansReply, texts("550 5.7.1 No"))):                  {Action: ActionReject, Reply: "550 5.7.1 No"},
+			string(packetOf(ansReply, texts("450 4.7.1 Later"))):               {Action: ActionTempfail, Reply: "450 4.7.1 Later"},
+			string(slices.Concat(packetOf(ansProgress), packetOf(ansDiscard))): {Action: ActionDiscard},
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				k := &fake{version: 6, answer: func(code byte, data []byte) []byte {
+					if code == at {
+						return []byte(answer)
+					}
+					return proceeds(code, data)
+				}}
+				if at == cmdRcpt {
+					want.Reason = "said of the recipient b@example.org"
+				}
+				m := mail("")
+				m.Body = iotest.ErrReader(errors.New("the body was read"))
+				v, err := k.filter(nil).Ask(t.Context(), m)
+				if err != nil || v.Action != want.Action || v.Reply != want.Reply || v.Reason != want.Reason {
+					t.Errorf("at %c %q: %+v %v", at, answer, v, err)
+				}
+				synctest.Wait()
+				heard := ""
+				for _, h := range k.heard[1:] {
+					if h[0] != cmdMacros {
+						heard += h[:1]
+					}
+				}
+				if heard != commands+"Q" {
+					t.Errorf("at %c %q: heard %s", at, answer, heard)
+				}
+			})
+		}
+	}
+}
+
+// A body that cannot be read is our own trouble, and nobody leaves the filter alone for it.
+func TestABodyThatCannotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		f := (&fake{version: 6, answer: proceeds}).filter(&log)
+		for i := range 20 {
+			m := mail("")
+			m.Client, m.Body = net.IPv4(192, 0, 2, byte(i)), iotest.ErrReader(errors.New("no disk"))
+			if v, err := f.Ask(t.Context(), m); err == nil || err.Error() != "the message cannot be read: no disk" {
+				t.Errorf("%+v %v", v, err)
+			}
+		}
+		if log.Len() > 0 {
+			t.Errorf("said %s", &log)
+		}
+	})
 }
 
 // What a filter wants done at the end.

@@ -21,12 +21,13 @@ const (
 	macrosEndHeader
 )
 
-// usual are the macros that a filter gets which asks for none, as Postfix sends them.
+// usual are the macros that a filter gets which asks for none: those that Postfix sends, as far
+// as they can be known before the MTA has the message, and what is known of the client.
 var usual = map[uint32][]string{
-	macrosConnect: {"j", "_", "{daemon_name}", "{client_addr}", "{client_name}", "{client_port}", "{client_ptr}"},
-	macrosHelo:    {"{tls_version}", "{cipher}", "{cert_subject}"},
+	macrosConnect: {"j", "{daemon_name}", "{daemon_addr}", "v", "_", "{client_addr}", "{client_name}", "{client_port}", "{client_ptr}"},
+	macrosHelo:    {"{tls_version}", "{cipher}", "{cipher_bits}", "{cert_subject}"},
 	macrosMail:    {"i", "{mail_addr}"},
-	macrosRcpt:    {"{rcpt_addr}"},
+	macrosRcpt:    {"i", "{rcpt_addr}"},
 	macrosData:    {"i"},
 	macrosEnd:     {"i"},
 }
@@ -61,13 +62,18 @@ func (t *talk) macro(name, rcpt string) string {
 		return m.Hostname
 	case "daemon_name":
 		return m.Daemon
+	case "daemon_addr":
+		return m.Server
 	case "i":
 		return m.ID
 	case "v":
 		return "Postern"
 	case "_":
-		return m.clientName() + " [" + m.address() + "]"
+		return m.origin()
 	case "client_addr":
+		if m.Client != nil && m.Client.To4() == nil {
+			return "IPv6:" + m.address()
+		}
 		return m.address()
 	case "client_name":
 		return m.clientName()
@@ -82,6 +88,8 @@ func (t *talk) macro(name, rcpt string) string {
 		return m.TLSVersion
 	case "cipher":
 		return m.Cipher
+	case "cipher_bits":
+		return m.cipherBits()
 	case "cert_subject":
 		return m.CertSubject
 	case "mail_addr":
@@ -92,14 +100,34 @@ func (t *talk) macro(name, rcpt string) string {
 	return ""
 }
 
+// origin is the client in the words of Sendmail: its published name, its address, and whether
+// the name does not lead back to it.
+func (m *Message) origin() string {
+	switch {
+	case m.Reverse == "":
+		return m.clientName() + " [" + m.address() + "]"
+	case !strings.EqualFold(m.Name, m.Reverse):
+		return m.Reverse + " [" + m.address() + "] (may be forged)"
+	}
+	return m.Reverse + " [" + m.address() + "]"
+}
+
 func (m *Message) address() string {
 	if m.Client == nil {
 		return "unknown"
 	}
-	if m.Client.To4() == nil {
-		return "IPv6:" + m.Client.String()
-	}
 	return m.Client.String()
+}
+
+// cipherBits is the length of the key of the cipher that its name tells.
+func (m *Message) cipherBits() string {
+	switch {
+	case strings.Contains(m.Cipher, "_AES_128_"):
+		return "128"
+	case strings.Contains(m.Cipher, "_AES_256_"), strings.Contains(m.Cipher, "_CHACHA20_"):
+		return "256"
+	}
+	return ""
 }
 
 // clientName is the client's confirmed name, or unknown.
@@ -140,6 +168,9 @@ func (t *talk) before() (*Verdict, error) {
 	for _, r := range m.Recipients {
 		t.define(cmdRcpt, macrosRcpt, noRcpt, r.Address)
 		if v, err := t.step(cmdRcpt, noRcpt, silentRcpt, false, texts(append([]string{"<" + r.Address + ">"}, r.Args...)...)); v != nil || err != nil {
+			if v != nil {
+				v.Reason = printable("said of the recipient "+r.Address, maxReason)
+			}
 			return v, err
 		}
 	}
@@ -164,9 +195,14 @@ func (t *talk) before() (*Verdict, error) {
 	return t.body()
 }
 
-// connect is what CONNECT says.
+// connect is what CONNECT says. A client without a name has its address in place of it, as
+// Sendmail and Postfix have it.
 func (m *Message) connect() []byte {
-	b := texts(m.clientName())
+	name := m.Name
+	if name == "" {
+		name = "[" + m.address() + "]"
+	}
+	b := texts(name)
 	family := byte('4')
 	switch {
 	case m.Client == nil:
