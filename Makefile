@@ -44,10 +44,11 @@ test: ## vet, and every test with the race detector, in random order
 	$(GO) vet ./...
 	$(GO) test -race -shuffle=on -timeout $(TIMEOUT) ./...
 
-e2e: $(BIN)/mtas ## the built binary with a real Postfix, DNS and clients, and SPF against pyspf (Debian: see .ci/run for the packages)
+e2e: $(BIN)/mtas ## the built binary with a real Postfix, DNS and clients, SPF against pyspf and DKIM against opendkim (Debian: see .ci/run for the packages)
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/postern ./cmd/postern
 	$(GO) test -tags e2e -race -count=1 -timeout $(TIMEOUT) $(if $(AS_ROOT),-exec "$(AS_ROOT)") ./cmd/postern -run E2E -v -e2e.postern $(BIN)/postern -e2e.mtas $(BIN)/mtas
 	$(GO) test -tags e2e -count=1 -timeout $(TIMEOUT) ./checks/spf -run E2E -v
+	$(GO) test -tags e2e -count=1 -timeout $(TIMEOUT) ./checks -run E2E -v
 	$(GO) test -tags e2e -race -count=1 -timeout $(TIMEOUT) $(if $(AS_ROOT),-exec "$(AS_ROOT)") ./proxy/backend -run TestPostfix -v
 
 # Exim and OpenSMTPD for the e2e tests, unpacked and not installed.

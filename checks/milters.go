@@ -81,10 +81,15 @@ func (d Deps) judgedBy(ctx context.Context, m *Milter, f *policy.Facts, msg Mess
 		message.CertSubject = f.TLS.Peer.Names[0]
 	}
 	for _, field := range msg.Header {
-		message.Header = append(message.Header, milter.Field{Name: strings.TrimRight(field.Name, " \t"), Value: strings.ReplaceAll(strings.TrimSuffix(field.Value, "\r\n"), "\r\n", "\n")})
+		message.Header = append(message.Header, milterField(field))
 	}
 	message.Body = split.Body
 	return m.Ask(ctx, message)
+}
+
+// milterField is a field as milters are told of it.
+func milterField(f smtp.Field) milter.Field {
+	return milter.Field{Name: strings.TrimRight(f.Name, " \t"), Value: strings.ReplaceAll(strings.TrimSuffix(f.Value, "\r\n"), "\r\n", "\n")}
 }
 
 // withoutCodes is the text of a reply.

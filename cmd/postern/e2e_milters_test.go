@@ -71,7 +71,7 @@ policy:
 func onDiskText(body string) string { return string(onDisk(text(body))) }
 
 // rspamd by its proxy worker in milter mode: GTUBE is refused by a rule, in rspamd's words, and
-// other mail passes.
+// other mail passes with the fields on top that rspamd adds.
 func TestE2ERspamd(t *testing.T) {
 	needs(t, "rspamd")
 	dir := t.TempDir()
@@ -85,6 +85,8 @@ func TestE2ERspamd(t *testing.T) {
 logging { type = "console"; level = "notice"; }
 worker "rspamd_proxy" { bind_socket = %[2]q; milter = yes; timeout = 60s; count = 1; upstream "local" { default = yes; self_scan = yes; } }
 actions { reject = 15; }
+modules { path = "/usr/share/rspamd/plugins/milter_headers.lua"; }
+milter_headers { use = ["x-spamd-bar"]; skip_local = false; }
 `, dir, at))
 	daemon(t, at, "rspamd", "-f", "-i", "-c", dir+"/rspamd.conf", "--var=DBDIR="+dir, "--var=RUNDIR="+dir)
 	mta := startPostfix(t)
@@ -103,7 +105,7 @@ policy:
 	if reply := try.run(t, p.addr()); !strings.HasPrefix(reply, "250 ") {
 		t.Errorf("mail that is none: %s", reply)
 	}
-	if got := string(mta.received(t, "raw")); !strings.HasSuffix(got, onDiskText("good day")) {
+	if got := string(mta.received(t, "raw")); !strings.HasSuffix(got, "\nX-Spamd-Bar: /\n"+onDiskText("good day")) {
 		t.Errorf("it arrived as\n%s", got)
 	}
 }
