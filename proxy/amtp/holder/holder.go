@@ -50,6 +50,8 @@ type Options struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Timeout bounds each step of a call.
 	Timeout time.Duration
+	// Guesses is how many logins that fail, and SEMAs for what there is not, one client has in a minute; 0: 20.
+	Guesses int
 	// Connections are how many there may be, of all and of one client.
 	Connections, ConnectionsPerClient int
 	Log                               *slog.Logger
@@ -58,8 +60,8 @@ type Options struct {
 const (
 	// workers is how many entries are worked on at a time; for one domain it is one.
 	workers = 16
-	// wrongClaims is how many SEMAs a minute may name what there is not, from one client.
-	wrongClaims = 20
+	// defaultGuesses is that of Options.Guesses.
+	defaultGuesses = 20
 )
 
 // Holder is the handler of an amtp.Server, and works on what waits.
@@ -67,7 +69,7 @@ type Holder struct {
 	o      Options
 	caller amtp.Caller
 
-	wrong       share.Rates // SEMAs for what there is not
+	wrong       share.Rates // of guesses
 	connections share.Budget
 
 	changed chan struct{} // something may be due, or can be worked on again
@@ -84,6 +86,9 @@ func New(o Options) *Holder {
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{}).DialContext
 	}
+	if o.Guesses <= 0 {
+		o.Guesses = defaultGuesses
+	}
 	return &Holder{
 		o: o, caller: amtp.Caller{Timeout: o.Timeout, Dial: o.Dial},
 		changed: make(chan struct{}, 1), busy: map[string]bool{}, given: map[string]bool{}, calls: map[string]bool{},
@@ -91,10 +96,10 @@ func New(o Options) *Holder {
 }
 
 // Admit says whether a client may connect: release is called at the end of its connection; why is the word for a
-// refusal. One that has asked again and again for what was not announced to it is turned away for a while.
+// refusal. One that has guessed again and again, numbers or passwords, is turned away for a while.
 func (h *Holder) Admit(client netip.Addr) (release func(), why string) {
 	who := share.Of(client)
-	if h.wrong.Spent(who, share.PerError, wrongClaims, time.Now()) {
+	if h.wrong.Spent(who, share.PerError, h.o.Guesses, time.Now()) {
 		return nil, "error_rate"
 	}
 	switch h.connections.Take(who, 1, share.Limits{All: int64(h.o.Connections), Each: int64(h.o.ConnectionsPerClient)}) {
@@ -150,6 +155,8 @@ func (g *guest) Login(ctx context.Context, name, password string) (smtp.Path, er
 	u, err := g.h.o.Users.Check(ctx, share.Of(g.s.Peer.Addr()), name, password)
 	switch {
 	case errors.Is(err, users.ErrUnknown):
+		// Three tries for each connection are many where connections are free.
+		g.h.wrong.Take(share.Of(g.s.Peer.Addr()), share.PerError, g.h.o.Guesses, time.Now())
 		g.h.o.Log.Info("login refused", "session", g.s.ID, "client", g.s.Peer.String())
 		return smtp.Path{}, amtp.ErrCredentials
 	case err != nil:
@@ -236,7 +243,7 @@ func (g *guest) Sema(_ context.Context, c amtp.Claim) (amtp.Parcel, smtp.Reply) 
 	h, peer := g.h, g.s.Peer.Addr()
 	e, ok := h.o.Spool.Find(c.Number, c.Recipient)
 	if !ok || e.Stage != spool.Announced || e.Peer != peer || !time.Now().Before(e.Of().Expires) {
-		if !h.wrong.Take(share.Of(peer), share.PerError, wrongClaims, time.Now()) {
+		if !h.wrong.Take(share.Of(peer), share.PerError, h.o.Guesses, time.Now()) {
 			h.o.Log.Warn("a server asks again and again for mail that was not announced to it", "session", g.s.ID, "client", g.s.Peer.String())
 		}
 		return nil, amtp.NoMail

@@ -578,3 +578,22 @@ func TestUsersOfTheHolder(t *testing.T) {
 	}
 	p.eventually("one entry for one recipient", func() bool { return p.entries() == 0 })
 }
+
+// Whoever guesses passwords is turned away for a while, however few tries a connection has.
+func TestGuessesOfPasswords(t *testing.T) {
+	p := start(t, func(o *holder.Options, _ *pair) { o.Guesses = 2 }) // one comes back in half a minute
+	p.say("USER", "alice wrong password", "alice battery", "alice staple")
+	conn, err := net.Dial("tcp", p.at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if r, err := smtp.ReadReply(bufio.NewReaderSize(conn, 4096)); err != nil || r.Code != 421 {
+		t.Errorf("%v, %v", r, err)
+	}
+	if release, why := p.holder.Admit(netip.MustParseAddr("127.0.0.5")); why != "" {
+		t.Errorf("somebody else: %s", why)
+	} else {
+		release()
+	}
+}
