@@ -209,6 +209,41 @@ func TestTurnsAreShared(t *testing.T) {
 	})
 }
 
+// What fails in the time that waiting for a turn has left over tells nothing about the filter.
+func TestWhoHadToWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAsker(t)
+		for range 2 * mostUnreached {
+			var turns []*Turn
+			for range MaxQuestions / 2 {
+				turn, err := a.peer.Begin(t.Context(), client(1))
+				if err != nil {
+					t.Fatal(err)
+				}
+				turns = append(turns, turn)
+			}
+			done := make(chan Change)
+			go func() {
+				change, err := a.asks(1, false, errHangs)
+				if err != nil {
+					t.Error(err)
+				}
+				done <- change
+			}()
+			time.Sleep(patient - time.Millisecond)
+			turns[0].End(t.Context(), nil)
+			if got := <-done; got != Same {
+				t.Errorf("change %d", got)
+			}
+			for _, turn := range turns[1:] {
+				turn.Excuse()
+				turn.End(t.Context(), errGone)
+			}
+		}
+		a.wants(2, true, nil, Same)
+	})
+}
+
 func TestTheWayToIt(t *testing.T) {
 	for address, want := range map[string]string{"127.0.0.1:11332": "tcp 127.0.0.1:11332", "[::1]:1": "tcp [::1]:1", "unix:/run/m": "unix /run/m"} {
 		p := New(Options{Address: address, Dial: func(_ context.Context, network, at string) (net.Conn, error) {
