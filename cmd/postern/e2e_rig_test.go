@@ -53,7 +53,7 @@ func needs(t *testing.T, programs ...string) {
 	}
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
-			t.Fatalf("%v; on Debian: apt-get install postfix swaks libnet-ssleay-perl openssl python3 nsd unbound redis-server haproxy fetchmail prometheus", err)
+			t.Fatalf("%v; on Debian: apt-get install postfix swaks libnet-ssleay-perl openssl python3 nsd unbound redis-server haproxy fetchmail prometheus nginx-light curl jq iproute2", err)
 		}
 	}
 }

@@ -138,20 +138,31 @@ func scriptSign(ts *testscript.TestScript, _ bool, args []string) {
 func scriptPair(ts *testscript.TestScript, _ bool, args []string) {
 	days, err := strconv.Atoi(args[2])
 	must(ts, err)
+	must(ts, makePair(ts.MkAbs(args[1]+".pem"), ts.MkAbs(args[1]+".key"), args[0], days))
+}
+
+// makePair writes a certificate for a name, which ends in so many days, and its key.
+func makePair(certificate, keyFile, name string, days int) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(ts, err)
+	if err != nil {
+		return err
+	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: []string{args[0]},
+		SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: []string{name},
 		NotBefore: time.Now().AddDate(-1, 0, 0), NotAfter: time.Now().AddDate(0, 0, days),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		IsCA:        true, BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	must(ts, err)
+	if err != nil {
+		return err
+	}
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-	must(ts, err)
-	must(ts, os.WriteFile(ts.MkAbs(args[1]+".pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
-	must(ts, os.WriteFile(ts.MkAbs(args[1]+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600))
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(certificate, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
+		os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600))
 }
 
 // process is a program in the background.

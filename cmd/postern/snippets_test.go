@@ -20,6 +20,39 @@ var (
 	isCommand = regexp.MustCompile(`^(?:\$ |# )?((?:runuser -u postern -- )?(?:sudo )?(?:\./bin/)?postern [a-z].*)$`)
 )
 
+// BlocksOf are the blocks of a page that stand apart from its sentences: between fences, or indented by
+// four blanks, which are taken off.
+func BlocksOf(t *testing.T, file string) (blocks []string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(text)
+	for _, f := range fenced.FindAllStringSubmatch(page, -1) {
+		blocks = append(blocks, f[2])
+	}
+	for _, b := range indented.FindAllString(fenced.ReplaceAllString(page, ""), -1) {
+		blocks = append(blocks, strings.TrimSuffix(strings.ReplaceAll(b[4:], "\n    ", "\n"), "\n")+"\n")
+	}
+	return blocks
+}
+
+// BlockOf is the one block of a page that begins so.
+func BlockOf(t *testing.T, file, begins string) string {
+	t.Helper()
+	var found []string
+	for _, b := range BlocksOf(t, file) {
+		if strings.HasPrefix(b, begins) {
+			found = append(found, b)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%s has %d blocks that begin with %q", file, len(found), begins)
+	}
+	return found[0]
+}
+
 // commandsOf are the lines of a page that begin with postern, without the prompt, the comment
 // behind them and what they are piped into.
 func commandsOf(page string) (commands []string) {
