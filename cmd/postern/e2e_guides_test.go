@@ -99,9 +99,11 @@ func TestE2EGuides(t *testing.T) {
 			deploy("location / {") + "} }\nEND\nnginx -c /tmp/nginx.conf\ntoken=$(cat /etc/postern/page.token)\n" +
 			"curl -s -D - -o /dev/null -u me:$token -H 'Host: postern.example.org' http://127.0.0.1:8080/\n" +
 			"curl -s -N -m 3 -u me:$token -H 'Host: postern.example.org' http://127.0.0.1:8080/api/events | head -1\n" +
+			"curl -s -o /dev/null -w 'the form: %{http_code}\\n' -u me:$token -H 'Content-Type: application/json' -H 'Host: postern.example.org:8080' -H 'Origin: http://postern.example.org:8080' -d '{}' http://127.0.0.1:8080/api/test-session\n" +
+			"curl -s -o /dev/null -w 'the form, by another page: %{http_code}\\n' -u me:$token -H 'Content-Type: application/json' -H 'Host: postern.example.org:8080' -H 'Origin: http://evil.example' -d '{}' http://127.0.0.1:8080/api/test-session\n" +
 			"curl -s -o /dev/null -w 'without a token: %{http_code}\\n' -H 'Host: postern.example.org' http://127.0.0.1:8080/\n" +
 			"curl -s -o /dev/null -w 'by another name: %{http_code}\\n' -u me:$token -H 'Host: evil.example' http://127.0.0.1:8080/\n",
-			says: []string{`HTTP/1\.1 200`, `Content-Security-Policy: default-src 'none'`, `(?m)^event: `, `without a token: 401`, `by another name: 421`}},
+			says: []string{`HTTP/1\.1 200`, `Content-Security-Policy: default-src 'none'`, `(?m)^event: `, `the form: 400`, `the form, by another page: 403`, `without a token: 401`, `by another name: 421`}},
 		{what: "mail that is held", script: "set -e\n" + config(deploy("control: {socket:")+"policy: {rules: [{name: first, when: 'spf.result == \"none\"', do: hold}]}\n") + "sed -i 's/:2525/:25/' /etc/postern/postern.yaml\nsystemctl restart postern\n" +
 			"swaks --server mx.example.org --local-interface 198.51.100.9 --ehlo h.new.example --from ann@new.example --to you@example.org --quit-after RCPT | grep '^<.* 451 ' || true\n" +
 			"id=$(postern held --json 2>/dev/null | jq -r '.notices[].id')\ncat >/tmp/held <<'END'\n" + deploy("postern held --since 24h") + "END\nsed -i \"s/4k0m9d0x4qzr7k2m/$id/\" /tmp/held\nbash /tmp/held || [ $? = 1 ] # there is no such backup MX\n",

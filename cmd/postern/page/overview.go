@@ -195,16 +195,22 @@ func (p *Page) states(o *overview, held, journal map[string]float64, unknown flo
 		add(false, "Name servers", "in trouble", "different domains fail together: mail whose checks need the DNS is put off", view.Bad)
 	}
 	if len(o.Filters) > 0 {
-		silent := []string{}
+		answer, silent := 0, []string{}
 		for _, f := range o.Filters {
-			if f.Tone == view.Bad {
+			switch f.Tone {
+			case view.Good:
+				answer++
+			case view.Bad:
 				silent = append(silent, f.Name)
 			}
 		}
-		if len(silent) == 0 {
-			add(true, "Filters", "answer", "none that was asked has failed", "")
-		} else {
+		switch says := fmt.Sprintf("%d of %d", answer, len(o.Filters)); {
+		case len(silent) > 0:
 			add(false, "Filters", "no answer", joined(silent)+": what becomes of mail meanwhile, your rules say", view.Bad)
+		case answer == 0:
+			add(false, "Filters", "not asked", "no message since the start", view.Neutral)
+		default:
+			add(true, "Filters", "answer", says, "")
 		}
 	}
 	if files := parts.NetworkFiles(); len(files) > 0 {

@@ -42,7 +42,7 @@ export function overview(o) {
   fill(by('about'), (version === o.version ? '' : `This page is of Postern ${version}: load it anew. `) + `Postern ${o.version}, started ${o.started}, ${o.uptime} ago. Charts begin with the start; Prometheus keeps more. It is ${o.now}.`);
 }
 
-const seconds = (s) => s === null ? '' : s < 1 ? Math.round(s * 1000) + ' ms' : s.toFixed(1) + ' s';
+const seconds = (s) => s === null ? '' : s < 0.001 ? '< 1 ms' : s < 1 ? Math.round(s * 1000) + ' ms' : s.toFixed(1) + ' s';
 
 const state = (tone, word) => el('span', { class: 'word ' + tone }, mark(tone), ' ', word);
 
