@@ -356,7 +356,8 @@ func (s *Service) standOn(next map[string]*standing) {
 			s.Log.Info("listener closed", "listener", name)
 		}
 	}
-	for name, st := range next {
+	for _, name := range slices.Sorted(maps.Keys(next)) { // so that the log has them in the same order each time
+		st := next[name]
 		if s.running[name] == st {
 			continue
 		}
