@@ -16,12 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"postern/cmd/postern/service"
+	"postern/cmd/postern/view"
 	"postern/configs"
+	"postern/proxy/amtp/spool"
 	"postern/proxy/amtp/users"
 )
 
 func newAMTP() *cobra.Command {
-	return group("amtp", "The users of AMTP, and the mail that they send", newAMTPPasswd(), newAMTPHold())
+	return group("amtp", "The users of AMTP, and the mail that they send", newAMTPPasswd(), newAMTPHold(), newAMTPWaiting())
 }
 
 func newAMTPHold() *cobra.Command {
@@ -44,6 +46,40 @@ change; everything else is read at a start alone.`,
 		},
 	}
 	configFlag(cmd, &opt.File)
+	return cmd
+}
+
+func newAMTPWaiting() *cobra.Command {
+	var opt configs.Options
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "waiting", Short: "List the mail that waits to be fetched", Args: noArguments,
+		Long: `Print what is in the spool of postern amtp hold (amtp.hold.spool), a line for each
+recipient, the oldest mail first: whose it is, what it waits for, when it is tried next, and
+what the last attempt came to. It reads the files, whether the server runs or not, and
+changes nothing. The stages: waiting (to be announced, or given to the smarthost),
+announced (to be fetched), failed (its sender is to be told).
+
+The exit code is 1 where a file of the spool cannot be read.`,
+		Example: `  postern amtp waiting
+  postern amtp waiting --json | jq -r '.[] | select(.attempts > 3) | .rcpt'`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := configs.Load(opt)
+			if err != nil {
+				return err
+			}
+			if cfg.AMTP.Hold.Spool == "" {
+				return errors.New("the configuration names no spool (amtp.hold.spool)")
+			}
+			list, fault := spool.Look(cfg.AMTP.Hold.Spool)
+			if fault != nil && list == nil {
+				return fault
+			}
+			return errors.Join(view.Kept(cmd.OutOrStdout(), list, asJSON), fault)
+		},
+	}
+	configFlag(cmd, &opt.File)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON list and nothing else")
 	return cmd
 }
 
