@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,6 +47,7 @@ type simClass struct {
 	by         string // DATA, BDAT: in one chunk, chunks: in many
 	pipelined  bool   // the client waits for no answer that it need not wait for
 	hold       bool   // the message is held until its last fact is known
+	milter     bool   // and a milter judges it
 	tls        bool   // on the client's side
 	chunking   bool   // the MTA has CHUNKING
 	pipelining bool   // and PIPELINING
@@ -66,6 +68,7 @@ type simFault struct {
 	verb   string // where is atCommand: at which command of the MTA,
 	nth    int    // at which of that name in the run
 	action smtptest.Action
+	milter milterAct // where is atMilter: at which command of the milter
 }
 
 // place is where a fault strikes.
@@ -78,10 +81,13 @@ const (
 	usToBackend
 	backendToUs
 	atCommand
+	usToMilter
+	milterToUs
+	atMilter
 )
 
 func (p place) String() string {
-	return [...]string{"nowhere", "client to us", "us to client", "us to MTA", "MTA to us", "at a command of the MTA"}[p]
+	return [...]string{"nowhere", "client to us", "us to client", "us to MTA", "MTA to us", "at a command of the MTA", "us to milter", "milter to us", "at a command of the milter"}[p]
 }
 
 // scenario is one run.
@@ -100,11 +106,14 @@ func (sc scenario) String() string {
 	if f.where == atCommand {
 		what = fmt.Sprintf("%s number %d: %+v", f.verb, f.nth, f.action)
 	}
+	if f.where == atMilter {
+		what = fmt.Sprintf("%s number %d: %+v", f.verb, f.nth, f.milter)
+	}
 	return fmt.Sprintf("seed %d: %+v, fault %s: %s", sc.seed, sc.class, f.where, what)
 }
 
 // newScenario derives a run from its seed.
-func newScenario(seed uint64, env *simEnv) scenario {
+func newScenario(seed uint64, env *simEnv) (sc scenario) {
 	rng := rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15))
 	coin := func() bool { return rng.IntN(2) == 0 }
 	c := simClass{
@@ -115,7 +124,8 @@ func newScenario(seed uint64, env *simEnv) scenario {
 	if rng.IntN(400) == 0 {
 		c.size = 300_000 // more than is held in memory, more than a socket buffer
 	}
-	sc := scenario{seed: seed, class: c}
+	sc = scenario{seed: seed, class: c}
+	defer sc.withMilter()
 	f := &sc.fault
 	f.where = place(1 + rng.IntN(5))
 	if f.where == atCommand {
@@ -179,9 +189,9 @@ func commandFault(rng *rand.Rand) (verb string, nth int, a smtptest.Action) {
 
 // simEnv is what runs share: settings that do not change.
 type simEnv struct {
-	stream, hold *Settings
-	metrics      *metrics.Metrics
-	unknown      atomic.Int64 // records of unknown outcome
+	stream, hold, judge *Settings
+	metrics             *metrics.Metrics
+	unknown             atomic.Int64 // records of unknown outcome
 
 	mu     sync.Mutex
 	totals map[simClass]map[place]int64
@@ -200,6 +210,7 @@ var streamPolicy = configs.Policy{Mode: "enforce", Rules: []configs.Rule{
 func newSimEnv(t *testing.T) *simEnv {
 	return &simEnv{
 		stream: rigSettings(t, rigOptions{policy: &streamPolicy}), hold: rigSettings(t, rigOptions{policy: &holdPolicy}),
+		judge:   rigSettings(t, rigOptions{policy: &judgePolicy}),
 		metrics: metrics.New(), totals: make(map[simClass]map[place]int64), t: t,
 	}
 }
@@ -207,7 +218,7 @@ func newSimEnv(t *testing.T) *simEnv {
 // octets is about how many octets go in each direction when nothing goes wrong.
 // What makes little difference is left out, or this would be most of the runs.
 func (env *simEnv) octets(c simClass) map[place]int64 {
-	c.pipelined, c.hold, c.chunking, c.pipelining, c.xclient = false, false, true, true, false
+	c.pipelined, c.hold, c.milter, c.chunking, c.pipelining, c.xclient = false, false, false, true, true, false
 	env.mu.Lock()
 	defer env.mu.Unlock()
 	if n, ok := env.totals[c]; ok {
@@ -244,6 +255,9 @@ type sim struct {
 	refused  bool           // and was a 5yz of the MTA
 	backends []*cable
 	clients  []*cable
+	milters  []*cable
+	allowed  map[string]bool // what the milter has let, by reverse-path
+	bare     bool            // without its field, once
 	sessions sync.WaitGroup
 	messages []*simMessage
 	panics   panicCount
@@ -256,7 +270,7 @@ func (s *sim) fail(format string, a ...any) { s.wrong = append(s.wrong, fmt.Spri
 
 // runScenario runs one scenario in a bubble of its own.
 func runScenario(t *testing.T, env *simEnv, sc scenario) *sim {
-	s := &sim{env: env, sc: sc, seen: make(map[string]int)}
+	s := &sim{env: env, sc: sc, seen: make(map[string]int), allowed: make(map[string]bool)}
 	defer func() {
 		if p := recover(); p != nil {
 			t.Logf("PANIC in %s", sc) // or a bubble whose goroutines do not end
@@ -285,6 +299,9 @@ func (s *sim) run() {
 	set := *s.env.stream
 	if c.hold {
 		set = *s.env.hold
+	}
+	if c.milter {
+		set = *s.judged()
 	}
 	mta := configs.Backend{Name: "mta", Addresses: []string{"127.0.0.1:10025"}, TLS: "off", Identity: "none"}
 	if c.xclient {
@@ -339,7 +356,7 @@ func (s *sim) struck() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	yes := s.injected
-	for _, w := range append(s.clients[:len(s.clients):len(s.clients)], s.backends...) {
+	for _, w := range slices.Concat(s.clients, s.backends, s.milters) {
 		for _, h := range []*half{w.client.out, w.server.out} {
 			h.mu.Lock()
 			yes = yes || h.fired
@@ -679,7 +696,7 @@ func (s *sim) check() {
 					s.fail("%s: refused by the backend, and no reply in the record", m.from)
 				}
 			default:
-				if r.Error == "" || r.Reply == "" {
+				if r.Error == "" && r.Rule == "" || r.Reply == "" {
 					s.fail("%s: %s, and the record says reply %q, error %q", m.from, r.Outcome, r.Reply, r.Error)
 				}
 			}
@@ -710,7 +727,7 @@ func (s *sim) checkText(m *simMessage, got smtptest.Message) {
 		s.fail("%s was changed: %q", m.from, first(got.Text, 600))
 		return
 	}
-	fields, rest := topFields(string(above))
+	fields, rest := topFields(string(s.checkJudged(m, above)))
 	if rest != "" || len(fields) < 3 {
 		s.fail("%s: above it stands %q", m.from, rest)
 	}

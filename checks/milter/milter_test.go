@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -230,6 +231,65 @@ func TestEarlyVerdicts(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// aByte is a body without end of one octet, which takes no memory.
+type aByte struct{}
+
+func (aByte) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'x'
+	}
+	return len(p), nil
+}
+
+// A large body goes through a piece of memory of one size, whether each of its pieces is answered
+// or none.
+func TestALargeBodyIsStreamed(t *testing.T) {
+	const size = 45 << 20
+	for name, steps := range map[string]uint32{"answered": 0, "not answered": silentBody} {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs := net.Pipe()
+			told := int64(0)
+			go func() {
+				defer func() { _ = theirs.Close() }()
+				var head [5]byte
+				for {
+					if _, err := io.ReadFull(theirs, head[:]); err != nil {
+						return
+					}
+					n, _ := io.CopyN(io.Discard, theirs, int64(binary.BigEndian.Uint32(head[:])-1))
+					says := packetOf(ansContinue)
+					switch {
+					case head[4] == cmdMacros:
+						continue
+					case head[4] == cmdNegotiate:
+						says = packetOf(cmdNegotiate, []byte{0, 0, 0, 6, 0, 0, 0, 0}, binary.BigEndian.AppendUint32(nil, steps))
+					case head[4] == cmdBody:
+						if told += n; steps != 0 {
+							continue
+						}
+					}
+					if _, err := theirs.Write(says); err != nil {
+						return
+					}
+				}
+			}()
+			f := New(Options{Timeout: time.Minute, Dial: func(context.Context, string, string) (net.Conn, error) { return ours, nil }})
+			m := mail("")
+			m.Body = io.LimitReader(aByte{}, size)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			v, err := f.Ask(t.Context(), m)
+			runtime.ReadMemStats(&after)
+			if err != nil || v.Action != ActionNone || told != size {
+				t.Errorf("%+v %v, and it was told %d octets", v, err, told)
+			}
+			if took := after.TotalAlloc - before.TotalAlloc; took > 2<<20 {
+				t.Errorf("it took %d octets of memory", took)
+			}
+		})
 	}
 }
 
