@@ -44,6 +44,7 @@ func (d Deps) milter(m *Milter) Check {
 			v, err := d.judgedBy(ctx, m, f, msg)
 			// NOT: all of the element, as with services.
 			answer := f.Milter.Of(m.Name)
+			answer.Told = v.Told
 			if err != nil {
 				answer.Reason = printable(err.Error(), maxReason)
 				return

@@ -396,6 +396,7 @@ type Milter struct {
 	Reply  string   `json:"reply,omitempty" expr:"reply"`   // that it asks for, without reply code and enhanced status code
 	Reason string   `json:"reason,omitempty" expr:"reason"` // of a quarantine, or in our own words: what went wrong, what was not done
 	Fields []string `json:"fields,omitempty"`               // that it added, "Name: value"
+	Told   string   `json:"told,omitempty" private:"no"`    // what it had been told by then, in words and numbers
 }
 
 // MessageIs is what is known once the whole message was read.

@@ -120,7 +120,7 @@ func TestWhatAMilterIsTold(t *testing.T) {
 // Fields that a milter adds stand below ours, in its order; none speaks in our name, takes the
 // message's place, or comes where nobody wants them.
 func TestFieldsOfAMilter(t *testing.T) {
-	v := milter.Verdict{Action: "accept", Fields: []milter.Field{
+	v := milter.Verdict{Action: "accept", Told: "all of it", Fields: []milter.Field{
 		{Name: "X-Spam", Value: "Yes,\n\tscore=7"}, {Name: "Authentication-Results", Value: "mx.test; spf=pass"}, {Name: "Authentication-Results", Value: "filter.test; dkim=pass"},
 		{Name: "Subject", Value: "[SPAM]"}, {Name: "Received", Value: "from nowhere"}, {Name: "X-Last", Value: "z"},
 	}}
@@ -141,6 +141,9 @@ func TestFieldsOfAMilter(t *testing.T) {
 	}
 	if strings.Contains(got, "nowhere") || strings.Contains(got, "[SPAM]") || strings.Count(got, "Authentication-Results: mx.test") != 1 {
 		t.Errorf("%q", got)
+	}
+	if told := r.last().Facts.Milter.Of("m").Told; told != "all of it" {
+		t.Errorf("told %q", told)
 	}
 	if reason := r.last().Facts.Milter.Of("m").Reason; reason != "not added, since it is the message's or ours: Subject, Received" {
 		t.Errorf("%q", reason)

@@ -79,6 +79,9 @@ type Verdict struct {
 	Reply  string  // the reply that it asks for, "550 5.7.1 text"; empty: none of its own
 	Reason string  // of a quarantine, and what was asked for and not done
 	Fields []Field // to be put on top, in this order
+	// Told is what it had been told by then, in words for a record; there where there is no
+	// verdict, too.
+	Told string
 }
 
 // Options are those of a Filter.
@@ -166,8 +169,9 @@ func (f *Filter) ask(ctx context.Context, turn *filter.Turn, m *Message) (v Verd
 	end, _ := ctx.Deadline()
 	t := talk{conn: c, filter: f, turn: turn, message: m, end: end}
 	if v, err = t.judge(); err != nil {
-		return Verdict{}, f.late(ctx, err)
+		return Verdict{Told: t.told()}, f.late(ctx, err)
 	}
+	v.Told = t.told()
 	return v, nil
 }
 
@@ -269,10 +273,54 @@ type talk struct {
 	end     time.Time // of it all
 
 	out     []byte
+	said    []said
 	skipped bool // the rest of what is at hand is not wanted
 	added   []added
 	ignored []string // what it asked for and was not offered
 	size    int      // octets of added
+}
+
+// said is a command that the filter was told, so many times in a row, and the octets of it.
+type said struct {
+	code   byte
+	times  int
+	octets int64
+}
+
+// note notes that a command was told.
+func (t *talk) note(code byte, octets int) {
+	if n := len(t.said); n == 0 || t.said[n-1].code != code {
+		t.said = append(t.said, said{code: code})
+	}
+	last := &t.said[len(t.said)-1]
+	last.times++
+	last.octets += int64(octets)
+}
+
+// told is what the filter was told, in words.
+func (t *talk) told() string {
+	words := make([]string, 0, len(t.said))
+	for _, s := range t.said {
+		switch s.code {
+		case cmdConnect:
+			words = append(words, "CONNECT")
+		case cmdHelo:
+			words = append(words, "HELO")
+		case cmdMail:
+			words = append(words, "MAIL")
+		case cmdRcpt:
+			words = append(words, fmt.Sprintf("%d RCPT", s.times))
+		case cmdData:
+			words = append(words, "DATA")
+		case cmdHeader:
+			words = append(words, fmt.Sprintf("%d header fields", s.times))
+		case cmdBody:
+			words = append(words, fmt.Sprintf("%d octets of the body", s.octets))
+		case cmdEnd:
+			words = append(words, "end of message")
+		}
+	}
+	return strings.Join(words, ", ")
 }
 
 // added is a field to be put on top.
@@ -324,6 +372,11 @@ func (t *talk) step(code byte, leaveOut, silent uint32, maySkipRest bool, parts 
 		return nil, nil
 	}
 	t.out = appendPacket(t.out, code, parts...)
+	octets := 0
+	for _, p := range parts {
+		octets += len(p)
+	}
+	t.note(code, octets)
 	if t.steps&silent != 0 {
 		if len(t.out) < 64<<10 {
 			return nil, nil // it travels with what comes next

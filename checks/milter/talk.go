@@ -244,6 +244,7 @@ func (t *talk) body() (*Verdict, error) {
 func (t *talk) finish() (v Verdict, err error) {
 	t.define(cmdEnd, macrosEnd, 0, "")
 	t.out = appendPacket(t.out, cmdEnd)
+	t.note(cmdEnd, 0)
 	if err := t.send(); err != nil {
 		return v, err
 	}

@@ -189,6 +189,7 @@ func (t *Tested) WriteText(w io.Writer) error {
 	view.WriteIdentities(&b, x.Identities)
 	b.WriteString("\nChecks\n")
 	view.WriteChecks(&b, t.record)
+	view.WriteFilters(&b, t.record)
 	b.WriteString("\nDNS\n")
 	view.WriteDNS(&b, t.record.DNS)
 

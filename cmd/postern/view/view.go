@@ -169,6 +169,7 @@ func (v Transaction) WriteText(w io.Writer) error {
 	v.first(&b)
 	b.WriteString("\nChecks\n")
 	WriteChecks(&b, r)
+	WriteFilters(&b, r.For(v.Recipient))
 	b.WriteString("\nDNS\n")
 	WriteDNS(&b, r.DNS)
 	if r.Truncated {

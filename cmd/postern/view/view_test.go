@@ -54,7 +54,21 @@ func TestViewTellsHowItIsKnown(t *testing.T) {
 				"p=reject of a.example\n",
 			},
 		},
+		"with filters": {
+			change: func(r *journal.Record) {
+				r.Facts.Service = policy.Services{{Name: "grey", Action: "defer_if_permit", Text: "Greylisted"}, {Name: "other", Action: policy.TempError, Reason: "no answer within 5s"}}
+				r.Facts.Milter = policy.Milters{{Name: "rspamd", Action: "reject", Reply: "Spam", Told: "CONNECT, HELO", Fields: []string{"X-Spam: Yes,\n\tscore=7", "X-Last: z"}}}
+			},
+			want: []string{
+				"\nFilters\n  service.grey   told   client_address=192.0.2.1 client_name=mail.a.example ",
+				" helo_name=", " sender=ann@a.example recipient=", "\n                 said   defer_if_permit: Greylisted\n",
+				"\n                 said   temperror\n                 note   no answer within 5s\n",
+				"\n  milter.rspamd  told   CONNECT, HELO\n                 said   reject: Spam\n                 added  X-Spam: Yes, score=7\n                 added  X-Last: z\n",
+			},
+			not: []string{"protocol_name", "server_address"},
+		},
 		"an author who can be read in two ways": {
+			not: []string{"Filters"},
 			change: func(r *journal.Record) {
 				r.Facts.Header.Author, r.Facts.Header.FromCount, r.Facts.Header.FromDomain = policy.AuthorAmbiguous, 2, ""
 			},
