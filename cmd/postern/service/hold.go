@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -128,6 +129,28 @@ func (h *holding) build() (err error) {
 	return nil
 }
 
+// domainsLooked bounds how many domains of users are looked up at the start.
+const domainsLooked = 20
+
+// lookAtDomains warns of domains whose users' mail nobody will fetch: other servers call back only where the domain
+// resolves to the address that they were called from.
+func (h *holding) lookAtDomains(ctx context.Context) {
+	domains := h.users.Domains()
+	for _, d := range domains[:min(len(domains), domainsLooked)] {
+		addrs, err := h.resolver.LookupNetIP(ctx, "ip", d)
+		here := slices.ContainsFunc(addrs, func(a netip.Addr) bool { return h.ours(a.Unmap(), h.own[0].Port()) })
+		switch {
+		case ctx.Err() != nil:
+			return
+		case here:
+		case err != nil:
+			h.log.Warn("configuration", "warning", fmt.Sprintf("the domain %s cannot be looked up, and who cannot does not fetch its users' mail: %v", d, err))
+		default:
+			h.log.Warn("configuration", "warning", fmt.Sprintf("the domain %s resolves to %v, and to no address that is served here: nobody fetches its users' mail, unless a router puts one address in place of the other", d, addrs))
+		}
+	}
+}
+
 // ours says whether who calls an address would reach us.
 func (h *holding) ours(a netip.Addr, port uint16) bool {
 	for _, own := range h.own {
@@ -177,6 +200,7 @@ func (h *holding) run(ctx context.Context, signals <-chan os.Signal) error {
 	if len(h.cfg.AMTP.Hold.Certificates) == 0 {
 		h.log.Warn("configuration", "warning", "amtp.hold.certificates names none: users meet one that is made at each start, and cannot tell it from another's")
 	}
+	wg.Go(func() { h.lookAtDomains(working) })
 	tell("READY=1")
 	var err error
 	for over := false; !over; {

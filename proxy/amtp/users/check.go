@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -74,6 +76,17 @@ func (f *File) Reload() error {
 
 // Len is how many users there are.
 func (f *File) Len() int { return len(f.current.Load().byName) }
+
+// Domains are those of the users' addresses, as the DNS is asked for them.
+func (f *File) Domains() []string {
+	seen := map[string]bool{}
+	for _, e := range f.current.Load().byName {
+		if d, err := smtp.ASCIIDomain(e.user.Address.Domain); err == nil {
+			seen[d] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(seen))
+}
 
 // Knows says whether an address is that of a user. The local part is compared without letter case, as
 // every MTA does for people.

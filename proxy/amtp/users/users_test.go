@@ -59,6 +59,9 @@ func TestWhoMayLogIn(t *testing.T) {
 	if a := (smtp.Path{Local: "aLICE", Domain: "EXAMPLE.ORG"}); !f.Knows(a) {
 		t.Error("the address is known in whatever case")
 	}
+	if got := f.Domains(); len(got) != 1 || got[0] != "example.org" {
+		t.Errorf("domains %v", got)
+	}
 	if f.Knows(smtp.Path{Local: "alice", Domain: "example.net"}) {
 		t.Error("another address is known")
 	}
