@@ -77,7 +77,7 @@ func TestE2EGuides(t *testing.T) {
 			inlineOf(t, deployGuide, "ss -ltn 'sport = :10025'") + "\n", says: []string{`127\.0\.0\.1:10025`}},
 		{what: "check, doctor, start, reload", script: "set -e\n" + deploy("# Names each fault"), says: []string{"postern.yaml is good", `\n0 faults, `}},
 		{what: "try it, beside", script: deploy("swaks --server mx.example.org", "--from you@your-domain.example", good+" --from ann@good.example", "you@example.org", "you@example.org") +
-			"until grep -q 'by mx.example.org' /var/mail/you; do sleep 0.1; done\nsed -n '/^From ann/,/^$/p' /var/mail/you\n", says: []string{`(?m)^<~  250 2\.0\.0 Ok`, `(?m)^Received: from mail\.good\.example \(\S+ \[198\.51\.100\.7\]\)`, `(?m)^Authentication-Results: mx\.example\.org;\n\tspf=pass`}},
+			"until grep -q '^From ann@good.example' /var/mail/you; do sleep 0.1; done\nsed -n '/^From ann/,/^$/p' /var/mail/you\n", says: []string{`(?m)^<~  250 2\.0\.0 Ok`, `(?m)^Received: from mail\.good\.example \(\S+ \[198\.51\.100\.7\]\)`, `(?m)^Authentication-Results: mx\.example\.org;\n\tspf=pass`}},
 		{what: "a renewed certificate", script: "RENEWED_LINEAGE=/etc/letsencrypt/live/mx /etc/letsencrypt/renewal-hooks/deploy/postern\n"},
 
 		// Port 25 goes over, is looked at, and comes back.
@@ -116,6 +116,15 @@ func TestE2EGuides(t *testing.T) {
 			says: []string{"(?m)^OK$", `postern_state_healthy 1`, `\n0 faults, `}},
 		{what: "and back", script: "set -e\n" + deploy("systemctl disable --now postern.socket postern") + "until ss -ltnp 'sport = :25' | grep -q master; do sleep 0.1; done\n" +
 			"swaks --server mx.example.org " + good + " --from ann@good.example --to you@example.org\n", says: []string{`(?m)^<-  250 2\.0\.0 Ok: queued`}},
+
+		// What the scripts of the packages do with a proxy that runs.
+		{what: "a package is upgraded", script: "set -e\nmkdir -p /run/systemd/system\nsed -i 's/:25\"/:2525\"/' /etc/postern/postern.yaml\nsystemctl start postern\nbefore=$(systemctl show -p MainPID --value postern)\n" +
+			"sh deploy/packaging/preremove upgrade 0.2\nsh deploy/packaging/postremove upgrade 0.2\nsh deploy/packaging/postinstall configure 0.1\n" +
+			"until [ \"$(systemctl show -p MainPID --value postern)\" != \"$before\" ] && curl -sf -o /dev/null http://127.0.0.1:9125/readyz; do sleep 0.1; done\n", never: "nothing was started"},
+		{what: "a package is removed", script: "set -e\nsh deploy/packaging/preremove remove\n[ -z \"$(systemctl show -p MainPID --value postern)\" ]\nsh deploy/packaging/postremove remove\nls /etc/postern/postern.yaml /var/lib/postern/journal\n"},
+		{what: "a package is purged", script: "set -e\nmkdir -p /var/lib/postern-amtp/spool\ntouch /var/lib/postern-amtp/spool/1.message\nsh deploy/packaging/postremove purge\n[ ! -e /etc/postern ] && [ ! -e /var/lib/postern ] && [ -e /var/lib/postern-amtp/spool/1.message ]\n" +
+			"rm /var/lib/postern-amtp/spool/1.message\nsh deploy/packaging/postremove purge\n[ ! -e /var/lib/postern-amtp ]\nmkdir /etc/postern\nsh deploy/packaging/postinstall configure ''\nstat -c '%a %U %G' /var/lib/postern\n",
+			says: []string{"mail that was not fetched yet is left", "nothing was started", "(?m)^750 postern postern$"}},
 
 		// What others read.
 		{what: "HAProxy", script: "cat >/tmp/haproxy.cfg <<'END'\n" + deploy("frontend smtp") + "END\nhaproxy -c -f /tmp/haproxy.cfg\n", says: []string{"Configuration file is valid"}},
