@@ -188,9 +188,31 @@ func (v Transaction) ending() string {
 		return "It was refused for good" + heard(r) + ". The sender's server does not try again, and tells the person who wrote."
 	}
 	if strings.HasPrefix(refusalOf(r), "4") {
-		return "It was put off by a limit, not by a rule" + heard(r) + ". The sender's server tries again by itself."
+		return "It was put off by a limit, not by a rule" + heard(r) + ". " + limitOf(r) + "The sender's server tries again by itself."
 	}
-	return "It was refused for its form or by a limit, not by a rule" + heard(r) + "."
+	return strings.TrimSuffix("It was refused for its form or by a limit, not by a rule"+heard(r)+". "+limitOf(r), " ")
+}
+
+// limits say which limit a reply comes of, by its text.
+var limits = []struct{ text, is string }{
+	{"Message too large", "limits.message_size, or what the mail server behind takes, where that is less: EHLO says it behind SIZE"},
+	{"Header section too large", "limits.header_size"},
+	{"Too many header fields", "limits.header_fields"},
+	{"Too many recipients in one transaction", "limits.recipients"},
+	{"Too many messages, ", "limits.message_rate"},
+	{"Too many errors", "limits.errors"},
+	{"Cannot hold the message ", "limits.held or limits.held_per_client, or the disk has no room"},
+}
+
+// limitOf names the limit that was reached, as the configuration does; empty: it was none of them.
+func limitOf(r *journal.Record) string {
+	reply := refusalOf(r)
+	for _, l := range limits {
+		if strings.Contains(reply, " "+l.text) {
+			return "The limit is " + l.is + ". "
+		}
+	}
+	return ""
 }
 
 func behind(r *journal.Record) string {

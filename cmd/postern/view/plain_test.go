@@ -2,6 +2,8 @@ package view
 
 import (
 	"fmt"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -64,6 +66,28 @@ func TestEveryEndIsTold(t *testing.T) {
 						t.Errorf("%s: %q", name, s)
 					}
 				}
+			}
+		}
+	}
+}
+
+// The limits that sentences name are keys of the configuration, and their replies are those that there are.
+func TestLimitsAreKeys(t *testing.T) {
+	replies, err := os.ReadFile("../../../deploy/replies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := os.ReadFile("../../../configs/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range limits {
+		if !strings.Contains(string(replies), " "+l.text) {
+			t.Errorf("nobody says %q", l.text)
+		}
+		for _, key := range regexp.MustCompile(`limits\.\w+`).FindAllString(l.is, -1) {
+			if !strings.Contains(string(keys), "| `"+key+"` |") {
+				t.Errorf("%s is no key", key)
 			}
 		}
 	}

@@ -110,8 +110,9 @@ func TestViewTellsHowItIsKnown(t *testing.T) {
 				r.Reached, r.Disposition, r.Undecided, r.Recipients, r.Checks = "helo", "pass", true, nil, nil
 				r.Facts.SPF, r.Facts.PRA, r.Outcome, r.Reply = policy.SPF{}, policy.PRA{}, journal.OutcomeRefused, "552 5.3.4 Message too large"
 			},
-			want: []string{": refused by a limit, or for its syntax\n", "  MAIL FROM  ann@a.example         the client's word\n"},
-			not:  []string{"RCPT TO", "responsible"},
+			want: []string{": refused by a limit, or for its syntax\n", "  MAIL FROM  ann@a.example         the client's word\n",
+				"  It was refused for its form or by a limit, not by a rule: \u201c552 5.3.4 Message too large\u201d. The limit is limits.message_size, or what the mail server behind takes"},
+			not: []string{"RCPT TO", "responsible"},
 		},
 		"observed, with a candidate": {
 			change: func(r *journal.Record) {
