@@ -11,7 +11,7 @@ import (
 func (s *Seen) Configuration(journal string) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("# Written by postern init. All keys, with their meaning: configs/README.md.")
+	line("# Written by postern init. All keys, with their meaning: configs/README.md (a package has it in /usr/share/doc/postern).")
 	line("")
 	line("hostname: %q          # the name in your MX record", s.Hostname)
 	line("")
@@ -93,6 +93,12 @@ func (s *Seen) Report(file string) string {
 	} else {
 		line("  postern serve -c %s", file)
 	}
+	line("")
+	line("Then send it something, on port 2525 of %s, and look what came of it:", s.Hostname)
+	line("  postern find -c %s; postern explain ID -c %s", file, file)
+	line("  http://127.0.0.1:9125/ is the page; from your desk: ssh -L 9125:127.0.0.1:9125 %s", s.Hostname)
+	line("")
+	line("Refusing, moving port 25, and the way back: deploy/README.md (a package has it in /usr/share/doc/postern).")
 	return b.String()
 }
 
