@@ -96,7 +96,8 @@ const (
 	stateSuffix   = ".state"
 	newSuffix     = ".new"
 	version       = 1
-	maxState      = 1 << 20 // octets of a state file
+	maxState      = 16 << 20 // octets of a state file
+	maxLast       = 500      // octets of what the last attempt of an entry came to, which others have written
 )
 
 // Spool is a folder of mail. Any number of goroutines may use it.
@@ -355,6 +356,9 @@ func (s *Spool) Update(number string, change func(*Entry)) (Entry, error) {
 	defer m.writing.Unlock()
 	next := m.copied()
 	change(&next.Entries[i])
+	if e := &next.Entries[i]; len(e.Last) > maxLast {
+		e.Last = strings.ToValidUTF8(e.Last[:maxLast], "")
+	}
 	if err := s.writeState(next); err != nil {
 		return Entry{}, fmt.Errorf("spool: %w", err)
 	}

@@ -86,6 +86,9 @@ func TestKeptUntilDone(t *testing.T) {
 	if _, err := s.Update("1", func(e *Entry) { e.Attempts, e.Next = 3, began.Add(time.Minute) }); err != nil {
 		t.Fatal(err)
 	}
+	if e, err := s.Update("1", func(e *Entry) { e.Last = strings.Repeat("\u00e9", 40_000) }); err != nil || len(e.Last) != maxLast {
+		t.Errorf("%d octets of what another server said, %v", len(e.Last), err)
+	}
 	if err := s.Done("2"); err != nil {
 		t.Fatal(err)
 	}
