@@ -5,6 +5,7 @@ import (
 
 	"postern/checks/memory"
 	"postern/policy"
+	"postern/proxy/smtp"
 )
 
 // strongest is the strongest proof of who the sender is, of those that were measured.
@@ -18,6 +19,11 @@ func strongest(f *policy.Facts) policy.Identity {
 		return policy.Identity{Level: policy.LevelSubmitter, Domain: f.Submitter.Domain}
 	case f.SPF.Result == policy.Pass:
 		return policy.Identity{Level: policy.LevelSPF, Domain: f.SPF.Domain}
+	case f.Client.Fetched != "":
+		return policy.Identity{Level: policy.LevelAMTP, Domain: f.Client.Fetched}
+	case f.Client.User != "":
+		_, domain, _ := smtp.CutAddress(f.Client.User)
+		return policy.Identity{Level: policy.LevelAMTP, Domain: domain}
 	case f.Iprev.Result == policy.Pass:
 		return policy.Identity{Level: policy.LevelIprev, Domain: f.Iprev.Name}
 	}

@@ -29,7 +29,7 @@ func (r *round) run(ctx context.Context, readers bool) {
 	var later []int
 	for i := range r.checks {
 		c := &r.checks[i]
-		if len(c.needs) > 0 != readers || r.set.settled(c, r.facts, r.msg) {
+		if len(c.needs) > 0 != readers || r.facts.Client.User != "" && ofHost[c.Name] || r.set.settled(c, r.facts, r.msg) {
 			continue
 		}
 		if r.cached != nil && !c.waits {
@@ -47,6 +47,11 @@ func (r *round) run(ctx context.Context, readers bool) {
 		r.wait(ctx, later)
 	}
 }
+
+// ofHost are the checks that ask whether the client's host may speak for a sender, or who it is. They are skipped for a
+// user who has logged in: who he is his password says, his host may be any, and the sender is his own address, which the server
+// has written. The pra check looks after that itself, since it has the header's address to tell as well.
+var ofHost = map[string]bool{"submitter": true, "spf": true, "spf_helo": true, "iprev": true, "dnsbl": true, "dmarc": true}
 
 // wait runs checks side by side, and waits for them.
 func (r *round) wait(ctx context.Context, later []int) {

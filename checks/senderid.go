@@ -58,6 +58,9 @@ func (d Deps) PRA() Check {
 			_, domain, _ := cutLast(address, '@')
 			f.PRA = policy.PRA{Result: policy.Skipped, Address: address, Domain: domain}
 			f.PRA.MatchesSubmitter = sameMailbox(f.Submitter.Address, address, domainOnly)
+			if f.Client.User != "" {
+				return true // see ofHost
+			}
 			if none(f, newIdentity(address, domain), &f.PRA.Result, &f.PRA.Reason) {
 				return true
 			}

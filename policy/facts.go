@@ -139,6 +139,10 @@ type Client struct {
 	ASN     int64  `json:"asn,omitempty" expr:"asn" by:"network"`
 	ASName  string `json:"as_name,omitempty" expr:"as_name" by:"network" private:"no"`
 	Country string `json:"country,omitempty" expr:"country" by:"network" form:"country"`
+	// User is the address of a user who has logged in with AMTP, and Fetched the domain from whose own server, at IP, the
+	// mail was fetched. Rules read either as identity.level amtp.
+	User    string `json:"user,omitempty" expr:"-" form:"address"`
+	Fetched string `json:"fetched,omitempty" expr:"-" form:"domain"`
 }
 
 // Network tells whether the files of checks.geo could be asked about the client's address:

@@ -27,7 +27,7 @@ func TestTextsOfFacts(t *testing.T) {
 		got  []string
 		want string
 	}{
-		{address, "mail.from submitter.address rcpt.address pra.address"},
+		{address, "client.user mail.from submitter.address rcpt.address pra.address"},
 		{private, "submitter.reason spf.reason spf.explanation spf_helo.reason mx.reason pra.reason dkim.signatures.reason"},
 		{header, "header.from_domain pra.address pra.domain pra.reason dkim.domains dkim.unknown dkim.signatures.domain dkim.signatures.selector dkim.signatures.reason dmarc.domain"},
 	} {

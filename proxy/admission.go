@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"net/netip"
 	"time"
 
 	"postern/configs"
@@ -16,25 +17,68 @@ func (srv *Server) admit(s *session, l configs.Limits) (why ending) {
 		s.peer.who = share.Of(s.peer.addr.Addr())
 	}
 	now := srv.now()
-	if !srv.rates.Take(s.peer.who, share.PerConnection, l.ConnectionRate, now) {
+	if why := srv.ration(s.peer.who, l, now); why != "" {
+		return why
+	}
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	s.peer.counted = true
+	return srv.room(l, now)
+}
+
+// ration takes a connection of what one client may have. It says why not, or nothing.
+func (srv *Server) ration(who share.Client, l configs.Limits, now time.Time) (why ending) {
+	if !srv.rates.Take(who, share.PerConnection, l.ConnectionRate, now) {
 		return endedConnectionRate
 	}
-	if srv.rates.Spent(s.peer.who, share.PerError, l.ErrorRate, now) {
+	if srv.rates.Spent(who, share.PerError, l.ErrorRate, now) {
 		return endedErrorRate
 	}
-	switch srv.clients.Take(s.peer.who, 1, share.Limits{Each: int64(l.ConnectionsPerClient)}) {
+	switch srv.clients.Take(who, 1, share.Limits{Each: int64(l.ConnectionsPerClient)}) {
 	case share.ByClient:
 		return endedClientLimit
 	case share.ByNetwork:
 		return endedNetworkLimit
 	}
-	srv.mu.Lock()
-	defer srv.mu.Unlock()
-	s.peer.counted = true
-	if l.Connections > 0 && len(srv.sessions)-srv.giving > l.Connections && !srv.makeRoom(now) {
+	return ""
+}
+
+// room says whether there is room for one more of those that are counted already.
+// srv.mu must be held.
+func (srv *Server) room(l configs.Limits, now time.Time) (why ending) {
+	if l.Connections > 0 && len(srv.sessions)+srv.guests-srv.giving > l.Connections && !srv.makeRoom(now) {
 		return endedLimit
 	}
 	return ""
+}
+
+// Admit counts a connection of another protocol against the limits of those of SMTP, with which it shares them.
+// leave is to be called at its end. why is the word of connections_total for a refusal; empty: it is admitted.
+func (srv *Server) Admit(client netip.Addr) (leave func(), why string) {
+	who, l, now := share.Of(client), srv.settings.Load().Limits, srv.now()
+	if why := srv.ration(who, l, now); why != "" {
+		return nil, string(why)
+	}
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	srv.guests++
+	leave = func() {
+		srv.mu.Lock()
+		defer srv.mu.Unlock()
+		srv.guests--
+		srv.clients.Give(who, 1)
+	}
+	if why := srv.room(l, now); why != "" {
+		srv.guests--
+		srv.clients.Give(who, 1)
+		return nil, string(why)
+	}
+	return leave, ""
+}
+
+// Misbehaved counts a fault of a client of another protocol.
+func (srv *Server) Misbehaved(client netip.Addr) {
+	srv.rates.Take(share.Of(client), share.PerError, srv.settings.Load().Limits.ErrorRate, srv.now())
 }
 
 const (

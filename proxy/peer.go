@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"postern/policy"
+	"postern/proxy/amtp"
 	"postern/proxy/esmtp"
 	"postern/proxy/share"
 	"postern/proxy/wire"
@@ -29,6 +30,12 @@ type peer struct {
 	helo    policy.HeloName
 	tls     *policy.TLS // nil: in the clear
 	offered esmtp.Offer // what the last EHLO reply announced
+}
+
+// from makes p the client of an origin.
+func (p *peer) from(o *amtp.Origin) {
+	p.addr, p.tls, p.who = o.Client, o.TLS, share.Of(o.Client.Addr())
+	p.client = policy.Client{IP: o.Client.Addr().String(), Port: int(o.Client.Port()), User: o.User, Fetched: o.Fetched}
 }
 
 // begin makes f, which is zero, the facts of a new transaction of this client that said

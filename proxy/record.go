@@ -51,7 +51,7 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 	switch hold := &tx.facts.Hold; {
 	case v.Disposition == policy.DispositionHold && hold.Notice != "" && !tx.set.Observe:
 		rec.State = journal.StateInformation
-	case outcome == journal.OutcomeDelivered && hold.Released:
+	case outcome == journal.OutcomeDelivered && hold.Released, tx.facts.Client.Fetched != "":
 		rec.State = journal.StateRetrieved
 	}
 	rec.Reached = tx.reached.String()

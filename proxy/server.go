@@ -86,6 +86,7 @@ type Server struct {
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
 	sessions  map[*session]struct{}
+	guests    int // connections of other protocols
 	giving    int // of sessions: those that give way to others and will end
 	wg        sync.WaitGroup
 	serving   sync.WaitGroup // calls of Serve
@@ -272,8 +273,8 @@ func (srv *Server) Draining() bool { return srv.draining.Load() }
 // itself, or until ctx ends, whose error it then returns: for a server whose
 // place another has taken. Nobody is told to go; for those who stay, call Shutdown.
 func (srv *Server) Leave(ctx context.Context) error {
-	srv.mu.Lock()
 	srv.leaving.Store(true)
+	srv.mu.Lock()
 	for ln := range srv.listeners {
 		_ = ln.Close()
 	}

@@ -14,6 +14,7 @@ import (
 	"postern/checks"
 	"postern/policy"
 	"postern/policy/journal"
+	"postern/proxy/amtp"
 	"postern/proxy/relay"
 	"postern/proxy/smtp"
 	"postern/proxy/wire"
@@ -39,6 +40,7 @@ type session struct {
 	// Immutable.
 	srv      *Server
 	listener *Listener
+	origin   *amtp.Origin // of mail that did not come by SMTP; nil: it did
 	id       string
 	began    time.Time
 
@@ -198,6 +200,9 @@ func (s *session) open() bool {
 	deadline := time.Now().Add(s.set.Timeouts.Greeting)
 	s.wire.SetDeadline(deadline)
 	s.wire.Begin()
+	if s.origin != nil {
+		return s.greet()
+	}
 	if err := s.peer.readProxyHeader(&s.wire, s.listener.ProxyProtocol); err != nil {
 		s.badProxyHeader(err)
 		return false
@@ -222,6 +227,11 @@ func (s *session) open() bool {
 	if !s.peer.pregreet(&s.wire, s.listener.Pregreet) {
 		return false
 	}
+	return s.greet()
+}
+
+// greet judges the connection and says the greeting.
+func (s *session) greet() bool {
 	if v, id := s.refused(policy.Connect, policy.HeloName{}); id != "" {
 		s.wire.Say(v.Reply.WithID(id))
 		s.barred = true
@@ -392,6 +402,9 @@ func (s *session) end() {
 }
 
 func (s *session) logConnection() {
+	if s.origin != nil {
+		return // whoever has the connection itself tells of it
+	}
 	version := ""
 	if s.peer.tls != nil {
 		version = s.peer.tls.Version

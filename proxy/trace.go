@@ -14,6 +14,9 @@ func (tx *transaction) appendFields(b []byte) []byte {
 			Facts: f, Client: tx.peer.addr.Addr(), Hostname: tx.set.Hostname, For: tx.rcpts.only(), Time: tx.srv.now(),
 			Protocol: fields.Protocol(f.Mail.SMTPUTF8, tx.peer.tls != nil, tx.peer.esmtp),
 		}
+		if f.Client.User != "" || f.Client.Fetched != "" {
+			r.Protocol = fields.AMTP(tx.peer.tls != nil)
+		}
 		b = fields.AppendReceived(b, &r)
 	}
 	if tx.set.Headers.AuthenticationResults {

@@ -91,6 +91,14 @@ func Protocol(smtputf8, tls, esmtp bool) string {
 	return "SMTP"
 }
 
+// AMTP is the word for a message that came by AMTP, or was fetched by it. It is registered nowhere, and tells how it was.
+func AMTP(tls bool) string {
+	if tls {
+		return "AMTPS"
+	}
+	return "AMTP"
+}
+
 // AppendTag appends the field of a tag rule.
 func AppendTag(b []byte, t smtp.Field) []byte {
 	b = append(b, t.Name...)
