@@ -14,7 +14,7 @@ import (
 	"postern/proxy/smtptest"
 )
 
-var _ = flag.Bool("update", false, "write the dialogues and the messages in testdata anew")
+var update = flag.Bool("update", false, "write the dialogues and the messages in testdata anew")
 
 // The three dialogues of the drafts, and others: what a client says is octet for octet theirs.
 func TestStories(t *testing.T) {

@@ -149,8 +149,9 @@ func (c *Call) Announce(a Announcement) (smtp.Reply, error) {
 
 // Fetch asks for a message with SEMA. take reads it and says what became of it, which the server hears: nil is no
 // message, as where the form was broken, and what take returns is said of that as well. domain is that whose server is
-// asked. A *Refusal: it has no such message. noted is what the server says to the last word.
-func (c *Call) Fetch(claim Claim, domain string, take func(*Message, error) smtp.Reply) (noted smtp.Reply, err error) {
+// asked. word is what the server was told, and has noted; an error says that it may not have. A *Refusal: it has no such
+// message.
+func (c *Call) Fetch(claim Claim, domain string, take func(*Message, error) smtp.Reply) (word smtp.Reply, err error) {
 	r, err := c.say(claim.String())
 	if err != nil {
 		return smtp.Reply{}, fmt.Errorf("amtp: SEMA: %w", c.why(err))
@@ -163,27 +164,31 @@ func (c *Call) Fetch(claim Claim, domain string, take func(*Message, error) smtp
 		limit = 1 << 62
 	}
 	t := newText(&c.wire, c.caller.timeout(), limit)
+	t.cut = true
 	m, err := Decode(t, domain)
 	if err != nil {
 		m = nil
 	}
-	r = take(m, err)
+	word = take(m, err)
 	fault, alive := t.finish()
 	switch {
 	case !alive:
 		return smtp.Reply{}, fmt.Errorf("amtp: the message broke off: %w", c.why(t.lost))
 	case fault != nil:
-		r = refusal(fault, replyTooLarge)
-	case r.Code < 200 || r.Intermediate():
-		r = replyTrouble
+		word = refusal(fault, replyTooLarge)
+	case word.Code < 200 || word.Intermediate():
+		word = replyTrouble
 	}
-	if _, err := c.wire.Write(smtp.AppendReply(nil, r)); err != nil {
+	if _, err := c.wire.Write(smtp.AppendReply(nil, word)); err != nil {
 		return smtp.Reply{}, fmt.Errorf("amtp: the last word was not said: %w", c.why(err))
 	}
-	if noted, err = c.reply(c.caller.timeout()); err != nil {
+	switch noted, err := c.reply(c.caller.timeout()); {
+	case err != nil:
 		return smtp.Reply{}, fmt.Errorf("amtp: the last word was not noted: %w", c.why(err))
+	case !noted.Positive():
+		return smtp.Reply{}, fmt.Errorf("amtp: the last word was answered by %s", noted)
 	}
-	return noted, nil
+	return word, nil
 }
 
 // Close takes leave.

@@ -22,6 +22,7 @@ type text struct {
 	wire  *wire.Conn
 	pace  wire.Pace
 	limit int64 // octets
+	cut   bool  // a text of more than twice as many is not read to its end: of a server's, whom nobody has to answer
 
 	sc      smtp.DataScanner
 	un      smtp.Unstuffer
@@ -96,7 +97,9 @@ func (t *text) next() {
 // fault of the text, nil where there is none, and whether the connection can be used on.
 func (t *text) finish() (fault error, alive bool) {
 	for !t.ended && t.lost == nil {
-		t.next()
+		if t.next(); t.cut && t.skipped > t.limit && !t.ended {
+			t.lost = errTooLarge
+		}
 	}
 	if fault = t.err; errors.Is(fault, io.EOF) {
 		fault = nil
