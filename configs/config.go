@@ -38,12 +38,11 @@ type Config struct {
 	Admin     Admin      `yaml:"admin"`
 	Control   Control    `yaml:"control"`
 	Retrieve  []Retrieve `yaml:"retrieve"`
+	AMTP      AMTP       `yaml:"amtp"`
 
 	// Milters and PolicyServices are other people's, which rules may ask.
 	Milters        []Milter        `yaml:"milters"`
 	PolicyServices []PolicyService `yaml:"policy_services"`
-
-	AMTP AMTP `yaml:"amtp"`
 
 	Log Log `yaml:"log"`
 
@@ -56,11 +55,15 @@ type Config struct {
 type Listener struct {
 	Name          string   `yaml:"name"`
 	Address       string   `yaml:"address"`                                              // host:port; no host: all addresses
+	Protocol      string   `yaml:"protocol" words:"smtp amtp" default:"smtp"`            // smtp | amtp
 	TLS           string   `yaml:"tls" words:"off starttls implicit" default:"starttls"` // off | starttls | implicit
 	ProxyProtocol []string `yaml:"proxy_protocol"`                                       // the peers (IPs, CIDRs) that must send a PROXY header; empty: none may
 	// Pregreet is how long to wait, before the greeting, for clients that cannot.
 	Pregreet time.Duration `yaml:"pregreet" min:"0"`
 }
+
+// ProtocolAMTP is the word of Listener.Protocol for AMTP.
+const ProtocolAMTP = "amtp"
 
 // TLS is what clients meet.
 type TLS struct {
@@ -391,9 +394,9 @@ func Default() *Config {
 			BackendConnect: 10 * time.Second, BackendCommand: 5 * time.Minute, TLSHandshake: 30 * time.Second, Drain: 30 * time.Second,
 		},
 		Journal: Journal{Keep: 14 * 24 * time.Hour, RotateSize: 256 * MiB},
+		AMTP:    defaultAMTP(),
 		State:   State{Timeout: 50 * time.Millisecond, Keep: 36 * 24 * time.Hour, TLS: "off", Prefix: "postern:"},
 		Admin:   Admin{Address: "127.0.0.1:9125"},
-		AMTP:    AMTP{Hold: defaultAMTPHold()},
 		Log:     Log{Level: "info", Format: "json"},
 	}
 }

@@ -88,7 +88,7 @@ policy: {mode: observe, rules: []}
 `)
 	want := Default()
 	want.Hostname = "mx.example.org"
-	want.Listeners = []Listener{{Name: "mx", Address: ":25", TLS: "starttls", ProxyProtocol: []string{"192.0.2.10", "2001:db8::/32"}}}
+	want.Listeners = []Listener{{Name: "mx", Address: ":25", Protocol: "smtp", TLS: "starttls", ProxyProtocol: []string{"192.0.2.10", "2001:db8::/32"}}}
 	want.Backends = []Backend{{Name: "mta", Addresses: []string{"127.0.0.1:10025", "unix:/run/mta"}, TLS: "off", Identity: "xclient"}}
 	want.Routes = []Route{{Recipients: []string{"example.org", "*.example.org"}, Backend: "mta"}}
 	want.DNS.Servers = []string{"127.0.0.1", "[::1]:5353", "tls://9.9.9.9:853#dns.example"}
@@ -250,7 +250,7 @@ func TestEnvironmentGoesBeforeTheFile(t *testing.T) {
 	want.DNS.Servers = []string{"[::1]:53", "127.0.0.1"}
 	want.Headers.Received = false
 	want.Admin.Address = ""
-	want.Listeners = []Listener{{Name: "x", Address: "[::1]:25", TLS: "starttls"}}
+	want.Listeners = []Listener{{Name: "x", Address: "[::1]:25", Protocol: "smtp", TLS: "starttls"}}
 	want.Backends = []Backend{{Name: "mta", Addresses: []string{"127.0.0.1:1"}, TLS: "opportunistic", Identity: "none"}}
 	says(t, c, want)
 }

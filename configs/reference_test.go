@@ -152,6 +152,8 @@ func TestExamplesOfTheReferenceLoad(t *testing.T) {
 		switch m[1] {
 		case "routes[].recipients", "routes[].backend":
 			text += `backends: [{name: mta, addresses: ["192.0.2.1:25"]}]` + "\n"
+		case "listeners[].protocol":
+			text += "amtp: {domains: [example.org]}\n"
 		case "amtp.hold.addresses":
 			text = "amtp: {hold: {users: u, spool: s, smarthost: {address: \"127.0.0.1:25\"}, " + strings.TrimPrefix(text, "amtp: {hold: {")
 		case "amtp.hold.smarthost.ca":

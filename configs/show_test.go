@@ -36,6 +36,7 @@ func TestShowPrintsWhatDiffers(t *testing.T) {
 	want := `listeners:
   - name: mx
     address: :25
+    protocol: smtp
     tls: starttls
 tls:
   min_version: "1.3"

@@ -58,6 +58,7 @@ func (l *loader) validate(c *Config) {
 		l.hostPort("admin.address", a)
 	}
 	l.retrieve(c)
+	l.amtp(c)
 	l.filters(c)
 	l.hold(&c.AMTP.Hold)
 	for i, name := range c.Admin.Hosts {

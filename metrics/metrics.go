@@ -68,6 +68,7 @@ type Metrics struct {
 	holding     sync.Map // names of rules that hold, of which 0 is said where nothing waits
 	holdSeconds *prometheus.HistogramVec
 	retrievals  known
+	amtp        amtp
 
 	disagreements *prometheus.CounterVec
 	configReloads known
@@ -196,6 +197,12 @@ func New() *Metrics {
 	}
 	m.retrievals = newKnown(counter("retrievals_total", "Hosts that were asked for the mail that they keep (ETRN), by what they answered; error: it did not come to an answer.", "reply"),
 		append(slices.Clone(retrievalReplies), "other", "error")...)
+
+	m.amtp = amtp{
+		announcements: newKnown(counter("amtp_announcements_total", "Mail that other servers announced by SELO, by the code of our answer.", "reply"), "250", "451", "452", "550"),
+		fetches:       newKnown(counter("amtp_fetches_total", "Tries to fetch announced mail, by what came of them.", "result"), amtpFetches...),
+		waiting:       f.NewGauge(gauge("amtp_waiting", "Mail that was announced and not yet fetched.")),
+	}
 
 	m.disagreements = counter("policy_disagreement_total", "Transactions on which the active and the candidate policy disagree.", "active", "candidate")
 	m.configReloads = newKnown(counter("config_reloads_total", "Attempts to load the configuration anew.", "result"), "ok", "error")

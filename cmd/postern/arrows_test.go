@@ -34,6 +34,7 @@ var floors = map[string]int{
 	"proxy/fields":            3,
 	"proxy/relay":             4,
 	"proxy/amtp":              4,
+	"proxy/amtp/receiver":     5,
 	"proxy/backend":           2,
 	"policy":                  2,
 	"policy/expr":             1,

@@ -59,6 +59,7 @@ type Service struct {
 	adminSocket *socket         // nil: none
 	control     *control.Server // nil: none
 	retriever   retriever
+	amtp        *amtpSide // nil: no listener has spoken it
 
 	included chan struct{} // a file that the configuration includes has changed
 	failed   chan error    // a listener, or the admin side, gave up
@@ -280,6 +281,9 @@ func (s *Service) use(p *Parts) {
 	}
 	var ctx context.Context
 	ctx, s.endWatch = context.WithCancel(context.Background())
+	if p.amtp != nil && p.amtp.Users != nil {
+		s.watch(ctx, []string{p.amtp.Users.Path()}, func() { s.reloadUsers(p.amtp.Users) })
+	}
 	s.watch(ctx, p.certificateFiles(), func() { s.reloadCertificates(p) })
 	if p.networks != nil {
 		s.watch(ctx, p.networks.Paths(), p.networks.Reload)
@@ -362,6 +366,16 @@ func (s *Service) standOn(next map[string]*standing) {
 			continue
 		}
 		s.Log.Info("listening", "listener", name, "address", st.ln.Addr().String(), "tls", st.config.TLS)
+		if st.config.Protocol == configs.ProtocolAMTP {
+			side := s.beginAMTP()
+			s.goServe("listener "+name, func() error {
+				if err := s.serveAMTP(side, st.ln, st.config); err != nil && !st.left.Load() {
+					return err
+				}
+				return nil
+			})
+			continue
+		}
 		s.goServe("listener "+name, func() error {
 			err := s.smtp.Serve(st.ln, ProxyListener(st.config))
 			if errors.Is(err, proxy.ErrServerClosed) || st.left.Load() {
@@ -440,7 +454,14 @@ func (s *Service) Stop(signals <-chan os.Signal) {
 			}
 		}
 	}()
-	if err := s.smtp.Shutdown(ctx); err != nil {
+	var amtpErr error
+	var amtpDone sync.WaitGroup
+	amtpDone.Go(func() { amtpErr = s.amtp.shutdown(ctx) })
+	err := s.smtp.Shutdown(ctx)
+	if amtpDone.Wait(); err == nil {
+		err = amtpErr
+	}
+	if err != nil {
 		// Whoever was cut off keeps the message and comes again.
 		s.Log.Warn("sessions were cut off", "cause", err.Error())
 	}

@@ -20,6 +20,7 @@ import (
 	"postern/policy"
 	"postern/policy/journal"
 	"postern/proxy"
+	"postern/proxy/amtp/receiver"
 	"postern/proxy/backend"
 )
 
@@ -88,9 +89,10 @@ type Parts struct {
 	filters      []filter
 	judges       []judge
 	Certificates *certificates
-	keepers      []keeper // that are asked for mail
-	token        []byte   // of the page; nil: none
-	roots        string   // of client certificates: the file's content
+	keepers      []keeper           // that are asked for mail
+	amtp         *receiver.Settings // nil: no listener speaks it
+	token        []byte             // of the page; nil: none
+	roots        string             // of client certificates: the file's content
 }
 
 // Build makes the parts, and connects to nobody. All that is wrong with them comes
@@ -153,6 +155,7 @@ func Build(cfg *configs.Config, w *World, old *Parts) (*Parts, error) {
 
 	p.buildFilters(w, old)
 	p.keepers = buildKeepers(cfg.Retrieve, note)
+	p.buildAMTP(name, note)
 	if path := cfg.Control.Socket; path != "" {
 		if err := control.Verify(path); err != nil {
 			note("control.socket", err)

@@ -10,7 +10,7 @@ import (
 
 // proofs says in words what the words of identity.level stand for.
 var proofs = map[string]string{
-	policy.LevelIprev: "the reverse name, which leads back to the address", policy.LevelAMTP: "the sender's own server, that the mail was fetched from",
+	policy.LevelIprev: "the reverse name, which leads back to the address", policy.LevelAMTP: "AMTP",
 	policy.LevelSPF: "SPF", policy.LevelSubmitter: "SUBMITTER", policy.LevelTLS: "a certificate of a root that we trust",
 }
 

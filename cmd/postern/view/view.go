@@ -80,6 +80,9 @@ func identities(r *journal.Record) []Identity {
 	f := &r.Facts
 	reached, _ := policy.ParseStage(r.Reached)
 	how := "the other end of the connection"
+	if f.Client.Fetched != "" {
+		how = "the server that the mail was fetched from (AMTP)"
+	}
 	if f.Client.Proxy != "" {
 		how = "as the load balancer " + f.Client.Proxy + " told us (PROXY)"
 	}
@@ -94,6 +97,8 @@ func identities(r *journal.Record) []Identity {
 	} else if reached >= policy.Mail && f.Iprev.Result != policy.Skipped {
 		add("its name", "none", "iprev is "+string(f.Iprev.Result)+named(f.Iprev.Reverse, ", its reverse name would be "))
 	}
+	add("user", f.Client.User, "who has logged in with a password (AMTP)")
+	add("fetched for", f.Client.Fetched, "the domain that has that address, and whose server had the mail (AMTP)")
 	add("HELO", f.Helo.Name, "the client's word"+resulted(", SPF for it", f.SPFHelo.Result))
 	if len(f.TLS.Peer.Names) > 0 || f.TLS.Peer.Fingerprint != "" {
 		how := "in a certificate that nobody vouches for"

@@ -1,0 +1,280 @@
+package receiver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"postern/proxy/amtp"
+	"postern/proxy/smtp"
+)
+
+// Why no mail is fetched from a peer. What a peer is told are fixed words, the same for every recipient.
+var (
+	errNoDomain  = smtp.Reply{Code: 550, Enhanced: "7.1", Text: "DOMAIN must be the name of the sender's domain"}
+	errAddress   = smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Your address is not called from here"}
+	errNotTheirs = smtp.Reply{Code: 550, Enhanced: "7.1", Text: "DOMAIN does not resolve to your address"}
+	errLookup    = smtp.Reply{Code: 451, Enhanced: "4.3", Text: "DOMAIN cannot be looked up now, try again later"}
+	errNoRoom    = smtp.Reply{Code: 452, Enhanced: "3.1", Text: "Too much mail waits, try again later"}
+
+	errFrom     = smtp.Reply{Code: 550, Enhanced: "7.1", Text: "From is not of the domain whose server has the mail"}
+	errMailForm = smtp.Reply{Code: 555, Text: "Mail error"}
+)
+
+// Selo implements amtp.Guest. Who it is decides, then whether the recipient's domain is served, which its MX tells
+// everybody. Nobody is asked about the recipient itself, so that neither the answer nor its time tells of it.
+func (v *visitor) Selo(ctx context.Context, a amtp.Announcement) smtp.Reply {
+	reply := v.selo(ctx, a)
+	v.r.Metrics.AMTPAnnouncement(reply.Code)
+	v.r.Log.LogAttrs(ctx, slog.LevelInfo, "announcement",
+		slog.String("session", v.s.ID), slog.String("client", v.s.Peer.String()), slog.String("listener", v.s.Server().Name),
+		slog.String("domain", a.Domain), slog.String("rcpt", smtp.Address(a.Recipient)), slog.String("reply", reply.String()), slog.String("state", string(amtp.Information)))
+	return reply
+}
+
+func (v *visitor) selo(ctx context.Context, a amtp.Announcement) smtp.Reply {
+	peer := v.s.Peer.Addr()
+	if _, err := netip.ParseAddr(a.Domain); err == nil {
+		return errNoDomain
+	}
+	if v.r.callable(peer, v.set) != nil {
+		return errAddress
+	}
+	ctx, cancel := context.WithTimeout(ctx, v.set.Timeout)
+	defer cancel()
+	switch held, err := v.set.holds(ctx, a.Domain, peer); {
+	case err != nil:
+		return errLookup
+	case !held:
+		return errNotTheirs
+	case !v.set.serves(a.Recipient):
+		return amtp.NoSelo
+	}
+	now := time.Now()
+	if !v.r.note(peer, v.s.Local, &notice{Announcement: a, listener: v.s.Server().Name, session: v.s.ID, until: now.Add(v.set.Lifetime), next: now}) {
+		return errNoRoom
+	}
+	return amtp.SeloAccepted
+}
+
+// callable says why a peer is not called: it is where no stranger can be, or it is ourselves.
+func (r *Receiver) callable(peer netip.Addr, set *Settings) error {
+	for _, p := range set.Allow {
+		if p.Contains(peer) {
+			return nil
+		}
+	}
+	if slices.Contains(r.Own(), peer) {
+		return fmt.Errorf("%s is an address of this machine", peer)
+	}
+	return amtp.Callable(peer, nil)
+}
+
+// holds says whether an address is one of those that a domain has.
+func (set *Settings) holds(ctx context.Context, domain string, a netip.Addr) (bool, error) {
+	network := "ip4"
+	if a.Is6() {
+		network = "ip6"
+	}
+	list, err := set.Resolver.LookupNetIP(ctx, network, domain)
+	var missing *net.DNSError
+	if errors.As(err, &missing) && missing.IsNotFound {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(list, func(b netip.Addr) bool { return b.Unmap() == a }), nil
+}
+
+// result is what came of one try to fetch one message.
+type result struct {
+	word  string // of postern_amtp_fetches_total
+	reply string // the last word on it
+	err   error
+	final bool // nothing more is to be done
+}
+
+// tell logs and counts what came of a try. It waits for nothing.
+func (r *Receiver) tell(peer netip.Addr, n *notice, got result) {
+	level, text := slog.LevelInfo, ""
+	if got.err != nil {
+		level, text = slog.LevelWarn, got.err.Error()
+	}
+	r.Metrics.AMTPFetch(got.word)
+	r.Log.LogAttrs(context.Background(), level, "fetch",
+		slog.String("session", n.session), slog.String("client", peer.String()), slog.String("listener", n.listener), slog.String("domain", n.Domain),
+		slog.String("rcpt", smtp.Address(n.Recipient)), slog.String("result", got.word), slog.String("reply", got.reply), slog.Int("tries", n.tries+1),
+		slog.String("error", text), slog.String("state", string(amtp.Retrieved)))
+}
+
+// call fetches notices from a peer, and says which of them are finished. A panic ends this call and no other.
+func (r *Receiver) call(q *queue, list []*notice) (finished []bool) {
+	finished = make([]bool, len(list))
+	defer func() {
+		if p := recover(); p != nil {
+			r.Log.Error("panic in session", "session", list[0].session, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	set := r.Settings()
+	all := func(got result) {
+		for i, n := range list {
+			if !finished[i] {
+				finished[i] = got.final
+				r.tell(q.peer, n, got)
+			}
+		}
+	}
+	if err := r.callable(q.peer, set); err != nil { // the configuration may have changed
+		all(result{word: "forbidden", err: err, final: true})
+		return finished
+	}
+	if !set.Ready() {
+		all(result{word: "deferred", err: errors.New("no backend is up")})
+		return finished
+	}
+	caller := amtp.Caller{Timeout: set.Timeout, Size: set.Size, Dial: r.Dial}
+	var call *amtp.Call
+	for i, n := range list {
+		if r.ctx.Err() != nil {
+			break
+		}
+		// What a name said when the mail was announced it may not say any more. The address that is called is that of the
+		// connection, whatever the name says.
+		if got := r.stillTheirs(set, n, q.peer); got.word != "" {
+			finished[i] = got.final
+			r.tell(q.peer, n, got)
+			continue
+		}
+		if call == nil {
+			var err error
+			if call, err = caller.Open(r.ctx, netip.AddrPortFrom(q.peer, set.Port)); err != nil {
+				got := result{word: "unreachable", err: err}
+				r.tell(q.peer, n, got)
+				return finished
+			}
+			defer func() { call.Close() }()
+		}
+		got, alive := r.fetch(set, q, n, call)
+		finished[i] = got.final
+		r.tell(q.peer, n, got)
+		if !alive {
+			break
+		}
+	}
+	return finished
+}
+
+// stillTheirs looks a domain up again; no word: the address is still one of its.
+func (r *Receiver) stillTheirs(set *Settings, n *notice, peer netip.Addr) result {
+	ctx, cancel := context.WithTimeout(r.ctx, set.Timeout)
+	defer cancel()
+	switch held, err := set.holds(ctx, n.Domain, peer); {
+	case err != nil:
+		return result{word: "deferred", err: err}
+	case !held:
+		return result{word: "forbidden", err: fmt.Errorf("%s does not resolve to %s any more", n.Domain, peer), final: true}
+	}
+	return result{}
+}
+
+// fetch fetches one message and delivers it. alive: the call can go on.
+func (r *Receiver) fetch(set *Settings, q *queue, n *notice, call *amtp.Call) (got result, alive bool) {
+	k := keyOf(q.peer, n.Announcement)
+	before, known := r.delivered(k)
+	var said smtp.Reply
+	word, err := call.Fetch(amtp.Claim{Recipient: n.Recipient, Number: n.Number}, n.Domain, func(m *amtp.Message, err error) smtp.Reply {
+		switch {
+		case known:
+			said = before
+		case err != nil:
+			said = errMailForm
+			got.err = err
+		default:
+			said = r.deliver(set, q, n, call, m)
+		}
+		if said.Positive() && !known {
+			r.remember(k, said)
+		}
+		return said
+	})
+	if err == nil {
+		said = word
+	}
+	got.reply = said.String()
+	var refused *amtp.Refusal
+	switch {
+	case errors.As(err, &refused):
+		got.reply, got.word, got.final = refused.Reply.String(), "gone", refused.Reply.Permanent()
+		return got, true
+	case err != nil:
+		// What was delivered is remembered, and the next try tells the peer so.
+		got.word, got.err = "broken", err
+		return got, false
+	case known:
+		got.word, got.final = "repeated", true
+	case said.Positive():
+		got.word, got.final = "delivered", true
+	case said.Permanent():
+		got.word, got.final = "refused", true
+	default:
+		got.word = "deferred"
+	}
+	return got, true
+}
+
+// deliver takes a fetched message through a session like any, and returns the last word on it.
+func (r *Receiver) deliver(set *Settings, q *queue, n *notice, call *amtp.Call, m *amtp.Message) smtp.Reply {
+	if !strings.EqualFold(domainOf(m.From), n.Domain) {
+		return errFrom
+	}
+	l := r.open(amtp.Origin{
+		Session: n.session, Listener: n.listener, Client: netip.AddrPortFrom(q.peer, set.Port), Local: q.local, TLS: call.TLS(), Fetched: n.Domain,
+	}, n.Domain)
+	defer l.close()
+	reply := l.mail(m.From)
+	if reply.IsZero() {
+		reply = l.rcpt(n.Recipient)
+	}
+	if !reply.Positive() {
+		return reply
+	}
+	body := &watched{r: m.Body}
+	reply = l.data(m.Head, body)
+	if errors.Is(body.err, amtp.ErrForm) {
+		return errMailForm
+	}
+	return reply
+}
+
+// watched remembers why a body could not be read.
+type watched struct {
+	r   io.Reader
+	err error
+}
+
+// Read reads the body.
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		w.err = err
+	}
+	return n, err
+}
+
+// domainOf is an address's domain as A-labels.
+func domainOf(p smtp.Path) string {
+	d, err := smtp.ASCIIDomain(p.Domain)
+	if err != nil {
+		return ""
+	}
+	return d
+}

@@ -1,0 +1,244 @@
+package receiver
+
+import (
+	"container/heap"
+	"net/netip"
+	"slices"
+	"time"
+
+	"postern/proxy/amtp"
+	"postern/proxy/smtp"
+)
+
+// What is remembered of announcements. It is some 500 octets each, and is forgotten with the process: who keeps the mail
+// announces it again.
+const (
+	// noticesLimit bounds the announcements that are remembered, and noticesPerPeer those of one address. One more hears
+	// 452.
+	noticesLimit   = 20_000
+	noticesPerPeer = 200
+	// callsLimit bounds the calls at a time. A peer is called by one at a time.
+	callsLimit = 16
+	// perCall bounds what is fetched in one call, so that other peers have their turn.
+	perCall = 20
+	// The time between two tries doubles from the first to the last.
+	firstRetry = 30 * time.Second
+	lastRetry  = time.Hour
+	// answersLimit bounds what is remembered of mail that was delivered, see answers.
+	answersLimit = 20_000
+)
+
+// key is what makes two announcements the same.
+type key struct {
+	peer   netip.Addr
+	domain string
+	number string
+	rcpt   string
+}
+
+func keyOf(peer netip.Addr, a amtp.Announcement) key {
+	return key{peer, a.Domain, a.Number, smtp.Address(a.Recipient)}
+}
+
+// notice is mail that waits at a peer.
+type notice struct {
+	amtp.Announcement
+	listener string // on which it was announced
+	session  string // in which
+	until    time.Time
+	next     time.Time
+	tries    int
+}
+
+// queue is what waits at one peer.
+type queue struct {
+	peer    netip.Addr
+	local   netip.AddrPort // at which it has reached us
+	notices []*notice
+	due     time.Time // of the first notice
+	busy    bool      // it is being called, and is not among those that are due
+	index   int       // in the heap
+}
+
+// dueQueues is a heap of queues that nobody calls, the first that is due on top.
+type dueQueues []*queue
+
+func (d dueQueues) Len() int           { return len(d) }
+func (d dueQueues) Less(i, j int) bool { return d[i].due.Before(d[j].due) }
+func (d dueQueues) Swap(i, j int) {
+	d[i], d[j] = d[j], d[i]
+	d[i].index, d[j].index = i, j
+}
+
+// Push is for container/heap.
+func (d *dueQueues) Push(x any) {
+	q := x.(*queue)
+	q.index = len(*d)
+	*d = append(*d, q)
+}
+
+// Pop is for container/heap.
+func (d *dueQueues) Pop() any {
+	old := *d
+	q := old[len(old)-1]
+	old[len(old)-1] = nil
+	*d = old[:len(old)-1]
+	return q
+}
+
+// note remembers an announcement; false: there is no room for it. One that is there already stays as it is.
+func (r *Receiver) note(peer netip.Addr, local netip.AddrPort, n *notice) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	q := r.queues[peer]
+	if q == nil {
+		q = &queue{peer: peer, local: local, busy: true} // busy: not yet in the heap
+	}
+	k := keyOf(peer, n.Announcement)
+	for _, o := range q.notices {
+		if keyOf(peer, o.Announcement) == k {
+			return true
+		}
+	}
+	if r.closed || r.count >= noticesLimit || len(q.notices) >= noticesPerPeer {
+		return false
+	}
+	if r.queues[peer] == nil {
+		r.queues[peer] = q
+		q.busy = false
+		q.due = n.next
+		heap.Push(&r.due, q)
+	}
+	q.notices = append(q.notices, n)
+	r.count++
+	r.Metrics.AMTPWaiting(r.count)
+	if !q.busy && n.next.Before(q.due) {
+		q.due = n.next
+		heap.Fix(&r.due, q.index)
+	}
+	r.signal()
+	return true
+}
+
+// signal wakes who begins calls.
+func (r *Receiver) signal() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// dispatch begins the calls that are due, until Shutdown.
+func (r *Receiver) dispatch() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		wait, ok := r.begin()
+		if !ok {
+			return
+		}
+		timer.Reset(wait)
+		select {
+		case <-r.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// begin begins what is due now, and says how long nothing will be; not ok: nothing is begun any more.
+func (r *Receiver) begin() (wait time.Duration, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return 0, false
+	}
+	now := time.Now()
+	for len(r.due) > 0 && r.running < callsLimit && !r.due[0].due.After(now) {
+		q := heap.Pop(&r.due).(*queue)
+		q.busy = true
+		r.running++
+		var list []*notice
+		for _, n := range q.notices {
+			if !n.next.After(now) && len(list) < perCall {
+				list = append(list, n)
+			}
+		}
+		r.done.Go(func() { r.work(q, list) })
+	}
+	if len(r.due) == 0 || r.running >= callsLimit {
+		return time.Hour, true // a call that ends wakes us
+	}
+	return r.due[0].due.Sub(now), true
+}
+
+// work fetches what waits at a peer, and puts the peer back for what is left.
+func (r *Receiver) work(q *queue, list []*notice) {
+	finished := r.call(q, list)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	for i, n := range list {
+		switch {
+		case finished[i]:
+		case now.After(n.until):
+			r.tell(q.peer, n, result{word: "expired"})
+		default:
+			n.next = now.Add(min(firstRetry<<min(n.tries, 10), lastRetry))
+			n.tries++
+			continue
+		}
+		q.notices = slices.DeleteFunc(q.notices, func(o *notice) bool { return o == n })
+		r.count--
+	}
+	r.Metrics.AMTPWaiting(r.count)
+	r.running--
+	q.busy = false
+	if len(q.notices) == 0 {
+		delete(r.queues, q.peer)
+	} else {
+		q.due = q.notices[0].next
+		for _, n := range q.notices {
+			if n.next.Before(q.due) {
+				q.due = n.next
+			}
+		}
+		heap.Push(&r.due, q)
+	}
+	r.signal()
+}
+
+// answers remembers what the backend said of mail that it took, for when the peer does not hear that: it announces the
+// mail again, and must not have it delivered twice. The oldest give way.
+type answers struct {
+	by    map[key]smtp.Reply
+	order []key
+}
+
+func (a *answers) add(k key, r smtp.Reply) {
+	if a.by == nil {
+		a.by = map[key]smtp.Reply{}
+	}
+	if _, known := a.by[k]; known {
+		return
+	}
+	if len(a.order) >= answersLimit {
+		delete(a.by, a.order[0])
+		a.order = a.order[1:]
+	}
+	a.by[k] = r
+	a.order = append(a.order, k)
+}
+
+// delivered is what was said of mail that was delivered.
+func (r *Receiver) delivered(k key) (said smtp.Reply, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	said, ok = r.answered.by[k]
+	return said, ok
+}
+
+func (r *Receiver) remember(k key, said smtp.Reply) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answered.add(k, said)
+}
