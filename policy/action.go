@@ -43,10 +43,15 @@ type replyTemplate struct {
 	code     int
 	enhanced string
 	text     expr.Template
+	fallback string // text where that comes to nothing, as of a filter that gives no reason
 }
 
 func (r replyTemplate) expand(s expr.Scope) smtp.Reply {
-	return smtp.Reply{Code: r.code, Enhanced: r.enhanced, Text: r.text.Expand(s, maxReplyText)}
+	text := r.text.Expand(s, maxReplyText)
+	if strings.TrimSpace(text) == "" {
+		text = r.fallback
+	}
+	return smtp.Reply{Code: r.code, Enhanced: r.enhanced, Text: text}
 }
 
 // headerTemplate is the field that a tag rule adds.
@@ -99,7 +104,7 @@ func defaultReply(do Disposition, reads func(name string) bool, results map[stri
 func (r *rule) compileReply(c *compilation, text string, at configs.Position, fallback smtp.Reply) {
 	text = strings.TrimRight(text, "\r\n")
 	fault := func(offset int, format string, args ...any) { c.faultAt(shift(at, offset), format, args...) }
-	r.reply = replyTemplate{code: fallback.Code, enhanced: fallback.Enhanced}
+	r.reply = replyTemplate{code: fallback.Code, enhanced: fallback.Enhanced, fallback: fallback.Text}
 	rest, offset := text, 0
 	if text != "" {
 		code, after, _ := strings.Cut(text, " ")

@@ -71,6 +71,7 @@ func TestMilterVerdicts(t *testing.T) {
 	}{
 		"none":       {milter.Verdict{Action: "none"}, nil, "250 ", "none"},
 		"reject":     {milter.Verdict{Action: "reject", Reply: "554 5.7.1 Spam message rejected"}, nil, "550 5.7.1 Spam message rejected (", "reject"},
+		"no reason":  {milter.Verdict{Action: "reject"}, nil, "550 5.7.1 Not accepted. (", "reject"},
 		"discard":    {milter.Verdict{Action: "discard"}, nil, "250 ", "discard"},
 		"quarantine": {milter.Verdict{Action: "quarantine", Reason: "a virus"}, nil, "250 ", "quarantine"},
 		"trouble":    {milter.Verdict{}, errors.New("it hung up in the middle"), "451 4.3.0 Temporary failure in processing", "temperror"},
