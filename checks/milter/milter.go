@@ -96,8 +96,11 @@ type Options struct {
 
 // Filter is one milter. It is safe for concurrent use. Each message has a connection of its own.
 //
-// NOT: connections that are kept and used again by QUIT_NC of version 6. opendkim 2.11 and
-// clamav-milter 1.4 as Debian has them take it, and answer nothing from there on.
+// NOT: connections that are kept and used again by QUIT_NC of version 6. Nothing in the negotiation
+// says whether a filter knows it: what is linked with libmilter (8.17; opendkim 2.11 and clamav-milter
+// 1.4 were tried) takes it, and answers nothing from there on, neither to a negotiation nor to
+// CONNECT. rspamd 3.4 does go on, and half a millisecond is saved of the six that a small message
+// takes there with the rules that come with it.
 type Filter struct {
 	Options
 
