@@ -175,8 +175,12 @@ func (t *Turn) End(ctx context.Context, err error) Change {
 	if t.reached {
 		p.unreached = 0
 	}
-	if len(p.clients) < witnesses && !slices.Contains(p.clients, t.who) {
-		p.clients = append(p.clients, t.who)
+	who := t.who
+	if who.Network.IsValid() {
+		who.Address = who.Network // whoever has one has thousands of clients of IPv6
+	}
+	if len(p.clients) < witnesses && !slices.Contains(p.clients, who) {
+		p.clients = append(p.clients, who)
 	}
 	down := p.unreached >= mostUnreached || p.failed >= mostFailed && len(p.clients) == witnesses
 	switch {

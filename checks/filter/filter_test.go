@@ -104,6 +104,23 @@ func TestAFilterThatHangs(t *testing.T) {
 		for i := range 50 {
 			a.wants(1+i%2, true, errHangs, Same)
 		}
+		for i := range 50 { // of one network
+			ctx, cancel := context.WithTimeout(t.Context(), patient)
+			turn, err := a.peer.Begin(ctx, share.Of(netip.MustParseAddr(fmt.Sprintf("2001:db8:0:%x::1", i))))
+			cancel()
+			if err != nil {
+				t.Fatal(err)
+			}
+			turn.Reached()
+			if i == 0 {
+				turn.End(t.Context(), nil)
+				continue
+			}
+			if got := turn.End(t.Context(), errHangs); got == Left {
+				t.Fatalf("after %d", i)
+			}
+		}
+		a.wants(1, true, errHangs, Same)
 		a.wants(3, true, errHangs, Left)
 		a.isAlone("no answer")
 		time.Sleep(Rest)
