@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
@@ -87,7 +88,7 @@ func TestAFilterThatIsGone(t *testing.T) {
 		a.wants(2, false, nil, Same)
 		a.wants(2, false, errGone, Failed) // all is forgotten
 		w := httptest.NewRecorder()
-		a.metrics.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		a.metrics.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 		page := w.Body.String()
 		if !strings.Contains(page, `postern_filter_not_asked_total{filter="milter.m"} 3`) {
 			t.Errorf("the metrics say %s", page)

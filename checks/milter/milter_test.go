@@ -264,12 +264,12 @@ func TestALargeBodyIsStreamed(t *testing.T) {
 					}
 					n, _ := io.CopyN(io.Discard, theirs, int64(binary.BigEndian.Uint32(head[:])-1))
 					says := packetOf(ansContinue)
-					switch {
-					case head[4] == cmdMacros:
+					switch head[4] {
+					case cmdMacros:
 						continue
-					case head[4] == cmdNegotiate:
+					case cmdNegotiate:
 						says = packetOf(cmdNegotiate, []byte{0, 0, 0, 6, 0, 0, 0, 0}, binary.BigEndian.AppendUint32(nil, steps))
-					case head[4] == cmdBody:
+					case cmdBody:
 						if told += n; steps != 0 {
 							continue
 						}
