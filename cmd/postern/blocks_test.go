@@ -35,7 +35,7 @@ var tried = map[string]map[string]string{
 	},
 	"../../deploy/README.md": {
 		"127.0.0.1:10025 inet":         "TestE2EBytesArriveAsSent, and all others with Postfix",
-		"daemon_smtp_ports":            "the PROXY header in TestE2EExtensionsByBackend; the condition by hand, with Exim 4.96",
+		"daemon_smtp_ports":            "TestE2EExtensionsByBackend, with Exim",
 		"listen on 127.0.0.1":          "TestE2EExtensionsByBackend, with OpenSMTPD",
 		"frontend smtp":                "TestE2EGuides",
 		"apt install ./postern":        "make packages, by hand in a bare root",

@@ -16,11 +16,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	guides "postern/cmd/postern"
 )
 
 // Each extension with each backend that Debian has: what was announced through
@@ -199,7 +202,9 @@ func eximBackend(t *testing.T) *backendMTA {
 			t.Fatal(err)
 		}
 	}
-	writeFile(t, dir+"/etc/exim4/exim4.conf", fmt.Sprintf(string(readFile(t, "testdata/e2e/exim4.conf")), port))
+	// Port 25 of the guide is a port that nobody connects to.
+	said := strings.NewReplacer("25 : 10025", fmt.Sprintf("%d : %d", freePort(t), port), "10025", strconv.Itoa(port)).Replace(guides.BlockOf(t, deployGuide, "daemon_smtp_ports"))
+	writeFile(t, dir+"/etc/exim4/exim4.conf", fmt.Sprintf(string(readFile(t, "testdata/e2e/exim4.conf")), said))
 	log := runIn(t, dir, "/usr/sbin/exim4", "-bdf", "-q1h")
 	return &backendMTA{
 		name: "Exim", own: introduction(t, port, proxyLocal),
@@ -211,7 +216,8 @@ func eximBackend(t *testing.T) *backendMTA {
 func openSMTPDBackend(t *testing.T) *backendMTA {
 	dir, port := unpacked(t), freePort(t)
 	authority(t, dir+"/etc/smtpd.crt", dir+"/etc/smtpd.key")
-	writeFile(t, dir+"/etc/smtpd.conf", fmt.Sprintf(string(readFile(t, "testdata/e2e/smtpd.conf")), port))
+	said := strings.Replace(guides.BlockOf(t, deployGuide, "listen on 127.0.0.1 port 10025"), "port 10025", fmt.Sprintf("port %d tls pki mail", port), 1)
+	writeFile(t, dir+"/etc/smtpd.conf", fmt.Sprintf(string(readFile(t, "testdata/e2e/smtpd.conf")), said))
 	log := runIn(t, dir, "/usr/sbin/smtpd", "-d")
 	return &backendMTA{
 		name: "OpenSMTPD", own: introduction(t, port, proxyLocal),
