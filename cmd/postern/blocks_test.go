@@ -93,6 +93,7 @@ func TestBlocksAreTried(t *testing.T) {
 		write(filepath.Base(path), string(text))
 	}
 	list := write("forwarders.txt", BlockOf(t, "../../configs/README.md", "203.0.113.0/24   # mail team"))
+	users := write("amtp-users", "")
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	if err := makePair(cert, key, "mx.example.org", 90); err != nil {
 		t.Fatal(err)
@@ -141,7 +142,7 @@ func TestBlocksAreTried(t *testing.T) {
 				t.Errorf("%s: nobody tries this:\n%s", page, block)
 				continue
 			}
-			block = strings.NewReplacer("/etc/postern/fullchain.pem", cert, "/etc/postern/key.pem", key, "/run/postern", dir).Replace(block)
+			block = strings.NewReplacer("/etc/postern/fullchain.pem", cert, "/etc/postern/key.pem", key, "/run/postern", dir, "/etc/postern/amtp-users", users).Replace(block)
 			var said strings.Builder
 			if err := run(t.Context(), append(args, write(name, block)), &said, io.Discard); err != nil {
 				t.Errorf("%s: %v\n%s\n%s", page, err, said.String(), block)
