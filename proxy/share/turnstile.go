@@ -60,18 +60,25 @@ func (t *Turnstile) Leave(client Client) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.places.Give(client, 1)
-	for len(t.waiting) > 0 {
-		next := 0
+	for {
+		next := -1
 		for i, w := range t.waiting {
-			if t.places.By(w.client) < t.places.By(t.waiting[next].client) {
+			// NOT: only whoever has the least. Who is at his bound stays there for long, and others must not wait for him.
+			if (next < 0 || t.has(w.client) < t.has(t.waiting[next].client)) && t.places.Fits(w.client, 1, t.limits) == None {
 				next = i
 			}
 		}
-		w := t.waiting[next]
-		if t.places.Take(w.client, 1, t.limits) != None {
+		if next < 0 {
 			return
 		}
+		w := t.waiting[next]
+		t.places.Take(w.client, 1, t.limits) // it fits, and nobody else takes places meanwhile
 		t.waiting = slices.Delete(t.waiting, next, next+1)
 		close(w.ready)
 	}
+}
+
+// has is how many places a client has, or all those of its network.
+func (t *Turnstile) has(c Client) int64 {
+	return max(t.places.By(c), t.places.By(Client{Address: c.Network}))
 }

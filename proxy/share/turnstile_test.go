@@ -61,3 +61,34 @@ func TestTurnstile(t *testing.T) {
 		}
 	})
 }
+
+// Who waits and is at his bound, be it that of his network, keeps nobody else waiting.
+func TestTurnstilePassesOverWhoMayNot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts := NewTurnstile(Limits{All: 50})
+		ctx, cancel := context.WithCancel(t.Context())
+		wait := func(address string, got *bool) {
+			go func() { *got = ts.Enter(ctx, of(address), time.Hour) }()
+			synctest.Wait()
+		}
+		for i := range 25 { // one customer's networks: as much as it leaves free
+			if !ts.Enter(ctx, of(fmt.Sprintf("2001:db8:0:%x::1", i)), 0) {
+				t.Fatal(i)
+			}
+		}
+		for i := range 13 {
+			if !ts.Enter(ctx, of("192.0.2.1"), 0) {
+				t.Fatal(i)
+			}
+		}
+		var theirs, other bool
+		wait("2001:db8:0:ff::1", &theirs) // a fresh address of the same network
+		wait("192.0.2.1", &other)         // has 13, and 12 are free
+		ts.Leave(of("192.0.2.1"))
+		synctest.Wait()
+		if !other || theirs {
+			t.Errorf("in are the one who fits: %v, the network at its bound: %v", other, theirs)
+		}
+		cancel()
+	})
+}
