@@ -105,9 +105,14 @@ func (s *Service) Ask(ctx context.Context, request []Attribute) (a Answer, err e
 	if err != nil {
 		return a, err
 	}
+	err = errPanic
 	defer func() { s.tell(turn.End(ctx, err), err) }()
-	return s.ask(ctx, turn, appendRequest(nil, request))
+	a, err = s.ask(ctx, turn, appendRequest(nil, request))
+	return a, err
 }
+
+// errPanic is noted where asking came to no end.
+var errPanic = errors.New("asking it panicked")
 
 // tell logs what changed.
 func (s *Service) tell(change filter.Change, err error) {
@@ -154,7 +159,7 @@ func (s *Service) ask(ctx context.Context, turn *filter.Turn, request []byte) (a
 			continue
 		}
 		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
-			err = fmt.Errorf("no answer within %s", configs.FormatDuration(s.Timeout))
+			err = filter.Late("no answer within %s", configs.FormatDuration(s.Timeout))
 		}
 		return a, err
 	}
@@ -186,7 +191,7 @@ func (s *Service) connection(ctx context.Context, kept bool) (*conn, error) {
 	nc, err := s.peer.Connect(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
-			err = fmt.Errorf("no connection within %s", configs.FormatDuration(s.Timeout))
+			err = filter.Late("no connection within %s", configs.FormatDuration(s.Timeout))
 		}
 		return nil, err
 	}

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"postern/metrics"
@@ -24,7 +26,7 @@ const (
 	// time goes to it, until one has an answer.
 	Rest = 10 * time.Second
 	// mostUnreached is after how many attempts in a row it is down, where none came so far that it
-	// was told anything of the mail.
+	// was told anything of the mail, and none was just slow.
 	mostUnreached = 3
 	// mostFailed is after how many it is where it was told, and what it was told may have been why:
 	// then they are of as many clients as witnesses at the least.
@@ -86,6 +88,7 @@ type Turn struct {
 	who     share.Client
 	tries   bool // whether it answers again
 	reached bool
+	answers bool
 	excused bool
 }
 
@@ -111,7 +114,7 @@ func (p *Peer) Begin(ctx context.Context, who share.Client) (*Turn, error) {
 	}
 	// Who had to wait has less time left than the filter may need. NOT: a failure then, or one client that keeps
 	// its turns to the last moment would have the filter left alone for the mail of all.
-	t.excused = time.Since(began) > end.Sub(began)/10
+	t.excused = !end.IsZero() && time.Since(began) > end.Sub(began)/10
 	return t, nil
 }
 
@@ -135,6 +138,10 @@ func (t *Turn) admit() error {
 
 // Reached says that the filter is there and talks: what fails from here on may be due to what it is asked.
 func (t *Turn) Reached() { t.reached = true }
+
+// Answered says that the filter has answered, whatever is wrong with its answer: it is not down. An answer may
+// repeat what the sender wrote, and be nonsense for that.
+func (t *Turn) Answered() { t.answers = true }
 
 // Excuse says that what fails is no fault of the filter's.
 func (t *Turn) Excuse() { t.excused = true }
@@ -167,12 +174,19 @@ func (t *Turn) End(ctx context.Context, err error) Change {
 		return Same
 	case t.excused || errors.Is(ctx.Err(), context.Canceled):
 		return Same
+	case t.answers:
+		was := p.trouble
+		p.trouble, p.unreached, p.failed, p.clients, p.last, p.alone = true, 0, 0, nil, "", time.Time{}
+		if was {
+			return Same
+		}
+		return Failed
 	}
 	was := p.trouble
 	p.trouble, p.last = true, err.Error()
 	p.failed++
 	p.unreached++
-	if t.reached {
+	if t.reached || late(err) {
 		p.unreached = 0
 	}
 	who := t.who
@@ -191,4 +205,18 @@ func (t *Turn) End(ctx context.Context, err error) Change {
 		return Failed
 	}
 	return Same
+}
+
+// Late is an error of that text which says that something took too long.
+func Late(format string, args ...any) error { return &lateError{fmt.Sprintf(format, args...)} }
+
+type lateError struct{ text string }
+
+func (e *lateError) Error() string { return e.text }
+func (e *lateError) Unwrap() error { return os.ErrDeadlineExceeded }
+
+// late says whether the filter was slow, or has more to do than it can, which one client alone may have brought about:
+// a socket whose queue is full refuses at once.
+func late(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, syscall.EAGAIN)
 }

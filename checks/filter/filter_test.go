@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,14 +172,16 @@ func TestWhatIsNotItsFault(t *testing.T) {
 			if got := gone.End(ctx, errGone); got != Same {
 				t.Errorf("change %d", got)
 			}
-			ours, err := a.peer.Begin(t.Context(), client(1))
+			ctx, cancel = context.WithTimeout(t.Context(), patient)
+			ours, err := a.peer.Begin(ctx, client(1))
 			if err != nil {
 				t.Fatal(err)
 			}
 			ours.Excuse()
-			if got := ours.End(t.Context(), errHangs); got != Same {
+			if got := ours.End(ctx, errHangs); got != Same {
 				t.Errorf("change %d", got)
 			}
+			cancel()
 		}
 		a.wants(1, true, nil, Same)
 	})
@@ -259,6 +262,41 @@ func TestWhoHadToWait(t *testing.T) {
 			}
 		}
 		a.wants(2, true, nil, Same)
+	})
+}
+
+// A filter that answers is not down, whatever it answers: an answer may repeat what a sender wrote. And one that is slow
+// to take a connection has perhaps one client to thank for it.
+func TestNonsenseAndSlownessAreNotTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAsker(t)
+		for i := range 20 {
+			ctx, cancel := context.WithTimeout(t.Context(), patient)
+			turn, err := a.peer.Begin(ctx, client(i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			turn.Reached()
+			turn.Answered()
+			want := Same
+			if i == 0 {
+				want = Failed
+			}
+			if got := turn.End(ctx, errors.New("a field with a bare CR")); got != want {
+				t.Errorf("change %d, want %d", got, want)
+			}
+			cancel()
+		}
+		a.wants(1, true, nil, Back)
+		for i, slow := range []error{Late("no connection within %s", "5s"), fmt.Errorf("no connection: %w", syscall.EAGAIN), Late("none"), Late("none"), Late("none"), Late("none")} {
+			want := Same
+			if i == 0 {
+				want = Failed
+			}
+			a.wants(1, false, slow, want)
+		}
+		a.wants(2, false, Late("none"), Same)
+		a.wants(3, false, Late("none"), Left) // of three clients
 	})
 }
 

@@ -136,9 +136,14 @@ func (f *Filter) Ask(ctx context.Context, m *Message) (v Verdict, err error) {
 	if err != nil {
 		return v, err
 	}
+	err = errPanic
 	defer func() { f.tell(turn.End(ctx, err), err) }()
-	return f.ask(ctx, turn, m)
+	v, err = f.ask(ctx, turn, m)
+	return v, err
 }
+
+// errPanic is noted where asking came to no end.
+var errPanic = errors.New("asking it panicked")
 
 // tell logs what changed.
 func (f *Filter) tell(change filter.Change, err error) {
@@ -181,10 +186,10 @@ func (f *Filter) ask(ctx context.Context, turn *filter.Turn, m *Message) (v Verd
 // late names the time-out where that was the fault.
 func (f *Filter) late(ctx context.Context, err error) error {
 	if end, ok := ctx.Deadline(); ctx.Err() != nil || ok && !time.Now().Before(end) {
-		return fmt.Errorf("no verdict within %s", configs.FormatDuration(f.Most()))
+		return filter.Late("no verdict within %s", configs.FormatDuration(f.Most()))
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("no answer within %s", configs.FormatDuration(f.Timeout))
+		return filter.Late("no answer within %s", configs.FormatDuration(f.Timeout))
 	}
 	return err
 }

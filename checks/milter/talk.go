@@ -272,6 +272,7 @@ func (t *talk) finish() (v Verdict, err error) {
 				modAddRcptPar: "add a recipient", modDelRcpt: "remove a recipient",
 			}[p.code])
 		default:
+			t.turn.Answered()
 			end, err := t.verdict(p)
 			if err != nil {
 				return v, err

@@ -305,14 +305,11 @@ func (h *Holder) addresses(ctx context.Context, domain string, hosts []string) (
 		}
 		for _, a := range addrs[:min(len(addrs), mostAddresses)] {
 			a = a.Unmap().WithZone("")
-			switch err := h.o.Callable(a); {
-			case errors.Is(err, ErrTrouble):
-				out.text = err.Error()
-			case err != nil:
+			if err := h.o.Callable(a); err != nil {
 				barred = fmt.Sprintf("%s: %v", host, err)
-			default:
-				targets = append(targets, target{host, a})
+				continue
 			}
+			targets = append(targets, target{host, a})
 		}
 	}
 	switch {
