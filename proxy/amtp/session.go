@@ -274,7 +274,7 @@ func (s *Session) serve(ctx context.Context, t *Transition, c *Command) {
 	case r.Positive():
 		s.state = t.Then
 		s.wire.Say(r)
-	case r.Permanent() && (r.Code <= 504 || r.Code == 555):
+	case r.Permanent() && (r.Code <= 504 || r.Code == 555 || c.Verb == Selo):
 		s.fault(r)
 	default:
 		s.wire.Say(r)

@@ -13,7 +13,9 @@ import (
 	"strings"
 	"time"
 
+	"postern/checks/dnscache"
 	"postern/proxy/amtp"
+	"postern/proxy/share"
 	"postern/proxy/smtp"
 )
 
@@ -48,7 +50,7 @@ func (v *visitor) selo(ctx context.Context, a amtp.Announcement) smtp.Reply {
 	if v.r.callable(peer, v.set) != nil {
 		return errAddress
 	}
-	ctx, cancel := context.WithTimeout(ctx, v.set.Timeout)
+	ctx, cancel := context.WithTimeout(rationed(ctx, peer), v.set.Timeout)
 	defer cancel()
 	switch held, err := v.set.holds(ctx, a.Domain, peer); {
 	case err != nil:
@@ -76,6 +78,11 @@ func (r *Receiver) callable(peer netip.Addr, set *Settings) error {
 		return fmt.Errorf("%s is an address of this machine", peer)
 	}
 	return amtp.Callable(peer, nil)
+}
+
+// rationed makes what is asked of the DNS count as the peer's, as what is asked for a client of SMTP does.
+func rationed(ctx context.Context, peer netip.Addr) context.Context {
+	return dnscache.WithTransaction(ctx, &dnscache.Transaction{Client: share.Of(peer)})
 }
 
 // holds says whether an address is one of those that a domain has.
@@ -141,10 +148,16 @@ func (r *Receiver) call(q *queue, list []*notice) (finished []bool) {
 		all(result{word: "deferred", err: errors.New("no backend is up")})
 		return finished
 	}
+	ctx, cancel := context.WithTimeout(r.ctx, callTime)
+	defer cancel()
 	caller := amtp.Caller{Timeout: set.Timeout, Size: set.Size, Dial: r.Dial}
+	if r.Dial == nil && q.local.IsValid() {
+		// From the address that the mail was announced to: a holder gives it to no other one.
+		caller.Dial = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: q.local.Addr().AsSlice()}}).DialContext
+	}
 	var call *amtp.Call
 	for i, n := range list {
-		if r.ctx.Err() != nil {
+		if ctx.Err() != nil {
 			break
 		}
 		// What a name said when the mail was announced it may not say any more. The address that is called is that of the
@@ -156,7 +169,7 @@ func (r *Receiver) call(q *queue, list []*notice) (finished []bool) {
 		}
 		if call == nil {
 			var err error
-			if call, err = caller.Open(r.ctx, netip.AddrPortFrom(q.peer, set.Port)); err != nil {
+			if call, err = caller.Open(ctx, netip.AddrPortFrom(q.peer, set.Port)); err != nil {
 				got := result{word: "unreachable", err: err}
 				r.tell(q.peer, n, got)
 				return finished
@@ -175,7 +188,7 @@ func (r *Receiver) call(q *queue, list []*notice) (finished []bool) {
 
 // stillTheirs looks a domain up again; no word: the address is still one of its.
 func (r *Receiver) stillTheirs(set *Settings, n *notice, peer netip.Addr) result {
-	ctx, cancel := context.WithTimeout(r.ctx, set.Timeout)
+	ctx, cancel := context.WithTimeout(rationed(r.ctx, peer), set.Timeout)
 	defer cancel()
 	switch held, err := set.holds(ctx, n.Domain, peer); {
 	case err != nil:

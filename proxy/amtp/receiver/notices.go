@@ -7,18 +7,21 @@ import (
 	"time"
 
 	"postern/proxy/amtp"
+	"postern/proxy/share"
 	"postern/proxy/smtp"
 )
 
 // What is remembered of announcements. It is some 500 octets each, and is forgotten with the process: who keeps the mail
 // announces it again.
 const (
-	// noticesLimit bounds the announcements that are remembered, and noticesPerPeer those of one address. One more hears
-	// 452.
+	// noticesLimit bounds the announcements that are remembered, and noticesPerPeer those of one client (an IPv4 address, an
+	// IPv6 /64; a /48 has four times as many). One more hears 452.
 	noticesLimit   = 20_000
 	noticesPerPeer = 200
-	// callsLimit bounds the calls at a time. A peer is called by one at a time.
+	// callsLimit bounds the calls at a time. A peer is called by one at a time, an IPv6 /48 by four.
 	callsLimit = 16
+	// callTime bounds a whole call: whoever trickles must not keep one of the calls for long.
+	callTime = 20 * time.Minute
 	// perCall bounds what is fetched in one call, so that other peers have their turn.
 	perCall = 20
 	// The time between two tries doubles from the first to the last.
@@ -47,6 +50,7 @@ type notice struct {
 	session  string // in which
 	until    time.Time
 	next     time.Time
+	tried    time.Time // the last time; zero: never
 	tries    int
 }
 
@@ -96,11 +100,17 @@ func (r *Receiver) note(peer netip.Addr, local netip.AddrPort, n *notice) bool {
 	}
 	k := keyOf(peer, n.Announcement)
 	for _, o := range q.notices {
-		if keyOf(peer, o.Announcement) == k {
-			return true
+		if keyOf(peer, o.Announcement) != k {
+			continue
 		}
+		// Whoever announces it again has it still, and is there.
+		if !q.busy && !o.tried.IsZero() && n.next.Sub(o.tried) > firstRetry && n.next.Before(o.next) {
+			o.next = n.next
+			r.sooner(q, o.next)
+		}
+		return true
 	}
-	if r.closed || r.count >= noticesLimit || len(q.notices) >= noticesPerPeer {
+	if r.closed || r.waiting.Take(share.Of(peer), 1, share.Limits{All: noticesLimit, Each: noticesPerPeer}) != share.None {
 		return false
 	}
 	if r.queues[peer] == nil {
@@ -110,14 +120,21 @@ func (r *Receiver) note(peer netip.Addr, local netip.AddrPort, n *notice) bool {
 		heap.Push(&r.due, q)
 	}
 	q.notices = append(q.notices, n)
-	r.count++
-	r.Metrics.AMTPWaiting(r.count)
-	if !q.busy && n.next.Before(q.due) {
-		q.due = n.next
-		heap.Fix(&r.due, q.index)
+	r.Metrics.AMTPWaiting(int(r.waiting.Used()))
+	if !q.busy {
+		r.sooner(q, n.next)
 	}
 	r.signal()
 	return true
+}
+
+// sooner makes a queue that nobody calls due at a time, if it is not sooner. r.mu must be held.
+func (r *Receiver) sooner(q *queue, at time.Time) {
+	if at.Before(q.due) {
+		q.due = at
+		heap.Fix(&r.due, q.index)
+		r.signal()
+	}
 }
 
 // signal wakes who begins calls.
@@ -154,7 +171,13 @@ func (r *Receiver) begin() (wait time.Duration, ok bool) {
 	}
 	now := time.Now()
 	for len(r.due) > 0 && r.running < callsLimit && !r.due[0].due.After(now) {
-		q := heap.Pop(&r.due).(*queue)
+		q := r.due[0]
+		if r.calls.Take(share.Of(q.peer), 1, share.Limits{All: callsLimit, Each: 1}) != share.None {
+			q.due = now.Add(time.Second) // others of its network are called
+			heap.Fix(&r.due, 0)
+			continue
+		}
+		heap.Pop(&r.due)
 		q.busy = true
 		r.running++
 		var list []*notice
@@ -183,14 +206,16 @@ func (r *Receiver) work(q *queue, list []*notice) {
 		case now.After(n.until):
 			r.tell(q.peer, n, result{word: "expired"})
 		default:
+			n.tried = now
 			n.next = now.Add(min(firstRetry<<min(n.tries, 10), lastRetry))
 			n.tries++
 			continue
 		}
 		q.notices = slices.DeleteFunc(q.notices, func(o *notice) bool { return o == n })
-		r.count--
+		r.waiting.Give(share.Of(q.peer), 1)
 	}
-	r.Metrics.AMTPWaiting(r.count)
+	r.Metrics.AMTPWaiting(int(r.waiting.Used()))
+	r.calls.Give(share.Of(q.peer), 1)
 	r.running--
 	q.busy = false
 	if len(q.notices) == 0 {

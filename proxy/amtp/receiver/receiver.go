@@ -66,7 +66,8 @@ type Receiver struct {
 	mu       sync.Mutex
 	queues   map[netip.Addr]*queue
 	due      dueQueues
-	count    int // notices in all
+	waiting  share.Budget // notices
+	calls    share.Budget
 	running  int // calls
 	closed   bool
 	wake     chan struct{}
@@ -79,6 +80,9 @@ func New(o Options) *Receiver {
 		o.Own = ownAddresses
 	}
 	r := &Receiver{Options: o, queues: map[netip.Addr]*queue{}, wake: make(chan struct{}, 1)}
+	if len(o.Own()) == 0 {
+		r.Log.Warn("the addresses of this machine cannot be read: a name that resolves to one of them may be called")
+	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.done.Go(r.dispatch)
 	return r
