@@ -29,6 +29,7 @@ var tried = map[string]map[string]string{
 		"$ runuser -u postern -- post": "TestE2EGuides, of another machine",
 		"$ postern ":                   "TestE2EGuides",
 		"make help":                    "TestE2EGuides",
+		"partner -> us    C: SELO":     "proxy/amtp/testdata/servers.txt and announce.txt",
 	},
 	"../../configs/README.md": {
 		"203.0.113.0/24   # mail team": "lines of a list: TestBlocksAreTried, as the list forwarders",

@@ -97,6 +97,7 @@ var examinations = []check{
 	{"tls", "TLS", nil},
 	{"domain", "Our domains", (*patient).domains},
 	{"listener", "Listeners", (*patient).ports},
+	{"amtp", "AMTP", (*patient).amtp},
 	{"client.address", "Is the client's address real?", (*patient).clientAddress},
 	{"backend", "Backends", (*patient).backendsAndOffers},
 	{"announced", "What clients are offered", nil},

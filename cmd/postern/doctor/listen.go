@@ -44,6 +44,10 @@ func (d *patient) port(ctx context.Context, l configs.Listener, bound error) Fin
 		return Finding{Status: Fault, Seen: "cannot be opened: " + bound.Error(), Advice: "look at the address"}
 	}
 	greeting, err := greetingOf(ctx, l)
+	ours := d.Settings.Hostname + " ESMTP"
+	if l.Protocol == configs.ProtocolAMTP {
+		ours = d.Settings.Hostname + " AMTP"
+	}
 	var op *net.OpError
 	switch {
 	// The kernel asks for that right before it looks whether somebody has the port.
@@ -56,7 +60,7 @@ func (d *patient) port(ctx context.Context, l configs.Listener, bound error) Fin
 		return Finding{Status: Warn, Seen: fmt.Sprintf("is in use, and greets nobody: %v", err), Advice: "right if a rule refuses every connection from this machine; else see who listens: ss -ltnp"}
 	case err != nil:
 		return Finding{Status: Fault, Seen: fmt.Sprintf("is in use by a program that does not greet: %v", err), Advice: "see who it is: ss -ltnp. If systemd holds it (postern.socket), start the service"}
-	case greeting != d.Settings.Hostname+" ESMTP": // an MTA of the same name says what it is behind that
+	case greeting != ours: // an MTA of the same name says what it is behind that
 		return Finding{Status: Fault, Seen: fmt.Sprintf("is in use by another program, which greets with %q", greeting), Advice: "your MTA still has it? deploy/README.md says how the port moves over; or a proxy runs with another hostname: reload it"}
 	}
 	return Finding{Status: OK, Seen: fmt.Sprintf("is in use by Postern, which greets with %q", greeting)}
