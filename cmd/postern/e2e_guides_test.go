@@ -122,9 +122,10 @@ func TestE2EGuides(t *testing.T) {
 			"sh deploy/packaging/preremove upgrade 0.2\nsh deploy/packaging/postremove upgrade 0.2\nsh deploy/packaging/postinstall configure 0.1\n" +
 			"until [ \"$(systemctl show -p MainPID --value postern)\" != \"$before\" ] && curl -sf -o /dev/null http://127.0.0.1:9125/readyz; do sleep 0.1; done\n", never: "nothing was started"},
 		{what: "a package is removed", script: "set -e\nsh deploy/packaging/preremove remove\n[ -z \"$(systemctl show -p MainPID --value postern)\" ]\nsh deploy/packaging/postremove remove\nls /etc/postern/postern.yaml /var/lib/postern/journal\n"},
-		{what: "a package is purged", script: "set -e\nmkdir -p /var/lib/postern-amtp/spool\ntouch /var/lib/postern-amtp/spool/1.message\nsh deploy/packaging/postremove purge\n[ ! -e /etc/postern ] && [ ! -e /var/lib/postern ] && [ -e /var/lib/postern-amtp/spool/1.message ]\n" +
+		{what: "a package is purged", script: "set -e\nmkdir -p /var/lib/postern-amtp/spool /var/lib/postern/Maildir/new\ntouch /var/lib/postern-amtp/spool/1.message /var/lib/postern/Maildir/new/1\nsh deploy/packaging/postremove purge\n" +
+			"[ -e /var/lib/postern/Maildir/new/1 ]\nrm /var/lib/postern/Maildir/new/1\nsh deploy/packaging/postremove purge\n[ ! -e /etc/postern ] && [ ! -e /var/lib/postern ] && [ -e /var/lib/postern-amtp/spool/1.message ]\n" +
 			"rm /var/lib/postern-amtp/spool/1.message\nsh deploy/packaging/postremove purge\n[ ! -e /var/lib/postern-amtp ]\nmkdir /etc/postern\nsh deploy/packaging/postinstall configure ''\nstat -c '%a %U %G' /var/lib/postern\n",
-			says: []string{"mail that was not fetched yet is left", "nothing was started", "(?m)^750 postern postern$"}},
+			says: []string{"mail that nobody else has is left in ", "nothing was started", "(?m)^750 postern postern$"}},
 
 		// What others read.
 		{what: "HAProxy", script: "cat >/tmp/haproxy.cfg <<'END'\n" + deploy("frontend smtp") + "END\nhaproxy -c -f /tmp/haproxy.cfg\n", says: []string{"Configuration file is valid"}},
