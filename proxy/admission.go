@@ -46,11 +46,15 @@ func (srv *Server) ration(who share.Client, l configs.Limits, now time.Time) (wh
 // room says whether there is room for one more of those that are counted already.
 // srv.mu must be held.
 func (srv *Server) room(l configs.Limits, now time.Time) (why ending) {
-	if l.Connections > 0 && len(srv.sessions)+srv.guests-srv.giving > l.Connections && !srv.makeRoom(now) {
+	if l.Connections > 0 && len(srv.sessions)-srv.within-srv.giving > l.Connections && !srv.makeRoom(now) {
 		return endedLimit
 	}
 	return ""
 }
+
+// guestPart is which part of limits.connections connections of other protocols may be besides: they do not give way to
+// others, and nobody gives way to them.
+const guestPart = 4
 
 // Admit counts a connection of another protocol against the limits of those of SMTP, with which it shares them.
 // leave is to be called at its end. why is the word of connections_total for a refusal; empty: it is admitted.
@@ -61,17 +65,16 @@ func (srv *Server) Admit(client netip.Addr) (leave func(), why string) {
 	}
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
+	if l.Connections > 0 && srv.guests >= max(1, l.Connections/guestPart) {
+		srv.clients.Give(who, 1)
+		return nil, string(endedLimit)
+	}
 	srv.guests++
 	leave = func() {
 		srv.mu.Lock()
 		defer srv.mu.Unlock()
 		srv.guests--
 		srv.clients.Give(who, 1)
-	}
-	if why := srv.room(l, now); why != "" {
-		srv.guests--
-		srv.clients.Give(who, 1)
-		return nil, string(why)
 	}
 	return leave, ""
 }
@@ -98,7 +101,7 @@ func (srv *Server) makeRoom(now time.Time) bool {
 	var since time.Time
 	looked := 0
 	for s := range srv.sessions { // in no order, which is what makes a part of them a sample
-		if t, idle := s.idle.since(); idle && !s.loan.Aborted() && (oldest == nil || t.Before(since)) {
+		if t, idle := s.idle.since(); idle && s.origin == nil && !s.loan.Aborted() && (oldest == nil || t.Before(since)) {
 			oldest, since = s, t
 		}
 		if looked++; looked >= giveWayAmong {

@@ -42,6 +42,7 @@ func (srv *Server) enterInside(s *session) bool {
 		return false
 	}
 	srv.sessions[s] = struct{}{}
+	srv.within++
 	srv.wg.Add(1)
 	return true
 }

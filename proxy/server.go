@@ -87,6 +87,7 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	sessions  map[*session]struct{}
 	guests    int // connections of other protocols
+	within    int // of sessions: those of mail that came by another protocol
 	giving    int // of sessions: those that give way to others and will end
 	wg        sync.WaitGroup
 	serving   sync.WaitGroup // calls of Serve
@@ -252,6 +253,9 @@ func (srv *Server) leave(s *session) {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	delete(srv.sessions, s)
+	if s.origin != nil {
+		srv.within--
+	}
 	if s.idle.givesWay.Load() {
 		srv.giving--
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"time"
@@ -17,10 +18,14 @@ import (
 
 // Caller speaks AMTP to other servers, as their client. The zero value is useful.
 type Caller struct {
-	// Timeout bounds each step of a conversation: the connection, a command and its reply, a pause within a message; 0:
+	// Timeout bounds each step of a conversation: the connection, a command and its reply; 0:
 	// 30 s.
 	Timeout time.Duration
-	Size    int64 // the largest message that is read, in octets; 0: there is no bound
+	// Block is how long a server may pause within a message, and what the pace is made of that it is held to; 0: Timeout.
+	Block time.Duration
+	Size  int64 // the largest message that is read, in octets; 0: there is no bound
+	// HeaderSize and HeaderFields bound its header section, in octets and in fields; 0: a MiB, and a thousand.
+	HeaderSize, HeaderFields int
 	// Dial opens a connection; nil: a net.Dialer. The address is one of IP, so that no name is looked up.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -161,11 +166,15 @@ func (c *Call) Fetch(claim Claim, domain string, take func(*Message, error) smtp
 	}
 	limit := c.caller.Size
 	if limit <= 0 {
-		limit = 1 << 62
+		limit = math.MaxInt64
 	}
-	t := newText(&c.wire, c.caller.timeout(), limit)
-	t.cut = true
-	m, err := Decode(t, domain)
+	block := c.caller.Block
+	if block <= 0 {
+		block = c.caller.timeout()
+	}
+	t := newText(&c.wire, block, limit)
+	t.cut = limit < math.MaxInt64/cutFactor
+	m, err := decode(t, domain, c.caller.HeaderSize, c.caller.HeaderFields)
 	if err != nil {
 		m = nil
 	}

@@ -27,8 +27,11 @@ const (
 	crlf        = "\r\n"
 )
 
-// sectionLimit bounds a header section, in octets: what limits.header_size lets in is below it, or refused later.
-const sectionLimit = 1 << 20
+// sectionLimit and fieldsLimit bound a header section, in octets and in fields, where nobody says less.
+const (
+	sectionLimit = 1 << 20
+	fieldsLimit  = 1000
+)
 
 // What may be wrong with a message that was fetched.
 var (
@@ -141,13 +144,23 @@ type Message struct {
 	From smtp.Path
 	// Head is its header section, with the empty line at its end. What Send From says is a Received field in it.
 	Head []byte
+	// Lasting is Head without what is different each time that the message is fetched.
+	Lasting []byte
 	// Body is what comes behind it. It ends with io.EOF where the whole was there; else with another error, ErrForm where
 	// the form was broken, and then there is no message.
 	Body io.Reader
 }
 
 // Decode reads a message in the form of the drafts. No pseudo-tag is in what it returns, unless it was text.
-func Decode(r io.Reader, domain string) (*Message, error) {
+func Decode(r io.Reader, domain string) (*Message, error) { return decode(r, domain, 0, 0) }
+
+func decode(r io.Reader, domain string, size, fields int) (*Message, error) {
+	if size <= 0 || size > sectionLimit {
+		size = sectionLimit
+	}
+	if fields <= 0 {
+		fields = fieldsLimit
+	}
 	br := bufio.NewReaderSize(r, 32<<10)
 	line, err := formLine(br)
 	if err == nil && line == tagRelay {
@@ -171,9 +184,12 @@ func Decode(r io.Reader, domain string) (*Message, error) {
 			break
 		}
 		section = append(append(section, line...), crlf...)
-		if len(section) > sectionLimit {
+		if len(section) > size {
 			return nil, ErrForm
 		}
+	}
+	if smtp.CountFields(section) > fields {
+		return nil, ErrForm
 	}
 	if line, err = formLine(br); err != nil || line != tagBody {
 		return nil, errors.Join(ErrForm, err)
@@ -201,16 +217,17 @@ func (m *Message) readHead(section []byte, domain string) error {
 	if bad > 0 {
 		return ErrForm
 	}
-	froms := 0
+	froms, sends := 0, 0
 	for i, f := range h {
 		value := strings.TrimSpace(f.Value)
 		switch name := named[at[i].Start]; {
 		case name == sendFrom:
 			received, ok := receivedOf(value)
-			if !ok {
+			if sends++; !ok || sends > 1 {
 				return ErrForm
 			}
-			f = smtp.Field{Name: "Received", Value: received}
+			m.Head = appendField(m.Head, smtp.Field{Name: "Received", Value: received})
+			continue
 		case name == messageID:
 			if f.Name = "Message-ID"; !strings.HasPrefix(value, "<") {
 				f.Value = " <" + value + "@" + domain + ">"
@@ -227,7 +244,7 @@ func (m *Message) readHead(section []byte, domain string) error {
 				f.Value = " " + t.Format(time.RFC1123Z)
 			}
 		}
-		m.Head = appendField(m.Head, f)
+		m.Head, m.Lasting = appendField(m.Head, f), appendField(m.Lasting, f)
 	}
 	if froms != 1 {
 		return ErrFrom

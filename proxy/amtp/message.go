@@ -22,7 +22,7 @@ type text struct {
 	wire  *wire.Conn
 	pace  wire.Pace
 	limit int64 // octets
-	cut   bool  // a text of more than twice as many is not read to its end: of a server's, whom nobody has to answer
+	cut   bool  // a text of many times as many is not read to its end: of a server's, whom nobody has to answer
 
 	sc      smtp.DataScanner
 	un      smtp.Unstuffer
@@ -31,13 +31,18 @@ type text struct {
 	ready   []byte // unstuffed, and not yet read
 	scratch []byte
 	skipped int64
-	ended   bool  // the dot was read
-	lost    error // the connection failed: nothing more can be read
-	err     error // what Read returns once ready is empty
+	read    time.Time // when the last block had come
+	ended   bool      // the dot was read
+	lost    error     // the connection failed: nothing more can be read
+	err     error     // what Read returns once ready is empty
 }
 
+// cutFactor is how many times as much as its limit is read of a server's message, to be able to tell it that it was too
+// large. More is cut off.
+const cutFactor = 8
+
 func newText(c *wire.Conn, block time.Duration, limit int64) *text {
-	return &text{wire: c, pace: wire.NewPace(block), limit: limit}
+	return &text{wire: c, pace: wire.NewPace(block), limit: limit, read: time.Now()}
 }
 
 // Read returns the next octets.
@@ -55,8 +60,10 @@ func (t *text) Read(p []byte) (int, error) {
 
 // next reads a block, or notes why there is none.
 func (t *text) next() {
+	t.pace.Rest(time.Since(t.read))
 	t.pace.Arm(t.wire, t.sc.Octets()+t.skipped)
 	b, block, err := t.wire.ReadBlock(t.tail)
+	t.read = time.Now()
 	defer wire.PutBlock(block)
 	if err != nil {
 		t.lost = err
@@ -97,7 +104,7 @@ func (t *text) next() {
 // fault of the text, nil where there is none, and whether the connection can be used on.
 func (t *text) finish() (fault error, alive bool) {
 	for !t.ended && t.lost == nil {
-		if t.next(); t.cut && t.skipped > t.limit && !t.ended {
+		if t.next(); t.cut && t.skipped > (cutFactor-1)*t.limit && !t.ended {
 			t.lost = errTooLarge
 		}
 	}

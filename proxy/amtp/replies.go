@@ -79,7 +79,7 @@ var topics = map[Verb]string{
 	User:     "USER\nThen, on a line of its own: name, a blank, password.",
 	Rcpt:     "RCPT TO:address[,address]\nBegins a message.",
 	More:     "MORE TO:address[,address]\nMore recipients, or corrected ones.",
-	Head:     "HEAD\nThe header fields, ended by a lone dot. From, Date and Message-ID are written by the server.",
+	Head:     "HEAD\nThe header fields, ended by a lone dot. From is written by the server, and so are Date, Message-ID and To where you give none.",
 	Data:     "DATA\nThe text, ended by a lone dot. Without HEAD, a first line \"Subject: ...\" becomes the subject.",
 	Rset:     "RSET\nForgets the message, not the login.",
 	Noop:     "NOOP",

@@ -354,9 +354,7 @@ func (s *Session) recipients(ctx context.Context, list []smtp.Path) smtp.Reply {
 
 // reset forgets the message that is being made, and not the login.
 func (s *Session) reset() {
-	if len(s.rcpts) > 0 {
-		s.guest.Reset()
-	}
+	s.guest.Reset()
 	s.rcpts, s.head, s.hasHead = nil, nil, false
 }
 

@@ -29,6 +29,9 @@ func NewPace(block time.Duration) Pace {
 // IsZero says that nothing has begun.
 func (p *Pace) IsZero() bool { return p.block == 0 }
 
+// Rest says that for d nobody waited for the client: what was done meanwhile took our own time, and is not its pace.
+func (p *Pace) Rest(d time.Duration) { p.began, p.ceiling = p.began.Add(d), p.ceiling.Add(d) }
+
 // Arm sets the deadline for the next octets, octets having come so far.
 func (p *Pace) Arm(c *Conn, octets int64) {
 	now := time.Now()

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
-	"sync/atomic"
 
 	"postern/configs"
 	"postern/proxy/amtp"
@@ -24,8 +24,10 @@ func (p *Parts) buildAMTP(name string, note func(at string, err error)) {
 	a := &cfg.AMTP
 	set := &receiver.Settings{
 		Hostname: name, Lifetime: a.Lifetime, Timeout: a.CallTimeout, Port: uint16(a.Port),
-		Size: int64(cfg.Limits.MessageSize), Resolver: p.Resolver,
+		Size: int64(cfg.Limits.MessageSize), HeaderSize: int(cfg.Limits.HeaderSize), HeaderFields: cfg.Limits.HeaderFields,
+		Block: cfg.Timeouts.DataBlock, Resolver: p.Resolver,
 		Ready: func() bool { return p.Backends.Up() },
+		Takes: func(client netip.Addr) bool { return client.Is4() || p.Backends.TakesIPv6() },
 	}
 	for _, d := range a.Domains {
 		if d, err := smtp.ASCIIDomain(d); err == nil { // the loader has looked
@@ -49,22 +51,18 @@ func (p *Parts) buildAMTP(name string, note func(at string, err error)) {
 // amtpSide is what serves AMTP beside SMTP. It begins with the first listener that speaks it.
 type amtpSide struct {
 	receiver *receiver.Receiver
-	last     atomic.Pointer[receiver.Settings]
 
 	mu      sync.Mutex
-	servers map[string]*amtp.Server // by the listener's name
+	servers []*amtp.Server // of each listener that was ever opened
 }
 
 // beginAMTP makes it, once.
 func (s *Service) beginAMTP() *amtpSide {
 	if s.amtp == nil {
-		side := &amtpSide{servers: map[string]*amtp.Server{}}
+		side := &amtpSide{}
 		side.receiver = receiver.New(receiver.Options{
 			Settings: func() *receiver.Settings {
-				if set := s.parts.Load().amtp; set != nil {
-					side.last.Store(set)
-				}
-				return side.last.Load() // what was announced is fetched although its listener has gone
+				return s.amtpLast.Load() // what was announced is fetched although its listener has gone
 			},
 			Inside: s.smtp.Inside, Misbehaved: s.smtp.Misbehaved, Log: s.Log, Metrics: s.metrics,
 		})
@@ -87,7 +85,7 @@ func (s *Service) serveAMTP(side *amtpSide, ln net.Listener, l configs.Listener)
 		},
 	}
 	side.mu.Lock()
-	side.servers[l.Name+"\x00"+l.Address] = srv
+	side.servers = append(side.servers, srv)
 	side.mu.Unlock()
 	err := srv.Serve(ln)
 	if errors.Is(err, amtp.ErrServerClosed) {
@@ -104,11 +102,8 @@ func (a *amtpSide) shutdown(ctx context.Context) error {
 	a.mu.Lock()
 	var done sync.WaitGroup
 	errs := make([]error, len(a.servers)+1)
-	at := 0
-	for _, srv := range a.servers {
-		i := at
+	for i, srv := range a.servers {
 		done.Go(func() { errs[i] = srv.Shutdown(ctx) })
-		at++
 	}
 	a.mu.Unlock()
 	done.Go(func() { errs[len(errs)-1] = a.receiver.Shutdown(ctx) })

@@ -295,10 +295,10 @@ func (s *Service) leave(signals <-chan os.Signal) {
 	// Who has announced mail to us announces it again, to the process that has our place.
 	var amtpDone sync.WaitGroup
 	amtpDone.Go(func() { _ = s.amtp.shutdown(ctx) })
-	defer amtpDone.Wait()
 	if err := s.smtp.Leave(ctx); err != nil {
 		s.Log.Info("sessions are left after the hand-over", "cause", err.Error())
 	}
+	amtpDone.Wait()
 	cancel()
 	<-done
 }

@@ -26,6 +26,7 @@ import (
 	"postern/metrics/admin"
 	"postern/policy/journal"
 	"postern/proxy"
+	"postern/proxy/amtp/receiver"
 	"postern/proxy/backend"
 )
 
@@ -59,7 +60,8 @@ type Service struct {
 	adminSocket *socket         // nil: none
 	control     *control.Server // nil: none
 	retriever   retriever
-	amtp        *amtpSide // nil: no listener has spoken it
+	amtp        *amtpSide                         // nil: no listener has spoken it
+	amtpLast    atomic.Pointer[receiver.Settings] // the newest that there were
 
 	included chan struct{} // a file that the configuration includes has changed
 	failed   chan error    // a listener, or the admin side, gave up
@@ -258,6 +260,9 @@ func both(first, second func(*journal.Record)) func(*journal.Record) {
 // use makes p the current parts.
 func (s *Service) use(p *Parts) {
 	old := s.parts.Swap(p)
+	if p.amtp != nil {
+		s.amtpLast.Store(p.amtp)
+	}
 	if len(p.Config.Backends) == 0 {
 		s.embed(p)
 	}

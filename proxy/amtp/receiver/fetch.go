@@ -2,8 +2,10 @@ package receiver
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"log/slog"
 	"net"
@@ -25,6 +27,7 @@ var (
 	errAddress   = smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Your address is not called from here"}
 	errNotTheirs = smtp.Reply{Code: 550, Enhanced: "7.1", Text: "DOMAIN does not resolve to your address"}
 	errLookup    = smtp.Reply{Code: 451, Enhanced: "4.3", Text: "DOMAIN cannot be looked up now, try again later"}
+	errIPv6      = smtp.Reply{Code: 451, Enhanced: "3.5", Text: "No mail by IPv6 here at the moment, call from your IPv4 address"}
 	errNoRoom    = smtp.Reply{Code: 452, Enhanced: "3.1", Text: "Too much mail waits, try again later"}
 
 	errFrom     = smtp.Reply{Code: 550, Enhanced: "7.1", Text: "From is not of the domain whose server has the mail"}
@@ -47,21 +50,27 @@ func (v *visitor) selo(ctx context.Context, a amtp.Announcement) smtp.Reply {
 	if _, err := netip.ParseAddr(a.Domain); err == nil {
 		return errNoDomain
 	}
-	if v.r.callable(peer, v.set) != nil {
+	set := v.set()
+	if v.r.callable(peer, set) != nil {
+		v.r.Misbehaved(peer)
 		return errAddress
 	}
-	ctx, cancel := context.WithTimeout(rationed(ctx, peer), v.set.Timeout)
+	if !set.Takes(peer) {
+		return errIPv6
+	}
+	ctx, cancel := context.WithTimeout(rationed(ctx, peer), set.Timeout)
 	defer cancel()
-	switch held, err := v.set.holds(ctx, a.Domain, peer); {
+	switch held, err := set.holds(ctx, a.Domain, peer); {
 	case err != nil:
 		return errLookup
 	case !held:
+		v.r.Misbehaved(peer)
 		return errNotTheirs
-	case !v.set.serves(a.Recipient):
+	case !set.serves(a.Recipient):
 		return amtp.NoSelo
 	}
 	now := time.Now()
-	if !v.r.note(peer, v.s.Local, &notice{Announcement: a, listener: v.s.Server().Name, session: v.s.ID, until: now.Add(v.set.Lifetime), next: now}) {
+	if !v.r.note(peer, v.s.Local, &notice{Announcement: a, listener: v.s.Server().Name, session: v.s.ID, until: now.Add(set.Lifetime), next: now}) {
 		return errNoRoom
 	}
 	return amtp.SeloAccepted
@@ -74,7 +83,10 @@ func (r *Receiver) callable(peer netip.Addr, set *Settings) error {
 			return nil
 		}
 	}
-	if slices.Contains(r.Own(), peer) {
+	switch own := r.own(); {
+	case len(own) == 0:
+		return errors.New("the addresses of this machine cannot be read")
+	case slices.Contains(own, peer):
 		return fmt.Errorf("%s is an address of this machine", peer)
 	}
 	return amtp.Callable(peer, nil)
@@ -150,18 +162,25 @@ func (r *Receiver) call(q *queue, list []*notice) (finished []bool) {
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, callTime)
 	defer cancel()
-	caller := amtp.Caller{Timeout: set.Timeout, Size: set.Size, Dial: r.Dial}
+	caller := amtp.Caller{
+		Timeout: set.Timeout, Block: set.Block, Size: set.Size, HeaderSize: set.HeaderSize, HeaderFields: set.HeaderFields, Dial: r.Dial,
+	}
 	if r.Dial == nil && q.local.IsValid() {
 		// From the address that the mail was announced to: a holder gives it to no other one.
 		caller.Dial = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: q.local.Addr().AsSlice()}}).DialContext
 	}
 	var call *amtp.Call
 	for i, n := range list {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || r.ending() {
 			break
 		}
 		// What a name said when the mail was announced it may not say any more. The address that is called is that of the
 		// connection, whatever the name says.
+		if !set.serves(n.Recipient) { // nor is everything served any more that was
+			finished[i] = true
+			r.tell(q.peer, n, result{word: "forbidden", err: errors.New("the recipient's domain is not served any more")})
+			continue
+		}
 		if got := r.stillTheirs(set, n, q.peer); got.word != "" {
 			finished[i] = got.final
 			r.tell(q.peer, n, got)
@@ -201,26 +220,34 @@ func (r *Receiver) stillTheirs(set *Settings, n *notice, peer netip.Addr) result
 
 // fetch fetches one message and delivers it. alive: the call can go on.
 func (r *Receiver) fetch(set *Settings, q *queue, n *notice, call *amtp.Call) (got result, alive bool) {
-	k := keyOf(q.peer, n.Announcement)
+	k := mailOf(n.Announcement)
 	before, known := r.delivered(k)
 	var said smtp.Reply
 	word, err := call.Fetch(amtp.Claim{Recipient: n.Recipient, Number: n.Number}, n.Domain, func(m *amtp.Message, err error) smtp.Reply {
-		switch {
-		case known:
-			said = before
-		case err != nil:
-			said = errMailForm
-			got.err = err
-		default:
-			said = r.deliver(set, q, n, call, m)
+		if err != nil {
+			said, got.err = errMailForm, err
+			return said
 		}
-		if said.Positive() && !known {
-			r.remember(k, said)
+		body := &watched{r: m.Body, sum: sha256.New()}
+		_, _ = body.sum.Write(m.Lasting) // never fails
+		if !known {
+			if said = r.deliver(set, q, n, call, m, body); said.Positive() {
+				r.remember(k, answer{said, body.digest(), n.until})
+			}
+			return said
+		}
+		if _, err := io.Copy(io.Discard, body); err != nil {
+			said = errMailForm
+		} else if said = before.said; body.digest() != before.digest {
+			// Another message has the number of one that was delivered. It comes again, and is delivered then.
+			r.forget(k)
+			said, known = errInside, false
 		}
 		return said
 	})
 	if err == nil {
 		said = word
+		r.forget(k)
 	}
 	got.reply = said.String()
 	var refused *amtp.Refusal
@@ -232,7 +259,7 @@ func (r *Receiver) fetch(set *Settings, q *queue, n *notice, call *amtp.Call) (g
 		// What was delivered is remembered, and the next try tells the peer so.
 		got.word, got.err = "broken", err
 		return got, false
-	case known:
+	case known && said.Positive():
 		got.word, got.final = "repeated", true
 	case said.Positive():
 		got.word, got.final = "delivered", true
@@ -244,8 +271,15 @@ func (r *Receiver) fetch(set *Settings, q *queue, n *notice, call *amtp.Call) (g
 	return got, true
 }
 
+// ending says that nothing new is to be begun.
+func (r *Receiver) ending() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closed
+}
+
 // deliver takes a fetched message through a session like any, and returns the last word on it.
-func (r *Receiver) deliver(set *Settings, q *queue, n *notice, call *amtp.Call, m *amtp.Message) smtp.Reply {
+func (r *Receiver) deliver(set *Settings, q *queue, n *notice, call *amtp.Call, m *amtp.Message, body *watched) smtp.Reply {
 	if !strings.EqualFold(domainOf(m.From), n.Domain) {
 		return errFrom
 	}
@@ -260,7 +294,6 @@ func (r *Receiver) deliver(set *Settings, q *queue, n *notice, call *amtp.Call, 
 	if !reply.Positive() {
 		return reply
 	}
-	body := &watched{r: m.Body}
 	reply = l.data(m.Head, body)
 	if errors.Is(body.err, amtp.ErrForm) {
 		return errMailForm
@@ -268,15 +301,22 @@ func (r *Receiver) deliver(set *Settings, q *queue, n *notice, call *amtp.Call, 
 	return reply
 }
 
-// watched remembers why a body could not be read.
+// watched remembers why a body could not be read, and what it was.
 type watched struct {
 	r   io.Reader
+	sum hash.Hash
 	err error
+}
+
+func (w *watched) digest() (d [sha256.Size]byte) {
+	w.sum.Sum(d[:0])
+	return d
 }
 
 // Read reads the body.
 func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.r.Read(p)
+	_, _ = w.sum.Write(p[:n]) // never fails
 	if err != nil && !errors.Is(err, io.EOF) {
 		w.err = err
 	}

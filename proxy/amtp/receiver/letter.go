@@ -2,6 +2,7 @@ package receiver
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 
@@ -20,6 +21,7 @@ type letter struct {
 	failed  smtp.Reply      // the session has ended with that
 	eight   bool            // it takes 8-bit text
 	begun   bool            // MAIL was taken
+	stop    func() bool
 }
 
 // open begins a session for mail of an origin, in which the client's name is helo.
@@ -30,6 +32,8 @@ func (r *Receiver) open(o amtp.Origin, helo string) *letter {
 		l.failed = smtp.Reply{Code: 421, Enhanced: "3.2", Text: "Service shutting down, try again later"}
 		return l
 	}
+	// What is waited for knows no context; a pipe that is closed ends all of it.
+	l.stop = context.AfterFunc(r.ctx, func() { _ = conn.Close() })
 	l.conn, l.w, l.replies = conn, bufio.NewWriterSize(conn, 32<<10), make(chan smtp.Reply, 1)
 	// Read while we write: a session that ends within a message says so, and must not wait for us.
 	go func() {
@@ -70,6 +74,7 @@ func (l *letter) close() {
 	if l.conn == nil {
 		return
 	}
+	l.stop()
 	_ = l.conn.Close()
 	for range l.replies { // what is on its way goes nowhere, and who reads it ends
 	}

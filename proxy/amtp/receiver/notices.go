@@ -2,6 +2,7 @@ package receiver
 
 import (
 	"container/heap"
+	"crypto/sha256"
 	"net/netip"
 	"slices"
 	"time"
@@ -21,7 +22,7 @@ const (
 	// callsLimit bounds the calls at a time. A peer is called by one at a time, an IPv6 /48 by four.
 	callsLimit = 16
 	// callTime bounds a whole call: whoever trickles must not keep one of the calls for long.
-	callTime = 20 * time.Minute
+	callTime = 75 * time.Minute
 	// perCall bounds what is fetched in one call, so that other peers have their turn.
 	perCall = 20
 	// The time between two tries doubles from the first to the last.
@@ -232,38 +233,56 @@ func (r *Receiver) work(q *queue, list []*notice) {
 	r.signal()
 }
 
-// answers remembers what the backend said of mail that it took, for when the peer does not hear that: it announces the
-// mail again, and must not have it delivered twice. The oldest give way.
+// answers remembers what the backend said of mail that it took, until the peer has noted it: a peer that has not heard it
+// announces the mail again, and must not have it delivered twice. The oldest give way.
 type answers struct {
-	by    map[key]smtp.Reply
-	order []key
+	by    map[mail]answer
+	order []mail
 }
 
-func (a *answers) add(k key, r smtp.Reply) {
-	if a.by == nil {
-		a.by = map[key]smtp.Reply{}
-	}
-	if _, known := a.by[k]; known {
-		return
-	}
-	if len(a.order) >= answersLimit {
-		delete(a.by, a.order[0])
-		a.order = a.order[1:]
-	}
-	a.by[k] = r
-	a.order = append(a.order, k)
+// mail is a message, at whichever of the addresses of its domain's servers.
+type mail struct{ domain, number, rcpt string }
+
+func mailOf(a amtp.Announcement) mail {
+	return mail{a.Domain, a.Number, smtp.Address(a.Recipient)}
 }
 
-// delivered is what was said of mail that was delivered.
-func (r *Receiver) delivered(k key) (said smtp.Reply, ok bool) {
+// answer is what was said of a message, and which message that was.
+type answer struct {
+	said   smtp.Reply
+	digest [sha256.Size]byte
+	until  time.Time
+}
+
+// delivered is what was said of mail that was delivered, and may not have been noted.
+func (r *Receiver) delivered(k mail) (a answer, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	said, ok = r.answered.by[k]
-	return said, ok
+	a, ok = r.answered.by[k]
+	return a, ok && time.Now().Before(a.until)
 }
 
-func (r *Receiver) remember(k key, said smtp.Reply) {
+func (r *Receiver) remember(k mail, a answer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.answered.add(k, said)
+	all := &r.answered
+	if all.by == nil {
+		all.by = map[mail]answer{}
+	}
+	if len(all.order) >= answersLimit {
+		delete(all.by, all.order[0])
+		all.order = all.order[1:]
+	}
+	all.by[k] = a
+	all.order = append(all.order, k)
+}
+
+// forget is called when the peer has noted what was said: the number may be another message's from now on.
+func (r *Receiver) forget(k mail) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.answered.by[k]; ok {
+		delete(r.answered.by, k)
+		r.answered.order = slices.DeleteFunc(r.answered.order, func(o mail) bool { return o == k })
+	}
 }

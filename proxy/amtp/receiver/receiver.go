@@ -30,10 +30,15 @@ type Settings struct {
 	Timeout  time.Duration // of each step of a call
 	Port     uint16        // that is called
 	Allow    []netip.Prefix
-	Size     int64 // the largest message, in octets
-	Resolver Resolver
+	Block    time.Duration // a pause within a message
+	Size     int64         // the largest message, in octets
+	// HeaderSize and HeaderFields bound its header section.
+	HeaderSize, HeaderFields int
+	Resolver                 Resolver
 	// Ready says whether a backend is up: nothing is fetched that cannot be delivered.
 	Ready func() bool
+	// Takes says whether a backend takes mail of a client at that address: some know no IPv6.
+	Takes func(client netip.Addr) bool
 }
 
 // Resolver asks the DNS for the addresses of a name. Errors are bare *net.DNSError.
@@ -72,6 +77,7 @@ type Receiver struct {
 	closed   bool
 	wake     chan struct{}
 	answered answers
+	lastOwn  []netip.Addr
 }
 
 // New makes a receiver, which runs until Shutdown.
@@ -80,8 +86,8 @@ func New(o Options) *Receiver {
 		o.Own = ownAddresses
 	}
 	r := &Receiver{Options: o, queues: map[netip.Addr]*queue{}, wake: make(chan struct{}, 1)}
-	if len(o.Own()) == 0 {
-		r.Log.Warn("the addresses of this machine cannot be read: a name that resolves to one of them may be called")
+	if len(r.own()) == 0 {
+		r.Log.Warn("the addresses of this machine cannot be read: nobody is called until they can be")
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.done.Go(r.dispatch)
@@ -121,26 +127,39 @@ func ownAddresses() (own []netip.Addr) {
 	return own
 }
 
-// Begin implements amtp.Handler.
-func (r *Receiver) Begin(s *amtp.Session) amtp.Guest {
-	return &visitor{r: r, set: r.Settings(), s: s}
+// own are the addresses of this machine: the last that could be read, none where none ever could.
+func (r *Receiver) own() []netip.Addr {
+	list := r.Own()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(list) > 0 {
+		r.lastOwn = list
+	}
+	return r.lastOwn
 }
+
+// Begin implements amtp.Handler.
+func (r *Receiver) Begin(s *amtp.Session) amtp.Guest { return &visitor{r: r, s: s} }
 
 // visitor is one connection.
 type visitor struct {
 	r      *Receiver
-	set    *Settings
 	s      *amtp.Session
 	user   smtp.Path
 	letter *letter
+	taken  bool // a recipient of this message
 }
+
+// set are the newest settings: a user who was taken out of the file is not let in by a connection that was there before.
+func (v *visitor) set() *Settings { return v.r.Settings() }
 
 // Login implements amtp.Guest.
 func (v *visitor) Login(ctx context.Context, name, password string) (smtp.Path, error) {
-	if v.set.Users == nil {
+	known := v.set().Users
+	if known == nil {
 		return smtp.Path{}, amtp.ErrCredentials
 	}
-	u, err := v.set.Users.Check(ctx, share.Of(v.s.Peer.Addr()), name, password)
+	u, err := known.Check(ctx, share.Of(v.s.Peer.Addr()), name, password)
 	if errors.Is(err, users.ErrUnknown) {
 		v.r.Misbehaved(v.s.Peer.Addr())
 		return smtp.Path{}, amtp.ErrCredentials
@@ -168,8 +187,11 @@ func (set *Settings) serves(to smtp.Path) bool {
 
 // Recipient implements amtp.Guest: what the session within says to RCPT, the backend's answer among it, is the answer.
 func (v *visitor) Recipient(_ context.Context, to smtp.Path) smtp.Reply {
-	if !v.set.serves(to) {
+	if !v.set().serves(to) {
 		return amtp.NotLocal
+	}
+	if v.letter != nil && v.letter.conn == nil && !v.taken {
+		v.letter = nil // the session within has ended between two messages, as by a timeout
 	}
 	if v.letter == nil {
 		v.letter = v.r.open(amtp.Origin{
@@ -179,7 +201,9 @@ func (v *visitor) Recipient(_ context.Context, to smtp.Path) smtp.Reply {
 	if r := v.letter.mail(v.user); !r.IsZero() {
 		return r
 	}
-	return v.letter.rcpt(to)
+	reply := v.letter.rcpt(to)
+	v.taken = v.taken || reply.Positive()
+	return reply
 }
 
 // Message implements amtp.Guest.
@@ -192,6 +216,7 @@ func (v *visitor) Message(_ context.Context, m *amtp.Submission) smtp.Reply {
 
 // Reset implements amtp.Guest.
 func (v *visitor) Reset() {
+	v.taken = false
 	if v.letter != nil && !v.letter.reset() {
 		v.letter.close()
 		v.letter = nil

@@ -134,7 +134,7 @@ func TestForgers(t *testing.T) {
 			{"10.1.2.3", "private.example", "550"},         //
 			{"::ffff:127.0.0.1", "local.example", "550"},   //
 			{"fe80::1", "linklocal6.example", "550"},       //
-			{"198.51.100.1", "own.example", "550"},         // our own address
+			{"9.9.9.9", "own.example", "550"},              // our own address
 			{"127.0.0.1", "both.example", "550"},           // a name of two
 		} {
 			r.announce(tt.from, tt.domain, "1", "bob@rcpt.example", tt.code)
@@ -142,6 +142,13 @@ func TestForgers(t *testing.T) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if got := r.calls(); len(got) > 0 {
+			t.Errorf("dialled %v", got)
+		}
+		// An address of the Internet is called where it is not our own, and where a backend takes its mail.
+		r.announce("2a00::1", "six.example", "1", "bob@rcpt.example", "451 4.3.5")
+		r.announce("9.9.9.8", "public.example", "1", "bob@rcpt.example", "250")
+		synctest.Wait()
+		if got := r.calls(); !slices.Equal(got, []string{"9.9.9.8:26"}) {
 			t.Errorf("dialled %v", got)
 		}
 	})
@@ -354,7 +361,7 @@ func (e *endless) Read(p []byte) (int, error) {
 func TestEndless(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
-		r.set.Lifetime = time.Minute
+		r.set.Lifetime, r.set.Size = time.Minute, 64<<10
 		read := 0
 		r.holder.mail["bob@rcpt.example:77"] = func() io.Reader {
 			return &counted{&endless{strings.NewReader(strings.ReplaceAll(letter, "\n", "\r\n"))}, &read}
@@ -364,7 +371,7 @@ func TestEndless(t *testing.T) {
 			t.Errorf("%v", w)
 		}
 		synctest.Wait()
-		if n := len(r.sink.Messages()); n != 0 || int64(read) > 3*r.set.Size {
+		if n := len(r.sink.Messages()); n != 0 || int64(read) > 9*r.set.Size {
 			t.Errorf("%d messages, %d octets", n, read)
 		}
 	})
@@ -440,6 +447,9 @@ func TestUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := r.call("127.0.0.1")
+	r.endInside(c, password)
+	c.bye()
+	c = r.call("127.0.0.1")
 	c.say("USER", "250")
 	c.say("al wrong password", "401")
 	c.say("al "+password, "250")
@@ -482,4 +492,136 @@ func TestUser(t *testing.T) {
 	if log := r.log.String(); strings.Contains(log, "staple") || strings.Contains(log, "wrong password") {
 		t.Errorf("the log has a password: %s", log)
 	}
+}
+
+// A mail server that takes its time does so on our own time: the peer is not taken for slow, and its message is not fetched
+// twice.
+func TestSlowBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(s smtptest.Step) smtptest.Action {
+			switch s.Verb {
+			case "RCPT":
+				return smtptest.Action{Wait: 4 * time.Minute}
+			case ".":
+				return smtptest.Action{Wait: 7 * time.Minute}
+			}
+			return smtptest.Action{}
+		})
+		r.holder.keep("bob@rcpt.example", "77", letter+strings.Repeat("more\n", 100_000))
+		r.announce(peer, "sender.example", "77", "bob@rcpt.example", "250")
+		if got := r.word(); got.Code != 250 {
+			t.Errorf("%v; %s", got, r.log.String())
+		}
+		synctest.Wait()
+		if n, calls := len(r.sink.Messages()), len(r.calls()); n != 1 || calls != 1 {
+			t.Errorf("%d messages, %d calls", n, calls)
+		}
+	})
+}
+
+// A number may be another message's once the last word on the first was noted. Before, it may not be that of another one:
+// that is asked for again, and delivered.
+func TestNumberUsedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		for _, text := range []string{letter, strings.Replace(letter, "hello", "hello again", 1)} {
+			r.holder.keep("bob@rcpt.example", "77", text)
+			r.announce(peer, "sender.example", "77", "bob@rcpt.example", "250")
+			if got := r.word(); got.Code != 250 {
+				t.Errorf("%v", got)
+			}
+			synctest.Wait()
+		}
+		if n := len(r.sink.Messages()); n != 2 {
+			t.Errorf("%d messages", n)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.holder.keep("bob@rcpt.example", "77", letter)
+		r.holder.wrap = func(c net.Conn) net.Conn { // the last word is not heard, once
+			r.holder.wrap = nil
+			r.holder.mu.Lock()
+			defer r.holder.mu.Unlock()
+			return &mute{Conn: c}
+		}
+		r.announce(peer, "sender.example", "77", "bob@rcpt.example", "250")
+		if w := r.word(); !w.IsZero() {
+			t.Errorf("%v", w)
+		}
+		r.holder.keep("bob@rcpt.example", "77", strings.Replace(letter, "hello", "hello again", 1))
+		for _, want := range []int{451, 250} {
+			if w := r.word(); w.Code != want {
+				t.Errorf("%v, want %d", w, want)
+			}
+		}
+		synctest.Wait()
+		if n := len(r.sink.Messages()); n != 2 {
+			t.Errorf("%d messages", n)
+		}
+	})
+}
+
+// mute is a connection that breaks where a reply should be said.
+type mute struct{ net.Conn }
+
+func (m *mute) Write(p []byte) (int, error) {
+	if len(p) > 0 && p[0] >= '0' && p[0] <= '9' {
+		_ = m.Close()
+		return 0, io.ErrClosedPipe
+	}
+	return m.Conn.Write(p)
+}
+
+// A proxy that ends lets a call come to its last word while there is time, begins no other, and waits for nobody longer than it may.
+func TestShutdown(t *testing.T) {
+	for name, patience := range map[string]time.Duration{"time enough": time.Hour, "no time": time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, func(s smtptest.Step) smtptest.Action {
+					if s.Verb == "." {
+						return smtptest.Action{Wait: 5 * time.Minute}
+					}
+					return smtptest.Action{}
+				})
+				for _, n := range []string{"1", "2"} {
+					r.holder.keep("bob@rcpt.example", n, letter)
+					r.announce(peer, "sender.example", n, "bob@rcpt.example", "250")
+				}
+				time.Sleep(time.Minute)
+				began := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				err := r.recv.Shutdown(ctx)
+				took := time.Since(began)
+				if patience == time.Hour && (err != nil || took > 5*time.Minute) || patience == time.Second && (err == nil || took > 2*time.Second) {
+					t.Errorf("%v after %v", err, took)
+				}
+				r.close()
+				r.holder.mu.Lock()
+				defer r.holder.mu.Unlock()
+				if words := r.holder.words["bob@rcpt.example:1"]; patience == time.Hour && (len(words) != 1 || words[0].Code != 250) {
+					t.Errorf("%v", words)
+				}
+				if words := r.holder.words["bob@rcpt.example:2"]; len(words) > 0 {
+					t.Errorf("another one was fetched: %v", words)
+				}
+			})
+		})
+	}
+}
+
+// endInside lets the session within end behind a user's back, between two messages: the next one gets another.
+func (r *rig) endInside(c *client, password string) {
+	c.say("USER", "250")
+	c.say("al "+password, "250")
+	c.say("RCPT TO:bob@rcpt.example", "250")
+	c.say("RSET", "250")
+	r.mu.Lock()
+	inner := r.inner
+	r.mu.Unlock()
+	_ = inner.Close()
+	c.say("RCPT TO:bob@rcpt.example", "451") // it shows now
+	c.say("RCPT TO:bob@rcpt.example", "250")
+	c.say("RSET", "250")
 }

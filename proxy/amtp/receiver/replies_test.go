@@ -15,7 +15,7 @@ func TestRepliesAreOnThePage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range []smtp.Reply{errNoDomain, errAddress, errNotTheirs, errLookup, errNoRoom, errFrom, errMailForm, errInside, amtp.NoSelo, amtp.NotLocal} {
+	for _, r := range []smtp.Reply{errNoDomain, errAddress, errNotTheirs, errLookup, errIPv6, errNoRoom, errFrom, errMailForm, errInside, amtp.NoSelo, amtp.NotLocal} {
 		if !strings.Contains(string(page), "| `"+r.String()+"` |") {
 			t.Errorf("%s is not on the page", r)
 		}

@@ -44,7 +44,9 @@ local.example.    A 127.0.0.1
 link.example.     A 169.254.1.1
 metadata.example. A 169.254.169.254
 private.example.  A 10.1.2.3
-own.example.      A 192.0.2.1
+own.example.      A 9.9.9.9
+public.example.   A 9.9.9.8
+six.example.      AAAA 2a00::1
 mapped.example.   AAAA ::ffff:127.0.0.1
 linklocal6.example. AAAA fe80::1
 ; SERVFAIL trouble.example
@@ -65,6 +67,7 @@ type rig struct {
 	mu      sync.Mutex
 	records []*journal.Record
 	dialled []string
+	inner   net.Conn // the last session within
 	up      bool
 	done    sync.WaitGroup
 	close   func()
@@ -130,11 +133,12 @@ func newRig(t testing.TB, script func(smtptest.Step) smtptest.Action) *rig {
 	r.set = &receiver.Settings{
 		Hostname: "mx.test", Domains: []string{"rcpt.example"}, Lifetime: 5 * 24 * time.Hour, Timeout: 30 * time.Second, Port: 26, Size: 1 << 20,
 		Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, Resolver: z,
+		Block: 3 * time.Minute, HeaderSize: 256 << 10, HeaderFields: 1000, Takes: func(a netip.Addr) bool { return a.Is4() },
 		Ready: func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.up },
 	}
 	r.recv = receiver.New(receiver.Options{
-		Settings: func() *receiver.Settings { return r.set }, Inside: r.smtp.Inside, Misbehaved: r.smtp.Misbehaved, Log: log,
-		Own: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("198.51.100.1")} },
+		Settings: func() *receiver.Settings { return r.set }, Inside: r.inside, Misbehaved: r.smtp.Misbehaved, Log: log,
+		Own: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("9.9.9.9")} },
 		Dial: func(_ context.Context, _, address string) (net.Conn, error) {
 			r.mu.Lock()
 			r.dialled = append(r.dialled, address)
@@ -344,3 +348,11 @@ func (p *parcel) Close() error { return nil }
 func addr(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 func newReader(conn net.Conn) *bufio.Reader { return bufio.NewReader(conn) }
+
+func (r *rig) inside(o amtp.Origin) (net.Conn, error) {
+	conn, err := r.smtp.Inside(o)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.inner = conn
+	return conn, err
+}
