@@ -409,6 +409,7 @@ func unitFits(t *testing.T, file string) {
 	for _, line := range []string{
 		"Type=notify", "User=postern", "NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet=CAP_NET_BIND_SERVICE",
 		"SystemCallFilter=@system-service", "MemoryMax=1G", "KillSignal=SIGTERM",
+		"RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK", // net.InterfaceAddrs asks by netlink
 	} {
 		if !strings.Contains(unit, "\n"+line+"\n") {
 			t.Errorf("the unit lost %s", line)

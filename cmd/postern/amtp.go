@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,10 +141,14 @@ func usersFile(opt configs.Options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if cfg.AMTP.Hold.Users == "" {
-		return "", errors.New("the configuration names no file of users (amtp.hold.users): say which one by --users FILE")
+	serve, hold := cfg.AMTP.Users, cfg.AMTP.Hold.Users
+	switch {
+	case serve == "" && hold == "":
+		return "", errors.New("the configuration names no file of users (amtp.users, amtp.hold.users): say which one by --users FILE")
+	case serve != "" && hold != "" && serve != hold:
+		return "", fmt.Errorf("the configuration names two files of users, %s (amtp.users) and %s (amtp.hold.users): say which one by --users FILE", serve, hold)
 	}
-	return cfg.AMTP.Hold.Users, nil
+	return cmp.Or(serve, hold), nil
 }
 
 // setPassword gives the user of args[0] a password, and the address of args[1] where there is one.

@@ -53,7 +53,7 @@ func needs(t *testing.T, programs ...string) {
 	}
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
-			t.Fatalf("%v; on Debian: apt-get install postfix swaks libnet-ssleay-perl openssl python3 nsd unbound redis-server haproxy fetchmail prometheus nginx-light curl jq iproute2", err)
+			t.Fatalf("%v; on Debian: apt-get install postfix swaks libnet-ssleay-perl openssl python3 nsd unbound iproute2 redis-server haproxy fetchmail prometheus nginx-light curl jq iproute2", err)
 		}
 	}
 }
@@ -120,6 +120,7 @@ func writeFile(t *testing.T, path, text string) {
 type postfix struct {
 	dir  string
 	port int
+	on   *machine // nil: ours
 	cmd  *exec.Cmd
 }
 
@@ -198,13 +199,13 @@ func startPostfix(t *testing.T) *postfix {
 func (p *postfix) start(t *testing.T) {
 	t.Helper()
 	os.Remove(p.dir + "/spool/pid/master.pid") // left behind by a kill
-	p.cmd = exec.Command("/usr/lib/postfix/sbin/master", "-c", p.dir+"/etc", "-d")
+	p.cmd = p.on.command("/usr/lib/postfix/sbin/master", "-c", p.dir+"/etc", "-d")
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "Postfix's greeting", func() bool {
-		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", p.port), time.Second)
+		c, err := p.on.dial(fmt.Sprintf("127.0.0.1:%d", p.port), time.Second)
 		if err != nil {
 			return false
 		}

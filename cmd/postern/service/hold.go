@@ -115,7 +115,10 @@ func (h *holding) build() (err error) {
 		Fallback: c.Fallback == "smtp", Port: uint16(c.Port), Lifetime: c.Lifetime, Retry: c.Retry, Timeout: c.CallTimeout, Log: h.log,
 		Connections: h.cfg.Limits.Connections, ConnectionsPerClient: h.cfg.Limits.ConnectionsPerClient,
 		Callable: func(a netip.Addr) error {
-			if h.ours(a, uint16(c.Port)) {
+			switch here, err := h.ours(a, uint16(c.Port)); {
+			case err != nil:
+				return fmt.Errorf("%w: %w", holder.ErrTrouble, err)
+			case here:
 				return errors.New(a.String() + " is this server itself")
 			}
 			return amtp.Callable(a, allow)
@@ -138,7 +141,10 @@ func (h *holding) lookAtDomains(ctx context.Context) {
 	domains := h.users.Domains()
 	for _, d := range domains[:min(len(domains), domainsLooked)] {
 		addrs, err := h.resolver.LookupNetIP(ctx, "ip", d)
-		here := slices.ContainsFunc(addrs, func(a netip.Addr) bool { return h.ours(a.Unmap(), h.own[0].Port()) })
+		here := slices.ContainsFunc(addrs, func(a netip.Addr) bool {
+			ours, err := h.ours(a.Unmap(), h.own[0].Port())
+			return ours || err != nil // which is said where somebody is to be called
+		})
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -152,23 +158,31 @@ func (h *holding) lookAtDomains(ctx context.Context) {
 }
 
 // ours says whether who calls an address would reach us.
-func (h *holding) ours(a netip.Addr, port uint16) bool {
+func (h *holding) ours(a netip.Addr, port uint16) (bool, error) {
 	for _, own := range h.own {
 		switch {
 		case own.Port() != port:
 		case own.Addr() == a:
-			return true
+			return true, nil
 		case own.Addr().IsUnspecified():
-			if addrs, err := net.InterfaceAddrs(); err == nil {
-				for _, on := range addrs {
-					if p, err := netip.ParsePrefix(on.String()); err == nil && p.Addr().Unmap() == a {
-						return true
-					}
-				}
+			if here, err := onThisMachine(a); here || err != nil {
+				return here, err
 			}
 		}
 	}
-	return false
+	return false, nil
+}
+
+// onThisMachine says whether an address is one of this machine's. They may change while we run.
+func onThisMachine(a netip.Addr) (bool, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false, fmt.Errorf("the addresses of this machine cannot be read (name one in amtp.hold.addresses): %w", err)
+	}
+	return slices.ContainsFunc(addrs, func(on net.Addr) bool {
+		p, err := netip.ParsePrefix(on.String())
+		return err == nil && p.Addr().Unmap() == a
+	}), nil
 }
 
 // run serves until it is time to stop.

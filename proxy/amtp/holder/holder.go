@@ -44,7 +44,8 @@ type Options struct {
 	Port     uint16        // where AMTP is spoken
 	Lifetime time.Duration // how long mail waits
 	Retry    time.Duration // before the second attempt; it doubles, up to twelve times as much
-	// Callable says why an address may not be called, nil: it may. It is asked before each call.
+	// Callable says why an address may not be called, nil: it may. It is asked before each call. ErrTrouble: it cannot be
+	// told now.
 	Callable func(netip.Addr) error
 	// Dial opens a connection; nil: a net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -56,6 +57,9 @@ type Options struct {
 	Connections, ConnectionsPerClient int
 	Log                               *slog.Logger
 }
+
+// ErrTrouble is in the error of Options.Callable where that is no fault of the address.
+var ErrTrouble = errors.New("trouble of ours")
 
 const (
 	// workers is how many entries are worked on at a time; for one domain it is one.

@@ -597,3 +597,31 @@ func TestGuessesOfPasswords(t *testing.T) {
 		release()
 	}
 }
+
+// Where it cannot be told whether an address may be called it is not, and the mail waits.
+func TestTroubleOfOursLosesNothing(t *testing.T) {
+	var mu sync.Mutex
+	trouble := true
+	p := start(t, func(o *holder.Options, _ *pair) {
+		o.Callable = func(netip.Addr) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if trouble {
+				return fmt.Errorf("%w: no netlink", holder.ErrTrouble)
+			}
+			return nil
+		}
+	})
+	p.send(bob)
+	p.eventually("it is said why", func() bool { return strings.Contains(p.log.String(), "no netlink") })
+	mu.Lock()
+	trouble = false
+	mu.Unlock()
+	if _, _, err := p.fetch("127.0.0.2", claimOf(p.announcement(1)), &delivered); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("nothing waits", func() bool { return p.entries() == 0 })
+	if len(p.sink.Messages()) > 0 {
+		t.Error("its sender was told something")
+	}
+}

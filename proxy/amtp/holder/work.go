@@ -305,11 +305,14 @@ func (h *Holder) addresses(ctx context.Context, domain string, hosts []string) (
 		}
 		for _, a := range addrs[:min(len(addrs), mostAddresses)] {
 			a = a.Unmap().WithZone("")
-			if err := h.o.Callable(a); err != nil {
+			switch err := h.o.Callable(a); {
+			case errors.Is(err, ErrTrouble):
+				out.text = err.Error()
+			case err != nil:
 				barred = fmt.Sprintf("%s: %v", host, err)
-				continue
+			default:
+				targets = append(targets, target{host, a})
 			}
-			targets = append(targets, target{host, a})
 		}
 	}
 	switch {
