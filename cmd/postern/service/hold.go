@@ -112,7 +112,7 @@ func (h *holding) build() (err error) {
 	}
 	h.holder = holder.New(holder.Options{
 		Hostname: name, Users: h.users, Spool: h.spool, Resolver: h.resolver, Smarthost: h.smarthost.Route(smtp.Path{}),
-		Fallback: c.Fallback == "smtp", Port: uint16(c.Port), Lifetime: c.Lifetime, Retry: c.Retry, Timeout: c.CallTimeout, Log: h.log,
+		Fallback: c.Fallback == "smtp", Port: uint16(c.Port), Lifetime: c.Lifetime, Retry: c.Retry, Timeout: c.CallTimeout, Log: h.log, Dial: h.dial,
 		Connections: h.cfg.Limits.Connections, ConnectionsPerClient: h.cfg.Limits.ConnectionsPerClient,
 		Callable: func(a netip.Addr) error {
 			switch here, err := h.ours(a, uint16(c.Port)); {
@@ -128,6 +128,26 @@ func (h *holding) build() (err error) {
 	settings := &amtp.Settings{Hostname: name, TLS: config, Limits: h.cfg.Limits, Timeouts: h.cfg.Timeouts}
 	h.server = &amtp.Server{
 		Name: "amtp-hold", Handler: h.holder, Settings: func() *amtp.Settings { return settings }, Admit: h.holder.Admit, Log: h.log,
+	}
+	return nil
+}
+
+// dial calls from the address that we listen on, where one is named: other servers call back where they were called from,
+// and look whether the users' domain has that address.
+func (h *holding) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	d := net.Dialer{}
+	if to, err := netip.ParseAddrPort(address); err == nil {
+		d.LocalAddr = h.from(to.Addr().Unmap())
+	}
+	return d.DialContext(ctx, network, address)
+}
+
+// from is the address to call another from; nil: the system chooses.
+func (h *holding) from(to netip.Addr) net.Addr {
+	for _, own := range h.own {
+		if a := own.Addr(); !a.IsUnspecified() && a.Is4() == to.Is4() && (!a.IsLoopback() || to.IsLoopback()) {
+			return net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0))
+		}
 	}
 	return nil
 }
