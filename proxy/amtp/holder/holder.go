@@ -64,6 +64,8 @@ var ErrTrouble = errors.New("trouble of ours")
 const (
 	// workers is how many entries are worked on at a time; for one domain it is one.
 	workers = 16
+	// workersPerUser leaves others some, whatever one user has sent.
+	workersPerUser = 4
 	// defaultGuesses is that of Options.Guesses.
 	defaultGuesses = 20
 )
@@ -76,12 +78,15 @@ type Holder struct {
 	wrong       share.Rates // of guesses
 	connections share.Budget
 
+	absent absences // servers that have no AMTP
+
 	changed chan struct{} // something may be due, or can be worked on again
 
 	mu     sync.Mutex
 	busy   map[string]bool // numbers of entries that are being worked on
 	given  map[string]bool // numbers of entries that are being given away, or given up
 	calls  map[string]bool // domains that are being called
+	users  map[string]int  // entries that are being worked on, by user
 	active sync.WaitGroup
 }
 
@@ -95,7 +100,7 @@ func New(o Options) *Holder {
 	}
 	return &Holder{
 		o: o, caller: amtp.Caller{Timeout: o.Timeout, Dial: o.Dial},
-		changed: make(chan struct{}, 1), busy: map[string]bool{}, given: map[string]bool{}, calls: map[string]bool{},
+		changed: make(chan struct{}, 1), busy: map[string]bool{}, given: map[string]bool{}, calls: map[string]bool{}, users: map[string]int{},
 	}
 }
 
@@ -156,6 +161,9 @@ type guest struct {
 
 // Login looks for a user. NOT: the name in the log where it is wrong, since that may be a password.
 func (g *guest) Login(ctx context.Context, name, password string) (smtp.Path, error) {
+	if g.h.wrong.Spent(share.Of(g.s.Peer.Addr()), share.PerError, g.h.o.Guesses, time.Now()) {
+		return smtp.Path{}, errGuesses // one that was let in before
+	}
 	u, err := g.h.o.Users.Check(ctx, share.Of(g.s.Peer.Addr()), name, password)
 	switch {
 	case errors.Is(err, users.ErrUnknown):
@@ -170,6 +178,8 @@ func (g *guest) Login(ctx context.Context, name, password string) (smtp.Path, er
 	g.h.o.Log.Info("login", "session", g.s.ID, "client", g.s.Peer.String(), "user", u.Name, "from", u.Address.String())
 	return u.Address, nil
 }
+
+var errGuesses = errors.New("too many wrong passwords of that client")
 
 var (
 	replyNoDomain = smtp.Reply{Code: 501, Text: "A recipient has a domain"}
@@ -300,9 +310,11 @@ func (p *parcel) Answered(r smtp.Reply) error {
 	switch {
 	case r.IsZero() && !p.whole:
 		log.Warn("the handing over broke off")
+		h.o.Spool.Postpone(p.e.Number, time.Now().Add(h.o.Retry)) // it is announced again soon
 		return nil
 	case r.IsZero():
 		log.Warn("it was given away, and what became of it is not known: it may arrive twice")
+		h.o.Spool.Postpone(p.e.Number, time.Now().Add(h.o.Retry))
 		return nil
 	case r.Positive():
 		if err := h.o.Spool.Done(p.e.Number); err != nil {
@@ -311,7 +323,7 @@ func (p *parcel) Answered(r smtp.Reply) error {
 		log.Info("delivered", "reply", r.String(), "twice_possible", p.e.Handed > 1)
 		return nil
 	case r.Permanent():
-		return h.fail(p.e, status(r, "5.0.0"), r.String())
+		return h.fail(p.e, status(r, "5.0.0"), r.String(), true)
 	}
 	_, err := h.o.Spool.Update(p.e.Number, func(e *spool.Entry) {
 		e.Handed--

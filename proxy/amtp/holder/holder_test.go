@@ -474,8 +474,10 @@ func TestReports(t *testing.T) {
 			if folded := strings.Join(strings.Fields(string(got[0].Text)), " "); !strings.Contains(folded, c.why) {
 				t.Errorf("%q is not in\n%s", c.why, got[0].Text)
 			}
-			if strings.Contains(string(got[0].Text), "first line") {
-				t.Error("the report has the text of the mail")
+			for _, bad := range []string{"first line", "may have arrived"} {
+				if strings.Contains(string(got[0].Text), bad) {
+					t.Errorf("the report says %q", bad)
+				}
 			}
 		})
 	}
@@ -498,24 +500,25 @@ func TestFallback(t *testing.T) {
 
 func TestFallbackWaitsForTheSmarthost(t *testing.T) {
 	var mu sync.Mutex
-	answers := []string{"451 4.3.0 Later\r\n", "550 5.1.1 Nobody\r\n"}
+	// What is said of the sender, of us, or of relaying is no word on the recipient; nor is a 250 to DATA one on the message.
+	answers := map[string][]string{
+		"MAIL": {"550 5.1.8 We do not know you\r\n"},
+		"RCPT": {"451 4.3.0 Later\r\n", "554 5.7.1 Relay access denied\r\n", "530 5.7.0 Authentication required\r\n"},
+		"DATA": {"250 2.0.0 Ok\r\n", "299 Fine\r\n", "334 Go on\r\n", "554 5.5.1 Not now\r\n"},
+	}
+	nobody := "550 5.1.1 Nobody\r\n" // behind all that, to RCPT
 	p := start(t, func(o *holder.Options, p *pair) {
 		p.peer.deaf = true
-		sink := smtptest.NewSink(smtptest.SinkOptions{Script: func(s smtptest.Step) (a smtptest.Action) {
+		p.smarthost(o, func(s smtptest.Step) (a smtptest.Action) {
 			mu.Lock()
 			defer mu.Unlock()
-			if s.Verb == "RCPT" && len(answers) > 0 {
-				a.Reply, answers = answers[0], answers[1:]
+			if list := answers[s.Verb]; len(list) > 0 {
+				a.Reply, answers[s.Verb] = list[0], list[1:]
+			} else if s.Verb == "RCPT" && len(answers["DATA"]) == 0 && nobody != "" {
+				a.Reply, nobody = nobody, ""
 			}
 			return a
-		}})
-		p.t.Cleanup(sink.Close)
-		set, err := backend.New([]configs.Backend{{Name: "smarthost", Addresses: []string{sink.Addr()}, TLS: "off", Identity: "none"}}, nil, backend.Options{Hostname: "near.example"})
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		p.t.Cleanup(set.Close)
-		p.sink, o.Smarthost = sink, set.Route(smtp.Path{})
+		})
 	})
 	p.send(bob)
 	p.eventually("nothing waits", func() bool { return p.entries() == 0 })
@@ -623,5 +626,207 @@ func TestTroubleOfOursLosesNothing(t *testing.T) {
 	p.eventually("nothing waits", func() bool { return p.entries() == 0 })
 	if len(p.sink.Messages()) > 0 {
 		t.Error("its sender was told something")
+	}
+}
+
+// A report says that the mail may have arrived where nobody knows, and nowhere else. One that the smarthost does not want
+// is tried again.
+func TestReportOfWhatMayHaveArrived(t *testing.T) {
+	var mu sync.Mutex
+	refusals := 3
+	p := start(t, func(o *holder.Options, p *pair) {
+		p.smarthost(o, func(s smtptest.Step) (a smtptest.Action) {
+			mu.Lock()
+			defer mu.Unlock()
+			if s.Verb == "MAIL" && refusals > 0 {
+				refusals--
+				a.Reply = "550 5.7.1 No null reverse-path here\r\n"
+			}
+			return a
+		})
+	})
+	p.expired(spool.Entry{Handed: 1})
+	p.eventually("nothing waits", func() bool { return p.entries() == 0 })
+	got := p.sink.Messages()
+	if len(got) != 1 || !strings.Contains(string(got[0].Text), "it may have arrived") {
+		t.Errorf("%+v", got)
+	}
+	if n := strings.Count(p.log.String(), "its sender was not told yet"); n != 3 {
+		t.Errorf("refused %d times", n)
+	}
+}
+
+// smarthost puts another one in place, with a script.
+func (p *pair) smarthost(o *holder.Options, script func(smtptest.Step) smtptest.Action) {
+	p.t.Helper()
+	sink := smtptest.NewSink(smtptest.SinkOptions{Script: script})
+	p.t.Cleanup(sink.Close)
+	set, err := backend.New([]configs.Backend{{Name: "smarthost", Addresses: []string{sink.Addr()}, TLS: "off", Identity: "none"}}, nil, backend.Options{Hostname: "near.example"})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(set.Close)
+	p.sink, o.Smarthost = sink, set.Route(smtp.Path{})
+}
+
+// expired puts a message of the past into the spool, and starts the holder anew.
+func (p *pair) expired(e spool.Entry) {
+	p.t.Helper()
+	p.end()
+	p.run()
+	d, err := p.spool.Begin("alice")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if _, err := d.Write([]byte("Subject: old\r\n\r\ntext\r\n")); err != nil {
+		p.t.Fatal(err)
+	}
+	now := time.Now()
+	e.Number, e.Stage, e.Next = amtp.NewNumber(), spool.Waiting, now
+	e.To = smtp.Path{Local: "bob", Domain: "far.example"}
+	if err := d.Commit(spool.Of{From: smtp.Path{Local: "alice", Domain: "near.example"}, Arrived: now, Expires: now.Add(-time.Second)}, []spool.Entry{e}); err != nil {
+		p.t.Fatal(err)
+	}
+	p.end()
+	p.run()
+}
+
+// Mail whose file is damaged is told of, and keeps no other mail from its way.
+func TestDamagedMail(t *testing.T) {
+	p := start(t, nil)
+	p.send(bob)
+	a := p.announcement(1)
+	p.end()
+	texts, err := filepath.Glob(filepath.Join(p.dir, "spool", "*.message"))
+	if err != nil || len(texts) != 1 {
+		t.Fatalf("%v, %v", texts, err)
+	}
+	if err := os.Truncate(texts[0], 10); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	if n := p.entries(); n != 0 || !strings.Contains(p.log.String(), "mail is damaged") {
+		t.Errorf("%d entries", n)
+	}
+	if _, _, err := p.fetch("127.0.0.2", claimOf(a), &delivered); err == nil {
+		t.Error("half of it was given away")
+	}
+	p.peer.mu.Lock()
+	n := len(p.peer.announced)
+	p.peer.mu.Unlock()
+	p.send(bob)
+	b := p.announcement(n + 1)
+
+	// One that is damaged while we run comes back to its sender in the end, without its header section.
+	texts, err = filepath.Glob(filepath.Join(p.dir, "spool", "*.message"))
+	if err != nil || len(texts) != 2 {
+		t.Fatalf("%v, %v", texts, err)
+	}
+	for _, text := range texts {
+		if err := os.Remove(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var r *amtp.Refusal
+	if _, _, err := p.fetch("127.0.0.2", claimOf(b), &delivered); !errors.As(err, &r) || !r.Reply.Transient() {
+		t.Errorf("what cannot be read: %v", err)
+	}
+	if _, err := p.spool.Update(b.Number, func(e *spool.Entry) {
+		e.Stage, e.Peer, e.Status, e.Last, e.Next = spool.Failed, netip.Addr{}, "5.4.7", "late", time.Now()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("its sender is told", func() bool { return len(p.sink.Messages()) == 1 && p.entries() == 0 })
+}
+
+// Where a host has no AMTP is remembered: other mail for it does not ask again.
+func TestAbsenceIsRemembered(t *testing.T) {
+	var mu sync.Mutex
+	dials := 0
+	p := start(t, func(o *holder.Options, p *pair) {
+		p.peer.deaf = true
+		dial := o.Dial
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			mu.Lock()
+			if !strings.HasSuffix(address, ":25") {
+				dials++
+			}
+			mu.Unlock()
+			return dial(ctx, network, address)
+		}
+	})
+	for range 3 {
+		p.send(bob)
+		p.eventually("nothing waits", func() bool { return p.entries() == 0 })
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if n := len(p.sink.Messages()); n != 3 || dials != 1 {
+		t.Errorf("%d messages by %d calls", n, dials)
+	}
+}
+
+// What breaks behind the greeting of a server is no reason to send mail another way: whoever can break a connection
+// could choose that way.
+func TestNoDowngrade(t *testing.T) {
+	var mu sync.Mutex
+	breaks := []string{"220 mx.far.example AMTP\r\n", "", "220 mx.far.example AMTP\r\n220 Go ahead\r\nno TLS", "421 Later\r\n"}
+	p := start(t, func(o *holder.Options, _ *pair) {
+		dial := o.Dial
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if strings.HasSuffix(address, ":25") || len(breaks) == 0 {
+				return dial(ctx, network, address)
+			}
+			near, far := net.Pipe()
+			says := breaks[0]
+			breaks = breaks[1:]
+			go func() {
+				defer func() { _ = far.Close() }()
+				lines := strings.SplitAfter(says, "\n")
+				for i, l := range lines {
+					if _, err := io.WriteString(far, l); err != nil {
+						return
+					}
+					if i+1 < len(lines) { // what is said to it
+						if _, err := bufio.NewReader(far).ReadString('\n'); err != nil {
+							return
+						}
+					}
+				}
+			}()
+			return near, nil
+		}
+	})
+	p.send(bob)
+	if _, _, err := p.fetch("127.0.0.2", claimOf(p.announcement(1)), &delivered); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("nothing waits", func() bool { return p.entries() == 0 })
+	if got := p.sink.Messages(); len(got) > 0 {
+		t.Errorf("it went by SMTP: %+v", got)
+	}
+}
+
+// A server that fetches before it has answered, and does not want what it got: that decides, and not the answer.
+func TestFetchedBeforeTheAnswer(t *testing.T) {
+	refused := smtp.Reply{Code: 550, Enhanced: "7.1", Text: "Not wanted"}
+	var p *pair
+	ready := make(chan struct{})
+	p = start(t, func(_ *holder.Options, made *pair) {
+		made.peer.answer = func(a amtp.Announcement) smtp.Reply {
+			<-ready
+			if _, _, err := p.fetch("127.0.0.2", claimOf(a), &refused); err != nil {
+				p.t.Error(err)
+			}
+			return amtp.SeloAccepted
+		}
+	})
+	close(ready)
+	p.send(bob)
+	p.eventually("nothing waits", func() bool { return p.entries() == 0 })
+	if got := p.sink.Messages(); len(got) != 1 || !strings.Contains(string(got[0].Text), "Status: 5.7.1\r\n") {
+		t.Errorf("%+v", got)
 	}
 }

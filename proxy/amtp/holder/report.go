@@ -16,39 +16,37 @@ import (
 // headLimit bounds how much of a message's header section a report has, in octets.
 const headLimit = 32 << 10
 
-// report tells the sender of an entry that it did not arrive, by the smarthost, and then forgets it.
+// report tells the sender of an entry that it did not arrive, by the smarthost, and then forgets it. A smarthost that
+// does not want the report may be set up wrongly: it is tried again, for a long time, before the matter is given up.
 func (h *Holder) report(ctx context.Context, e spool.Entry) error {
 	head, err := h.o.Spool.Head(e, headLimit)
 	if err != nil {
-		return err
+		h.log(e).Error("mail is damaged: its sender is told without its header section", "error", err.Error())
 	}
-	r, err := h.send(ctx, smtp.Path{}, e.Of().From, bytes.NewReader(h.reportOn(e, head, time.Now())), func() error { return nil })
+	word, err := h.send(ctx, smtp.Path{}, e.Of().From, bytes.NewReader(h.reportOn(e, head, time.Now())), func() error { return nil })
 	log := h.log(e)
+	said := word.reply.String()
+	if err != nil {
+		said = err.Error()
+	}
 	switch {
-	case err == nil && r.Positive():
-		log.Info("its sender was told", "reply", r.String())
-		return h.o.Spool.Done(e.Number)
-	case err == nil && r.Permanent():
-		log.Error("its sender cannot be told, and the mail is forgotten", "reply", r.String(), "why", e.Last)
+	case err == nil && word.taken:
+		log.Info("its sender was told", "reply", said)
 		return h.o.Spool.Done(e.Number)
 	case ctx.Err() != nil:
 		return nil
 	case time.Since(e.Of().Arrived) > (1+afterwards)*h.o.Lifetime:
-		log.Error("its sender could not be told in all that time, and the mail is forgotten", "why", e.Last)
+		log.Error("its sender could not be told in all that time, and the mail is forgotten", "why", e.Last, "result", said)
 		return h.o.Spool.Done(e.Number)
 	}
-	said := r.String()
-	if err != nil {
-		said = err.Error()
-	}
-	next, uerr := h.o.Spool.Update(e.Number, func(e *spool.Entry) {
+	next, err := h.o.Spool.Update(e.Number, func(e *spool.Entry) {
 		e.Attempts++
 		e.Next = h.again(e.Attempts, time.Time{})
 	})
-	if uerr == nil {
+	if err == nil {
 		log.Warn("its sender was not told yet", "attempt", next.Attempts, "next", next.Next.UTC().Format(time.RFC3339), "result", said)
 	}
-	return uerr
+	return err
 }
 
 // reportOn renders a delivery status notification (RFC 3464). The header section is what the user has sent.

@@ -42,7 +42,7 @@ func (h *Holder) Run(ctx, cut context.Context) {
 		}
 		due, next := h.o.Spool.Due(time.Now())
 		for _, e := range due {
-			if ctx.Err() != nil || !h.begin(ctx, cut, e, slots) {
+			if ctx.Err() != nil || !h.begin(cut, e, slots) {
 				break
 			}
 		}
@@ -54,18 +54,20 @@ func (h *Holder) Run(ctx, cut context.Context) {
 	}
 }
 
-// begin works on an entry, if nobody does and its domain is not being called; false: all workers are busy.
-func (h *Holder) begin(ctx, cut context.Context, e spool.Entry, slots chan struct{}) bool {
-	domain := strings.ToLower(e.To.Domain)
+// begin works on an entry, if nobody does, its domain is not being called, and its user has not as many workers as one
+// may; false: all workers are busy.
+func (h *Holder) begin(ctx context.Context, e spool.Entry, slots chan struct{}) bool {
+	domain, user := strings.ToLower(e.To.Domain), e.Of().User
 	select {
 	case slots <- struct{}{}:
 	default:
 		return false
 	}
 	h.mu.Lock()
-	taken := h.calls[domain] || h.busy[e.Number] || h.given[e.Number]
+	taken := h.calls[domain] || h.busy[e.Number] || h.given[e.Number] || h.users[user] >= workersPerUser
 	if !taken {
 		h.calls[domain], h.busy[e.Number] = true, true
+		h.users[user]++
 	}
 	h.mu.Unlock()
 	if taken {
@@ -78,6 +80,9 @@ func (h *Holder) begin(ctx, cut context.Context, e spool.Entry, slots chan struc
 			<-slots
 			h.mu.Lock()
 			delete(h.calls, domain)
+			if h.users[user]--; h.users[user] == 0 {
+				delete(h.users, user)
+			}
 			h.mu.Unlock()
 		}()
 		// What was found due may have been fetched meanwhile.
@@ -85,13 +90,10 @@ func (h *Holder) begin(ctx, cut context.Context, e spool.Entry, slots chan struc
 		if !ok || now.Next.After(time.Now()) {
 			return
 		}
-		if err := h.attempt(cut, now); err != nil && !errors.Is(err, spool.ErrGone) {
+		if err := h.attempt(ctx, now); err != nil && !errors.Is(err, spool.ErrGone) {
 			h.log(now).Error("the spool cannot be read or written", "error", err.Error())
-			// Without a pause a disk that is full would keep us busy.
-			select {
-			case <-time.After(h.o.Retry):
-			case <-ctx.Done():
-			}
+			// Without a pause a disk that is full would keep us busy, and where it cannot be noted it is remembered.
+			h.o.Spool.Postpone(e.Number, time.Now().Add(h.o.Retry))
 		}
 	})
 	return true
@@ -118,7 +120,10 @@ func (h *Holder) attempt(ctx context.Context, e spool.Entry) error {
 		return h.giveUp(e, "5.4.7", text)
 	}
 	out, err := h.announce(ctx, e)
-	if err != nil || ctx.Err() != nil {
+	switch {
+	case errors.Is(err, errGiven):
+		return nil // what comes of that decides
+	case err != nil || ctx.Err() != nil:
 		return err
 	}
 	absent := 0
@@ -134,6 +139,9 @@ func (h *Holder) attempt(ctx context.Context, e spool.Entry) error {
 		return h.giveUp(e, "5.4.1", "there is no server of AMTP for that domain: "+out.text)
 	}
 	next, err := h.o.Spool.Update(e.Number, func(now *spool.Entry) {
+		if now.Stage == spool.Failed {
+			return // the other server has fetched it meanwhile, and does not want it
+		}
 		now.Attempts++
 		now.Next = h.again(now.Attempts, now.Of().Expires)
 		now.Last = out.text
@@ -148,6 +156,9 @@ func (h *Holder) attempt(ctx context.Context, e spool.Entry) error {
 	})
 	if err != nil {
 		return err
+	}
+	if next.Stage == spool.Failed {
+		return nil
 	}
 	log := h.log(next).With("attempt", next.Attempts, "next", next.Next.UTC().Format(time.RFC3339), "result", out.text)
 	if out.spoke {
@@ -164,7 +175,7 @@ func (h *Holder) giveUp(e spool.Entry, code, text string) error {
 		return nil
 	}
 	defer h.release(h.given, e.Number)
-	return h.fail(e, code, text)
+	return h.fail(e, code, text, false)
 }
 
 // again is when the next attempt is, behind so many; at the latest when the mail expires.
@@ -178,11 +189,15 @@ func (h *Holder) again(attempts int, expires time.Time) time.Time {
 	return next
 }
 
-// fail notes that a message will not arrive, so that its sender is told.
-func (h *Holder) fail(e spool.Entry, code, text string) error {
+// fail notes that a message will not arrive, so that its sender is told. told: that was said of a message that was given
+// away, so it is known what became of it.
+func (h *Holder) fail(e spool.Entry, code, text string, told bool) error {
 	next, err := h.o.Spool.Update(e.Number, func(e *spool.Entry) {
 		e.Stage, e.Peer, e.Attempts, e.Next = spool.Failed, netip.Addr{}, 0, time.Now()
 		e.Status, e.Last = code, text
+		if told {
+			e.Handed--
+		}
 	})
 	if err == nil {
 		h.log(next).Warn("not delivered, its sender is told", "status", code, "why", text)
@@ -197,58 +212,115 @@ type target struct {
 }
 
 // announce says SELO to the first server that hears it. The entry is bound to that server before it does: it may ask
-// for the mail before it has answered.
+// for the mail before it has answered. All of it takes no longer than two steps of a call may.
 func (h *Holder) announce(ctx context.Context, e spool.Entry) (outcome, error) {
-	targets, out := h.targets(ctx, e.To.Domain)
+	all, cancel := context.WithTimeout(ctx, 2*h.o.Timeout)
+	defer cancel()
+	targets, out := h.targets(all, e.To.Domain)
 	if len(targets) == 0 {
 		return out, nil
 	}
-	listening := false // somebody takes mail by SMTP there
-	last := ""
+	var said outcome
 	for _, t := range targets {
-		at := netip.AddrPortFrom(t.addr, h.o.Port)
-		call, err := h.caller.Open(ctx, at)
-		if err != nil {
-			if ctx.Err() != nil {
-				return outcome{}, nil
-			}
-			last = fmt.Sprintf("%s: %v", t.host, err)
-			var refusal *amtp.Refusal
-			if errors.As(err, &refusal) && refusal.Reply.Transient() {
-				return outcome{text: last}, nil // one is there, and busy
-			}
-			listening = listening || h.smtp(ctx, t.addr)
-			continue
+		if all.Err() != nil {
+			break
 		}
-		r, err := h.say(call, e, t)
-		call.Close()
-		switch {
-		case errors.Is(err, errSpool):
-			return outcome{}, err
-		case err != nil:
-			last = fmt.Sprintf("%s: %v", t.host, err)
-			continue
-		case r.Code == 500 || r.Code == 502:
-			last, listening = fmt.Sprintf("%s: SELO was answered by %s", t.host, r), true
-			continue
-		case r.Permanent():
-			return outcome{fail: status(r, "5.0.0"), text: t.host + " said to SELO: " + r.String()}, nil
-		case !r.Positive():
-			last = fmt.Sprintf("%s: SELO was answered by %s", t.host, r)
-			continue
+		if !e.Spoke && h.absent.knows(t.addr, time.Now()) {
+			return outcome{absent: true, text: t.host + " had no AMTP a short while ago, and SMTP"}, nil
 		}
-		return outcome{spoke: true, text: t.host + " said: " + r.String()}, nil
+		next, over, err := h.tell(all, e, t)
+		if over || err != nil {
+			return next, err
+		}
+		said = next
+		if said.absent {
+			// The host that the domain prefers is there, and has no AMTP: others need not be asked.
+			h.absent.note(t.addr, time.Now())
+			break
+		}
 	}
-	return outcome{absent: listening, text: last}, nil
+	if said.text == "" {
+		said.text = "the servers of that domain took too long"
+	}
+	return said, nil
 }
 
-var errSpool = errors.New("the spool")
+// tell says SELO to one server; over: what it said decides.
+func (h *Holder) tell(ctx context.Context, e spool.Entry, t target) (out outcome, over bool, err error) {
+	first := &firstOctets{}
+	caller := h.caller
+	caller.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := h.o.Dial(ctx, network, address)
+		if err == nil {
+			first.Conn, conn = conn, first
+		}
+		return conn, err
+	}
+	call, err := caller.Open(ctx, netip.AddrPortFrom(t.addr, h.o.Port))
+	if err != nil {
+		out.text = fmt.Sprintf("%s: %v", t.host, err)
+		// Who has greeted as a server does has AMTP, and what breaks then is trouble that passes. NOT: to leave it for SMTP,
+		// or whoever disturbs a connection could choose how mail travels.
+		greeted := first.n > 0 && (first.octets[0] == '2' || first.octets[0] == '4')
+		out.absent = !greeted && (first.Conn == nil || first.n > 0) && ctx.Err() == nil && h.smtp(ctx, t.addr)
+		return out, greeted && first.octets[0] == '4', nil
+	}
+	r, err := h.say(call, e, t)
+	call.Close()
+	switch {
+	case errors.Is(err, errSpool), errors.Is(err, errGiven):
+		return out, true, err
+	case err != nil:
+		return outcome{text: fmt.Sprintf("%s: %v", t.host, err)}, false, nil
+	case r.Code == 500 || r.Code == 502: // a server of something else
+		return outcome{absent: true, text: fmt.Sprintf("%s: SELO was answered by %s", t.host, r)}, false, nil
+	case r.Permanent():
+		return outcome{fail: status(r, "5.0.0"), text: t.host + " said to SELO: " + r.String()}, true, nil
+	case !r.Positive():
+		return outcome{text: fmt.Sprintf("%s: SELO was answered by %s", t.host, r)}, false, nil
+	}
+	return outcome{spoke: true, text: t.host + " said: " + r.String()}, true, nil
+}
+
+// firstOctets is a connection that remembers how what it reads begins.
+type firstOctets struct {
+	net.Conn
+	octets [3]byte
+	n      int
+}
+
+func (c *firstOctets) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 && c.n < len(c.octets) {
+		c.n += copy(c.octets[c.n:], p[:n])
+	}
+	return n, err
+}
+
+var (
+	errSpool = errors.New("the spool")
+	errGiven = errors.New("it is being handed over")
+)
 
 // say binds an entry to the server at an address, and announces it.
 func (h *Holder) say(call *amtp.Call, e spool.Entry, t target) (smtp.Reply, error) {
-	_, err := h.o.Spool.Update(e.Number, func(e *spool.Entry) { e.Stage, e.Peer = spool.Announced, t.addr })
-	if err != nil {
+	h.mu.Lock()
+	given := h.given[e.Number]
+	h.mu.Unlock()
+	if given {
+		return smtp.Reply{}, errGiven
+	}
+	failed := false
+	_, err := h.o.Spool.Update(e.Number, func(e *spool.Entry) {
+		if failed = e.Stage == spool.Failed; !failed {
+			e.Stage, e.Peer = spool.Announced, t.addr
+		}
+	})
+	switch {
+	case err != nil:
 		return smtp.Reply{}, fmt.Errorf("%w: %w", errSpool, err)
+	case failed:
+		return smtp.Reply{}, errGiven
 	}
 	domain, err := smtp.ASCIIDomain(e.Of().From.Domain)
 	if err != nil {
@@ -335,6 +407,7 @@ func (h *Holder) smtp(ctx context.Context, a netip.Addr) bool {
 		return false
 	}
 	defer func() { _ = conn.Close() }()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	_ = conn.SetDeadline(time.Now().Add(h.o.Timeout))
 	r, err := readReply(conn)
 	if err != nil {

@@ -369,6 +369,19 @@ func (s *Spool) Update(number string, change func(*Entry)) (Entry, error) {
 	return m.Entries[i], nil
 }
 
+// Postpone sets when an entry is due, until the next process and no longer: for what is not worth a write, or where none
+// is possible.
+func (s *Spool) Postpone(number string, until time.Time) {
+	m, i, err := s.hold(number)
+	if err != nil {
+		return
+	}
+	defer m.writing.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.Entries[i].Next = until
+}
+
 // Done forgets an entry, and its message with the last one. With an error other than ErrGone it is there still.
 func (s *Spool) Done(number string) error {
 	m, i, err := s.hold(number)

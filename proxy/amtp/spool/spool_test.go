@@ -211,7 +211,8 @@ func TestManyAtOnce(t *testing.T) {
 					if _, err := s.Update(n, func(e *Entry) { e.Attempts++ }); err != nil {
 						t.Error(err)
 					}
-					if text, e, ok := get(s, n); !ok || text != "text\r\n" || e.Attempts != 1 {
+					s.Postpone(n, began.Add(time.Hour))
+					if text, e, ok := get(s, n); !ok || text != "text\r\n" || e.Attempts != 1 || !e.Next.Equal(began.Add(time.Hour)) {
 						t.Errorf("%s: %v %q %+v", n, ok, text, e)
 					}
 					if err := s.Done(n); err != nil {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
+	"time"
 
 	"postern/proxy/smtp"
 )
@@ -70,8 +72,11 @@ func (s *Spool) recover() error {
 			}
 		case isState:
 			m, err := s.readState(id)
-			if err == nil && !here[id+messageSuffix] {
-				err = errors.New("its message is not there")
+			if err == nil {
+				err = s.whole(m)
+			}
+			if err != nil && !errors.Is(err, errDamaged) {
+				return err // of the disk, which may be well the next time
 			}
 			if err != nil {
 				// NOT: to remove it. A person can see in it who is to be told.
@@ -83,6 +88,7 @@ func (s *Spool) recover() error {
 			kept += len(m.Entries)
 			for i := range m.Entries {
 				if m.Entries[i].Handed > 0 {
+					m.Entries[i].Next = time.Time{} // at once: the other server tells what it has, if it remembers
 					s.log.Warn("it was given away, and what became of it is not known: it may arrive twice", "message", id, "rcpt", m.Entries[i].To.String())
 				}
 			}
@@ -90,6 +96,22 @@ func (s *Spool) recover() error {
 	}
 	s.log.Info("spool", "entries", kept, "octets", s.all.octets)
 	return s.disk.sync()
+}
+
+// whole says what is wrong with the message of a state.
+func (s *Spool) whole(m *message) error {
+	r, size, err := s.disk.open(m.ID + messageSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: its message is not there", errDamaged)
+	}
+	if err != nil {
+		return err
+	}
+	_ = r.Close() // nothing was read
+	if size != m.Size {
+		return fmt.Errorf("%w: its message has %d octets, not %d", errDamaged, size, m.Size)
+	}
+	return nil
 }
 
 // readState reads a state file.
@@ -100,14 +122,21 @@ func (s *Spool) readState(id string) (*message, error) {
 	}
 	defer func() { _ = r.Close() }() // nothing was written
 	if size > maxState {
-		return nil, errors.New("it is too large")
+		return nil, fmt.Errorf("%w: it is too large", errDamaged)
 	}
 	text, err := io.ReadAll(io.LimitReader(r, maxState))
 	if err != nil {
 		return nil, err
 	}
-	return parseState(id, text)
+	m, err := parseState(id, text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	return m, nil
 }
+
+// errDamaged is in the error of what no disk mends by itself.
+var errDamaged = errors.New("damaged")
 
 // parseState reads the text of a state file.
 func parseState(id string, text []byte) (*message, error) {
