@@ -217,6 +217,7 @@ func (m *Message) readHead(section []byte, domain string) error {
 	if bad > 0 {
 		return ErrForm
 	}
+	var trace []byte // stands on top (RFC 5321 §4.4)
 	froms, sends := 0, 0
 	for i, f := range h {
 		value := strings.TrimSpace(f.Value)
@@ -226,7 +227,7 @@ func (m *Message) readHead(section []byte, domain string) error {
 			if sends++; !ok || sends > 1 {
 				return ErrForm
 			}
-			m.Head = appendField(m.Head, smtp.Field{Name: "Received", Value: received})
+			trace = appendField(trace, smtp.Field{Name: "Received", Value: received})
 			continue
 		case name == messageID:
 			if f.Name = "Message-ID"; !strings.HasPrefix(value, "<") {
@@ -244,12 +245,12 @@ func (m *Message) readHead(section []byte, domain string) error {
 				f.Value = " " + t.Format(time.RFC1123Z)
 			}
 		}
-		m.Head, m.Lasting = appendField(m.Head, f), appendField(m.Lasting, f)
+		m.Lasting = appendField(m.Lasting, f)
 	}
 	if froms != 1 {
 		return ErrFrom
 	}
-	m.Head = append(m.Head, crlf...)
+	m.Head = append(append(trace, m.Lasting...), crlf...)
 	return nil
 }
 

@@ -132,7 +132,7 @@ func TestDecode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "From: bcrouzet@master.com\r\nReceived: by master.com ([193.1.124.54]) with AMTP;\r\n\tWed, 09 Apr 2003 08:56:50 +0000\r\nDate: Wed, 09 Apr 2003 08:56:50 +0000\r\n" +
+	const want = "Received: by master.com ([193.1.124.54]) with AMTP;\r\n\tWed, 09 Apr 2003 08:56:50 +0000\r\nFrom: bcrouzet@master.com\r\nDate: Wed, 09 Apr 2003 08:56:50 +0000\r\n" +
 		"Message-ID: <1049998467218@master.com>\r\nTo: jdoody@master.com\r\nSubject: AMTP Procedure 1\r\n\r\n"
 	if string(m.Head) != want {
 		t.Errorf("got %q\nwant %q", m.Head, want)

@@ -111,6 +111,12 @@ func (v Transaction) caller() string {
 	if f.Client.Name != "" {
 		s += " (" + brief(f.Client.Name) + ")"
 	}
+	switch {
+	case f.Client.Fetched != "":
+		return s + " had announced a message of " + quoted(brief(f.Client.Fetched)) + ", whose server it is, and Postern fetched it there (AMTP)."
+	case f.Client.User != "":
+		return s + " connected, and the user " + brief(f.Client.User) + " logged in with a password (AMTP)."
+	}
 	s += " connected"
 	if f.Helo.Name != "" {
 		s += " and called itself " + quoted(brief(f.Helo.Name))
