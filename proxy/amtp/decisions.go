@@ -56,6 +56,9 @@ const (
 	lineLimit = 64 << 10
 	// idleCommands ends a connection that says so much without bringing, announcing or taking mail.
 	idleCommands = 1000
+	// handOverBlocks bounds the handing over of a message, as a multiple of timeouts.data_block: an hour where that is
+	// three minutes, as long as the proxy gives a client for its own.
+	handOverBlocks = 20
 	// answerMargin is how much longer than its own limit for a message a server waits for the last word on one that it
 	// has given away: the other side waits for its mail server, and that may have the same limit.
 	answerMargin = 2 * time.Minute

@@ -427,6 +427,9 @@ func (s *Session) sema(ctx context.Context, c Claim) smtp.Reply {
 
 // handOver says 250 and the message, and waits for the other side's word on it.
 func (s *Session) handOver(p Parcel) (smtp.Reply, error) {
+	// Who reads a little now and then would keep the message, and a connection, for days.
+	ceiling := time.AfterFunc(handOverBlocks*s.set.Timeouts.DataBlock, s.wire.Cut)
+	defer ceiling.Stop()
 	s.wire.Say(SemaAccepted)
 	w := smtp.NewDotWriter(&s.wire)
 	if err := Encode(w, p, s.set.Hostname, s.Local.Addr(), time.Now()); err != nil {
@@ -435,6 +438,7 @@ func (s *Session) handOver(p Parcel) (smtp.Reply, error) {
 	if err := w.Close(); err != nil {
 		return smtp.Reply{}, err
 	}
+	ceiling.Stop() // what follows has a time of its own
 	s.wire.ReadBy(time.Now().Add(s.set.Timeouts.EndOfData + answerMargin))
 	return s.wire.ReadReply()
 }
