@@ -22,6 +22,8 @@ const (
 	// mostHosts and mostAddresses bound whom one attempt calls: hosts of a domain, and addresses of a host.
 	mostHosts     = 5
 	mostAddresses = 4
+	// lookPause is how long it takes at least from one look at what is due to the next.
+	lookPause = 20 * time.Millisecond
 	// afterwards is how long a report is tried beyond the lifetime of its message, in lifetimes.
 	afterwards = 2
 )
@@ -32,6 +34,7 @@ func (h *Holder) Run(ctx, cut context.Context) {
 	slots := make(chan struct{}, workers)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var looked time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -39,7 +42,13 @@ func (h *Holder) Run(ctx, cut context.Context) {
 			return
 		case <-timer.C:
 		case <-h.changed:
+			// Each entry that is done says so, and to look through all of them for each would take longer than the work.
+			if wait := time.Until(looked.Add(lookPause)); wait > 0 {
+				timer.Reset(wait)
+				continue
+			}
 		}
+		looked = time.Now()
 		due, next := h.o.Spool.Due(time.Now())
 		for _, e := range due {
 			if ctx.Err() != nil || !h.begin(cut, e, slots) {
