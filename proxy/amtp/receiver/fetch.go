@@ -51,7 +51,10 @@ func (v *visitor) selo(ctx context.Context, a amtp.Announcement) smtp.Reply {
 		return errNoDomain
 	}
 	set := v.set()
-	if v.r.callable(peer, set) != nil {
+	switch err := v.r.callable(peer, set); {
+	case errors.Is(err, errNoOwn):
+		return errInside // trouble of ours
+	case err != nil:
 		v.r.Misbehaved(peer)
 		return errAddress
 	}
@@ -76,6 +79,9 @@ func (v *visitor) selo(ctx context.Context, a amtp.Announcement) smtp.Reply {
 	return amtp.SeloAccepted
 }
 
+// errNoOwn says that nobody can be called, since that might be ourselves.
+var errNoOwn = errors.New("the addresses of this machine cannot be read")
+
 // callable says why a peer is not called: it is where no stranger can be, or it is ourselves.
 func (r *Receiver) callable(peer netip.Addr, set *Settings) error {
 	for _, p := range set.Allow {
@@ -85,7 +91,7 @@ func (r *Receiver) callable(peer netip.Addr, set *Settings) error {
 	}
 	switch own := r.own(); {
 	case len(own) == 0:
-		return errors.New("the addresses of this machine cannot be read")
+		return errNoOwn
 	case slices.Contains(own, peer):
 		return fmt.Errorf("%s is an address of this machine", peer)
 	}
@@ -153,7 +159,7 @@ func (r *Receiver) call(q *queue, list []*notice) (finished []bool) {
 		}
 	}
 	if err := r.callable(q.peer, set); err != nil { // the configuration may have changed
-		all(result{word: "forbidden", err: err, final: true})
+		all(result{word: "forbidden", err: err, final: !errors.Is(err, errNoOwn)})
 		return finished
 	}
 	if !set.Ready() {
@@ -170,8 +176,9 @@ func (r *Receiver) call(q *queue, list []*notice) (finished []bool) {
 		caller.Dial = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: q.local.Addr().AsSlice()}}).DialContext
 	}
 	var call *amtp.Call
+	began := time.Now()
 	for i, n := range list {
-		if ctx.Err() != nil || r.ending() {
+		if ctx.Err() != nil || r.ending() || time.Since(began) > callShare {
 			break
 		}
 		// What a name said when the mail was announced it may not say any more. The address that is called is that of the

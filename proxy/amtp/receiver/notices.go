@@ -23,6 +23,8 @@ const (
 	callsLimit = 16
 	// callTime bounds a whole call: whoever trickles must not keep one of the calls for long.
 	callTime = 75 * time.Minute
+	// callShare is when no further message is begun in a call: a message may take as long as callTime.
+	callShare = 20 * time.Minute
 	// perCall bounds what is fetched in one call, so that other peers have their turn.
 	perCall = 20
 	// The time between two tries doubles from the first to the last.
@@ -269,12 +271,14 @@ func (r *Receiver) remember(k mail, a answer) {
 	if all.by == nil {
 		all.by = map[mail]answer{}
 	}
-	if len(all.order) >= answersLimit {
+	_, known := all.by[k]
+	if all.by[k] = a; known {
+		return // it has its place
+	}
+	if all.order = append(all.order, k); len(all.order) > answersLimit {
 		delete(all.by, all.order[0])
 		all.order = all.order[1:]
 	}
-	all.by[k] = a
-	all.order = append(all.order, k)
 }
 
 // forget is called when the peer has noted what was said: the number may be another message's from now on.

@@ -107,7 +107,8 @@ func (r *Receiver) Shutdown(ctx context.Context) error {
 	}()
 	select {
 	case <-ended:
-		r.cancel()
+		// NOT: at once. Users' mail is under way still: their server ends beside us, and has until ctx ends.
+		context.AfterFunc(ctx, r.cancel)
 		return nil
 	case <-ctx.Done():
 	}

@@ -611,6 +611,48 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
+// A user's message that is at the backend when the proxy ends is brought to its end as well, and he hears what became of it.
+func TestShutdownBesideAUser(t *testing.T) {
+	const password = "staple horse"
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "users")
+	if err := os.WriteFile(file, []byte("al alice@rcpt.example "+string(hash)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(s smtptest.Step) smtptest.Action {
+			if s.Verb == "." {
+				return smtptest.Action{Wait: 5 * time.Minute}
+			}
+			return smtptest.Action{}
+		})
+		if r.set.Users, err = users.Open(file); err != nil {
+			t.Fatal(err)
+		}
+		c := r.call("127.0.0.1")
+		c.say("USER", "250")
+		c.say("al "+password, "250")
+		c.say("RCPT TO:bob@rcpt.example", "250")
+		c.say("DATA", "354")
+		ended := make(chan error, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		go func() {
+			time.Sleep(time.Minute)
+			ended <- r.recv.Shutdown(ctx)
+		}()
+		c.say("Subject: last\n\ntext\n.", "250")
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		c.bye()
+		r.close()
+	})
+}
+
 // endInside lets the session within end behind a user's back, between two messages: the next one gets another.
 func (r *rig) endInside(c *client, password string) {
 	c.say("USER", "250")
