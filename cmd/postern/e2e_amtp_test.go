@@ -508,7 +508,8 @@ func TestE2EAMTP(t *testing.T) {
 
 	t.Run("the other server is killed between SELO and SEMA", func(t *testing.T) {
 		w.in(t)
-		_, only := w.open(w.b) // so that it cannot fetch
+		idle, only := w.open(w.b) // so that it cannot fetch
+		idle.say("250", "NOOP")   // or it would have half a minute
 		w.send(w.c, "kill@example.org", "killed")
 		w.holder.says(`"announced"`, "kill@example.org")
 		w.proxy.kill()

@@ -78,7 +78,8 @@ type Holder struct {
 	wrong       share.Rates // of guesses
 	connections share.Budget
 
-	absent absences // servers that have no AMTP
+	absent absences // servers that have SMTP alone
+	silent absences // addresses at which nobody answers at all
 
 	changed chan struct{} // something may be due, or can be worked on again
 

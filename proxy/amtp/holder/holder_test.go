@@ -40,6 +40,9 @@ far.example.     MX 10 mx.far.example.
 mx.far.example.  A  127.0.0.2
 bare.example.    A  127.0.0.2
 null.example.    MX 0 .
+two.example.     MX 10 mx.far.example.
+two.example.     MX 20 old.two.example.
+old.two.example. A 127.0.0.3
 private.example. MX 10 host.private.example.
 host.private.example. A 10.9.9.9
 `
@@ -345,7 +348,7 @@ func TestMailIsFetched(t *testing.T) {
 
 // Whoever asks with a number that is not his hears the same, whatever is wrong; and not for ever.
 func TestMailOfOthers(t *testing.T) {
-	p := start(t, nil)
+	p := start(t, func(o *holder.Options, _ *pair) { o.Guesses = 10 })
 	p.send(bob)
 	a := p.announcement(1)
 	p.eventually("announced", func() bool { return strings.Contains(p.log.String(), "msg=announced") })
@@ -584,8 +587,8 @@ func TestUsersOfTheHolder(t *testing.T) {
 
 // Whoever guesses passwords is turned away for a while, however few tries a connection has.
 func TestGuessesOfPasswords(t *testing.T) {
-	p := start(t, func(o *holder.Options, _ *pair) { o.Guesses = 2 }) // one comes back in half a minute
-	p.say("USER", "alice wrong password", "alice battery", "alice staple")
+	p := start(t, func(o *holder.Options, _ *pair) { o.Guesses = 1 }) // it comes back in a minute
+	p.say("USER", "alice wrong password")
 	conn, err := net.Dial("tcp", p.at)
 	if err != nil {
 		t.Fatal(err)
@@ -806,6 +809,73 @@ func TestNoDowngrade(t *testing.T) {
 	p.eventually("nothing waits", func() bool { return p.entries() == 0 })
 	if got := p.sink.Messages(); len(got) > 0 {
 		t.Errorf("it went by SMTP: %+v", got)
+	}
+}
+
+// Nor is it where another host of the domain has SMTP alone: the one that is preferred has begun to talk.
+func TestNoDowngradeByAnotherHost(t *testing.T) {
+	var mu sync.Mutex
+	breaks := 3
+	p := start(t, func(o *holder.Options, p *pair) {
+		o.Callable = func(netip.Addr) error { return nil }
+		dial := o.Dial
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case address == "127.0.0.3:25":
+				return dial(ctx, network, p.sink.Addr())
+			case strings.HasPrefix(address, "127.0.0.3:"):
+				return nil, errors.New("connection refused")
+			case breaks == 0:
+				return dial(ctx, network, address)
+			}
+			breaks--
+			near, far := net.Pipe()
+			go func() {
+				_, _ = io.WriteString(far, "220 mx.far.example AMTP\r\n")
+				_ = far.Close()
+			}()
+			return near, nil
+		}
+	})
+	p.send("bob@two.example")
+	if _, _, err := p.fetch("127.0.0.2", claimOf(p.announcement(1)), &delivered); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("nothing waits", func() bool { return p.entries() == 0 })
+	if got := p.sink.Messages(); len(got) > 0 {
+		t.Errorf("it went by SMTP: %+v", got)
+	}
+}
+
+// An address that does not answer at all is called last from then on, and does not use up the time of the others.
+func TestSilentAddressesComeLast(t *testing.T) {
+	var mu sync.Mutex
+	var called []string
+	p := start(t, func(o *holder.Options, p *pair) {
+		o.Timeout = 2 * time.Second
+		o.Callable = func(netip.Addr) error { return nil }
+		dial := o.Dial
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			host, _, _ := net.SplitHostPort(address)
+			mu.Lock()
+			called = append(called, host)
+			mu.Unlock()
+			if host == "127.0.0.2" { // the preferred one
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return dial(ctx, network, p.peer.Addr().String())
+		}
+	})
+	p.send("bob@two.example")
+	p.announcement(1)
+	p.eventually("announced", func() bool { return strings.Contains(p.log.String(), "msg=announced") })
+	mu.Lock()
+	defer mu.Unlock()
+	if last := len(called) - 1; called[0] != "127.0.0.2" || called[last] != "127.0.0.3" || last < 2 {
+		t.Errorf("called were %q", called)
 	}
 }
 

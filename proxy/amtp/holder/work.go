@@ -113,7 +113,8 @@ type outcome struct {
 	fail   string // the status code of a failure for good
 	text   string // what there is to say of it
 	absent bool   // the domain has no server of AMTP
-	spoke  bool   // it has one
+	there  bool   // a server of AMTP has begun to talk, whatever came of it
+	spoke  bool   // the domain has one
 }
 
 // attempt does what an entry waits for. An error is that of the spool.
@@ -229,22 +230,41 @@ func (h *Holder) announce(ctx context.Context, e spool.Entry) (outcome, error) {
 	if len(targets) == 0 {
 		return out, nil
 	}
+	// Those that nobody has answered at come last, or one of them would use up the time of all of them each time.
+	slices.SortStableFunc(targets, func(a, b target) int {
+		switch now := time.Now(); {
+		case h.silent.knows(a.addr, now) == h.silent.knows(b.addr, now):
+			return 0
+		case h.silent.knows(a.addr, now):
+			return 1
+		}
+		return -1
+	})
 	var said outcome
+	there := false
 	for _, t := range targets {
 		if all.Err() != nil {
 			break
 		}
-		if !e.Spoke && h.absent.knows(t.addr, time.Now()) {
+		// NOT: where its sender would be told so. One absence, remembered, must not count as three.
+		if h.o.Fallback && !e.Spoke && !there && h.absent.knows(t.addr, time.Now()) {
 			return outcome{absent: true, text: t.host + " had no AMTP a short while ago, and SMTP"}, nil
 		}
 		next, over, err := h.tell(all, e, t)
+		if next.spoke {
+			h.absent.forget(t.addr)
+		}
 		if over || err != nil {
 			return next, err
 		}
+		there = there || next.there
 		said = next
 		if said.absent {
-			// The host that the domain prefers is there, and has no AMTP: others need not be asked.
-			h.absent.note(t.addr, time.Now())
+			// The host that the domain prefers is there, and has no AMTP: others need not be asked. NOT: behind one that has,
+			// or whoever disturbs that could choose how mail travels.
+			if said.absent = !there; !e.Spoke {
+				h.absent.note(t.addr, time.Now())
+			}
 			break
 		}
 	}
@@ -271,7 +291,11 @@ func (h *Holder) tell(ctx context.Context, e spool.Entry, t target) (out outcome
 		// Who has greeted as a server does has AMTP, and what breaks then is trouble that passes. NOT: to leave it for SMTP,
 		// or whoever disturbs a connection could choose how mail travels.
 		greeted := first.n > 0 && (first.octets[0] == '2' || first.octets[0] == '4')
+		out.there = greeted
 		out.absent = !greeted && (first.Conn == nil || first.n > 0) && ctx.Err() == nil && h.smtp(ctx, t.addr)
+		if first.Conn == nil && !out.absent {
+			h.silent.note(t.addr, time.Now())
+		}
 		return out, greeted && first.octets[0] == '4', nil
 	}
 	r, err := h.say(call, e, t)
@@ -280,13 +304,13 @@ func (h *Holder) tell(ctx context.Context, e spool.Entry, t target) (out outcome
 	case errors.Is(err, errSpool), errors.Is(err, errGiven):
 		return out, true, err
 	case err != nil:
-		return outcome{text: fmt.Sprintf("%s: %v", t.host, err)}, false, nil
+		return outcome{there: true, text: fmt.Sprintf("%s: %v", t.host, err)}, false, nil
 	case r.Code == 500 || r.Code == 502: // a server of something else
 		return outcome{absent: true, text: fmt.Sprintf("%s: SELO was answered by %s", t.host, r)}, false, nil
 	case r.Permanent():
 		return outcome{fail: status(r, "5.0.0"), text: t.host + " said to SELO: " + r.String()}, true, nil
 	case !r.Positive():
-		return outcome{text: fmt.Sprintf("%s: SELO was answered by %s", t.host, r)}, false, nil
+		return outcome{there: true, text: fmt.Sprintf("%s: SELO was answered by %s", t.host, r)}, false, nil
 	}
 	return outcome{spoke: true, text: t.host + " said: " + r.String()}, true, nil
 }
