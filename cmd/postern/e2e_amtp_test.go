@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -241,7 +242,7 @@ func (d *amtpDaemon) start() {
 		if d.ready == "" {
 			return true
 		}
-		client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, Dial: func(_, address string) (net.Conn, error) {
+		client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(_ context.Context, _, address string) (net.Conn, error) {
 			return d.on.dial(address, patience)
 		}}}
 		resp, err := client.Get(d.ready)
