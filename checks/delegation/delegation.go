@@ -101,18 +101,12 @@ func (s *Service) Close() {
 func (s *Service) Ask(ctx context.Context, request []Attribute) (a Answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
-	turn, err := s.peer.Begin(ctx, clientOf(request))
-	if err != nil {
-		return a, err
-	}
-	err = errPanic
-	defer func() { s.tell(turn.End(ctx, err), err) }()
-	a, err = s.ask(ctx, turn, appendRequest(nil, request))
+	err = s.peer.Ask(ctx, clientOf(request), func(turn *filter.Turn) (err error) {
+		a, err = s.ask(ctx, turn, appendRequest(nil, request))
+		return err
+	}, s.tell)
 	return a, err
 }
-
-// errPanic is noted where asking came to no end.
-var errPanic = errors.New("asking it panicked")
 
 // tell logs what changed.
 func (s *Service) tell(change filter.Change, err error) {

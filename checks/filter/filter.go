@@ -118,6 +118,22 @@ func (p *Peer) Begin(ctx context.Context, who share.Client) (*Turn, error) {
 	return t, nil
 }
 
+// Ask has ask ask a client's question when it is its turn, and gives tell what the outcome changes, for the log.
+// The error is that of ask, or says in words fit for a record why there was no turn.
+func (p *Peer) Ask(ctx context.Context, who share.Client, ask func(*Turn) error, tell func(Change, error)) error {
+	t, err := p.Begin(ctx, who)
+	if err != nil {
+		return err
+	}
+	err = errPanic
+	defer func() { tell(t.End(ctx, err), err) }()
+	err = ask(t)
+	return err
+}
+
+// errPanic is the outcome where asking came to no end.
+var errPanic = errors.New("asking it panicked")
+
 // admit says whether the filter is left alone. The first who comes when its rest is over tries
 // whether it answers again, while the others still leave it alone.
 func (t *Turn) admit() error {

@@ -132,18 +132,12 @@ func (f *Filter) Most() time.Duration { return renewals * f.Timeout }
 func (f *Filter) Ask(ctx context.Context, m *Message) (v Verdict, err error) {
 	ctx, cancel := context.WithTimeout(ctx, f.Most())
 	defer cancel()
-	turn, err := f.peer.Begin(ctx, m.client())
-	if err != nil {
-		return v, err
-	}
-	err = errPanic
-	defer func() { f.tell(turn.End(ctx, err), err) }()
-	v, err = f.ask(ctx, turn, m)
+	err = f.peer.Ask(ctx, m.client(), func(turn *filter.Turn) (err error) {
+		v, err = f.ask(ctx, turn, m)
+		return err
+	}, f.tell)
 	return v, err
 }
-
-// errPanic is noted where asking came to no end.
-var errPanic = errors.New("asking it panicked")
 
 // tell logs what changed.
 func (f *Filter) tell(change filter.Change, err error) {
