@@ -2,6 +2,7 @@ package amtp
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 )
 
@@ -40,4 +41,15 @@ func Callable(a netip.Addr, allow []netip.Prefix) error {
 		}
 	}
 	return nil
+}
+
+// OwnAddresses are those of this machine's interfaces now. They may change while we run.
+func OwnAddresses() (own []netip.Addr, err error) {
+	list, err := net.InterfaceAddrs()
+	for _, a := range list {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			own = append(own, p.Addr().Unmap())
+		}
+	}
+	return own, err
 }

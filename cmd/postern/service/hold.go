@@ -193,16 +193,13 @@ func (h *holding) ours(a netip.Addr, port uint16) (bool, error) {
 	return false, nil
 }
 
-// onThisMachine says whether an address is one of this machine's. They may change while we run.
+// onThisMachine says whether an address is one of this machine's.
 func onThisMachine(a netip.Addr) (bool, error) {
-	addrs, err := net.InterfaceAddrs()
+	own, err := amtp.OwnAddresses()
 	if err != nil {
 		return false, fmt.Errorf("the addresses of this machine cannot be read (name one in amtp.hold.addresses): %w", err)
 	}
-	return slices.ContainsFunc(addrs, func(on net.Addr) bool {
-		p, err := netip.ParsePrefix(on.String())
-		return err == nil && p.Addr().Unmap() == a
-	}), nil
+	return slices.Contains(own, a), nil
 }
 
 // run serves until it is time to stop.

@@ -53,8 +53,8 @@ type Options struct {
 	Inside func(o amtp.Origin) (net.Conn, error)
 	// Misbehaved counts a fault of a client: a password that is wrong.
 	Misbehaved func(client netip.Addr)
-	// Own are the addresses of this machine; nil: net.InterfaceAddrs.
-	Own     func() []netip.Addr
+	// Own are the addresses of this machine; nil: amtp.OwnAddresses.
+	Own     func() ([]netip.Addr, error)
 	Dial    func(ctx context.Context, network, address string) (net.Conn, error) // nil: a net.Dialer
 	Log     *slog.Logger
 	Metrics *metrics.Metrics // may be nil
@@ -83,7 +83,7 @@ type Receiver struct {
 // New makes a receiver, which runs until Shutdown.
 func New(o Options) *Receiver {
 	if o.Own == nil {
-		o.Own = ownAddresses
+		o.Own = amtp.OwnAddresses
 	}
 	r := &Receiver{Options: o, queues: map[netip.Addr]*queue{}, wake: make(chan struct{}, 1)}
 	if len(r.own()) == 0 {
@@ -117,23 +117,12 @@ func (r *Receiver) Shutdown(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// ownAddresses are those of this machine's interfaces.
-func ownAddresses() (own []netip.Addr) {
-	list, _ := net.InterfaceAddrs()
-	for _, a := range list {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			own = append(own, p.Addr().Unmap())
-		}
-	}
-	return own
-}
-
 // own are the addresses of this machine: the last that could be read, none where none ever could.
 func (r *Receiver) own() []netip.Addr {
-	list := r.Own()
+	list, err := r.Own()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(list) > 0 {
+	if err == nil && len(list) > 0 {
 		r.lastOwn = list
 	}
 	return r.lastOwn

@@ -428,13 +428,8 @@ func TestSharedLimits(t *testing.T) {
 // A user's mail goes through the same session, with From written by the server; what the host of the user is, nobody asks, and what
 // the user's password is, nobody writes down.
 func TestUser(t *testing.T) {
-	const password = "staple horse"
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), 10)
+	known, err := users.Open(usersFile(t))
 	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "users")
-	if err := os.WriteFile(file, []byte("al alice@rcpt.example "+string(hash)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r := newRig(t, func(s smtptest.Step) smtptest.Action {
@@ -443,9 +438,7 @@ func TestUser(t *testing.T) {
 		}
 		return smtptest.Action{}
 	})
-	if r.set.Users, err = users.Open(file); err != nil {
-		t.Fatal(err)
-	}
+	r.set.Users = known
 	c := r.call("127.0.0.1")
 	r.endInside(c, password)
 	c.bye()
@@ -611,15 +604,26 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// A user's message that is at the backend when the proxy ends is brought to its end as well, and he hears what became of it.
-func TestShutdownBesideAUser(t *testing.T) {
-	const password = "staple horse"
+const password = "staple horse"
+
+// usersFile is a file of one user: al, who is alice@rcpt.example.
+func usersFile(t *testing.T) string {
+	t.Helper()
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), 10)
 	if err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "users")
 	if err := os.WriteFile(file, []byte("al alice@rcpt.example "+string(hash)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// A user's message that is at the backend when the proxy ends is brought to its end as well, and he hears what became of it.
+func TestShutdownBesideAUser(t *testing.T) {
+	known, err := users.Open(usersFile(t))
+	if err != nil {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
@@ -629,9 +633,7 @@ func TestShutdownBesideAUser(t *testing.T) {
 			}
 			return smtptest.Action{}
 		})
-		if r.set.Users, err = users.Open(file); err != nil {
-			t.Fatal(err)
-		}
+		r.set.Users = known
 		c := r.call("127.0.0.1")
 		c.say("USER", "250")
 		c.say("al "+password, "250")

@@ -138,7 +138,7 @@ func newRig(t testing.TB, script func(smtptest.Step) smtptest.Action) *rig {
 	}
 	r.recv = receiver.New(receiver.Options{
 		Settings: func() *receiver.Settings { return r.set }, Inside: r.inside, Misbehaved: r.smtp.Misbehaved, Log: log,
-		Own: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("9.9.9.9")} },
+		Own: func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("9.9.9.9")}, nil },
 		Dial: func(_ context.Context, _, address string) (net.Conn, error) {
 			r.mu.Lock()
 			r.dialled = append(r.dialled, address)
