@@ -45,7 +45,7 @@ func (p *peer) begin(f *policy.Facts, listener string, helo policy.HeloName) {
 	if p.tls != nil {
 		f.TLS = *p.tls
 	}
-	f.Begin(newID())
+	f.Begin(wire.NewID())
 }
 
 // mayStartTLS says whether STARTTLS is offered.

@@ -28,6 +28,7 @@ import (
 	"postern/proxy/hold"
 	"postern/proxy/relay"
 	"postern/proxy/share"
+	"postern/proxy/wire"
 )
 
 // Settings is what a configuration makes of the server. It is replaced as a
@@ -188,32 +189,15 @@ func (srv *Server) Serve(ln net.Listener, l Listener) error {
 		srv.mu.Unlock()
 	}()
 
-	pause, done := time.Duration(0), srv.wg.Done
-	for {
-		conn, err := ln.Accept()
-		if err != nil {
-			if srv.draining.Load() || srv.leaving.Load() {
-				return ErrServerClosed
-			}
-			// Out of descriptors, or a connection that was gone before we came:
-			// the listener lives on, so we do too, and slowly (net/http does
-			// the same).
-			var ne net.Error
-			if errors.As(err, &ne) && !errors.Is(err, net.ErrClosed) {
-				pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-				srv.log.Error("accept failed", "listener", l.Name, "error", err.Error(), "pause", pause.String())
-				select {
-				case <-time.After(pause):
-				case <-srv.ctx.Done():
-				}
-				continue
-			}
-			return fmt.Errorf("proxy: accept on %s: %w", ln.Addr(), err)
-		}
-		pause = 0
+	done := srv.wg.Done
+	ended := func() bool { return srv.draining.Load() || srv.leaving.Load() }
+	if err := wire.Accept(srv.ctx, ln, l.Name, srv.log, ended, func(conn net.Conn) {
 		srv.wg.Add(1)
 		srv.crew.run(func() { srv.begin(conn, &l, done) })
+	}); err != nil {
+		return fmt.Errorf("proxy: accept on %s: %w", ln.Addr(), err)
 	}
+	return ErrServerClosed
 }
 
 // Handle runs one session on conn, from the greeting to the close.

@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"crypto/rand"
-	"encoding/base32"
 	"errors"
 	"io"
 	"log/slog"
@@ -62,23 +60,13 @@ type session struct {
 }
 
 func newSession(srv *Server, conn net.Conn, l *Listener) *session {
-	s := &session{srv: srv, set: srv.settings.Load(), listener: l, id: newID(), began: srv.now(), result: endedLost}
+	s := &session{srv: srv, set: srv.settings.Load(), listener: l, id: wire.NewID(), began: srv.now(), result: endedLost}
 	s.wire.Open(conn, wire.Options{Context: srv.ctx, Session: s.id, Log: srv.log, Metrics: srv.metrics})
 	s.wire.FlushWithin = s.set.Timeouts.Command
 	s.peer.addr = wire.AddrPort(conn.RemoteAddr())
 	s.loan.Begin(&s.wire)
 	s.idle.wire, s.idle.srv, s.idle.lastMessage = &s.wire, srv, s.began
 	return s
-}
-
-var idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
-
-// newID returns twelve characters that nobody has to spell twice: no i, l, o
-// or u, and sixty random bits, so that an id is never given out again.
-func newID() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return idEncoding.EncodeToString(b[:])[:12]
 }
 
 // wake makes a session that waits for a command look up, parked or not. Any goroutine

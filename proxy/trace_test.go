@@ -11,6 +11,7 @@ import (
 	"postern/policy"
 	"postern/proxy/smtp"
 	"postern/proxy/smtptest"
+	"postern/proxy/wire"
 )
 
 // TestTraceToTheLetter: the order of the clauses of Received (RFC 5321 §4.4:
@@ -79,7 +80,7 @@ func TestFieldsAreBounded(t *testing.T) {
 		tx.rcpts.accepted = 1
 		s.tx = tx
 		f := &tx.facts
-		f.ID, f.Mail.From, f.Mail.Domain, f.Mail.SMTPUTF8 = newID(), long+"@"+long, long, true
+		f.ID, f.Mail.From, f.Mail.Domain, f.Mail.SMTPUTF8 = wire.NewID(), long+"@"+long, long, true
 		f.Client.IP, f.Client.Name = s.peer.addr.Addr().String(), long
 		f.Helo.Name, f.Helo.Domain, f.TLS.Cipher = strings.Repeat("?", 255), long, "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"
 		f.SPF.Result, f.SPF.Reason, f.SPFHelo.Result, f.SPFHelo.Reason = result, long, result, long

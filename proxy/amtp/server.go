@@ -2,15 +2,12 @@ package amtp
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
-	"encoding/base32"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,36 +74,17 @@ func (srv *Server) Serve(ln net.Listener) error {
 	}
 	srv.ln[ln] = struct{}{}
 	srv.mu.Unlock()
-	pause := time.Duration(0)
-	for {
-		conn, err := ln.Accept()
-		if err != nil {
-			if srv.draining.Load() {
-				return ErrServerClosed
-			}
-			// Out of descriptors, or a connection that was gone before we came: the listener lives on.
-			var ne net.Error
-			if errors.As(err, &ne) && !errors.Is(err, net.ErrClosed) {
-				pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-				srv.Log.Error("accept failed", "listener", srv.Name, "error", err.Error(), "pause", pause.String())
-				select {
-				case <-time.After(pause):
-				case <-srv.ctx.Done():
-				}
-				continue
-			}
-			return fmt.Errorf("amtp: accept on %s: %w", ln.Addr(), err)
-		}
-		pause = 0
-		go srv.Handle(conn)
+	if err := wire.Accept(srv.ctx, ln, srv.Name, srv.Log, srv.draining.Load, func(conn net.Conn) { go srv.Handle(conn) }); err != nil {
+		return fmt.Errorf("amtp: accept on %s: %w", ln.Addr(), err)
 	}
+	return ErrServerClosed
 }
 
 // Handle runs one session on conn, from the greeting to the close.
 func (srv *Server) Handle(conn net.Conn) {
 	srv.begin()
 	s := &Session{
-		ID: newID(), Peer: wire.AddrPort(conn.RemoteAddr()), Local: local(conn),
+		ID: wire.NewID(), Peer: wire.AddrPort(conn.RemoteAddr()), Local: local(conn),
 		srv: srv, set: srv.Settings(), began: time.Now(), state: Identified, result: "lost",
 	}
 	s.wire.Open(conn, wire.Options{Context: srv.ctx, Session: s.ID, Log: srv.Log, Metrics: srv.Metrics})
@@ -186,12 +164,4 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 	srv.mu.Unlock()
 	<-done
 	return context.Cause(ctx)
-}
-
-// newID returns the id of a session, as the SMTP side has them: twelve characters that nobody spells twice.
-func newID() string {
-	const alphabet = "0123456789abcdefghjkmnpqrstvwxyz"
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return strings.ToLower(base32.NewEncoding(alphabet).WithPadding(base32.NoPadding).EncodeToString(b[:])[:12])
 }
