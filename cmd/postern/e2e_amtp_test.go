@@ -158,27 +158,7 @@ func (n *network) nameServer(zone string) {
 	t := n.t
 	t.Helper()
 	dir := t.TempDir()
-	writeFile(t, dir+"/root.zone", zone)
-	writeFile(t, dir+"/nsd.conf", fmt.Sprintf(`
-server:
-	ip-address: %s
-	username: ""
-	chroot: ""
-	zonesdir: %[2]q
-	database: ""
-	pidfile: ""
-	xfrdfile: "%[2]s/xfrd"
-	zonelistfile: "%[2]s/zones"
-	logfile: "%[2]s/nsd.log"
-	server-count: 1
-	rrl-ratelimit: 0
-	rrl-whitelist-ratelimit: 0
-remote-control:
-	control-enable: no
-zone:
-	name: "."
-	zonefile: "root.zone"
-`, dnsAt, dir))
+	writeNSD(t, dir, dnsAt, zone)
 	nsd := n.bridge.command("nsd", "-d", "-c", dir+"/nsd.conf")
 	nsd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := nsd.Start(); err != nil {

@@ -46,15 +46,13 @@ mx.sender.example.    3 A 127.0.0.7
 *.example.            TXT "v=spf1 ip4:127.0.0.7 -all"
 `
 
-func startNameServers(t *testing.T) *nameServers {
+// writeNSD writes what NSD wants to serve a zone as the root, at an address: dir/nsd.conf.
+func writeNSD(t *testing.T, dir, address, zone string) {
 	t.Helper()
-	needs(t, "nsd", "unbound")
-	s := &nameServers{t: t, dir: t.TempDir(), port: freePort(t)}
-	authority := freePort(t)
-	writeFile(t, s.dir+"/root.zone", rootZone)
-	writeFile(t, s.dir+"/nsd.conf", fmt.Sprintf(`
+	writeFile(t, dir+"/root.zone", zone)
+	writeFile(t, dir+"/nsd.conf", fmt.Sprintf(`
 server:
-	ip-address: 127.0.0.1@%d
+	ip-address: %s
 	username: ""
 	chroot: ""
 	zonesdir: %[2]q
@@ -71,7 +69,15 @@ remote-control:
 zone:
 	name: "."
 	zonefile: "root.zone"
-`, authority, s.dir))
+`, address, dir))
+}
+
+func startNameServers(t *testing.T) *nameServers {
+	t.Helper()
+	needs(t, "nsd", "unbound")
+	s := &nameServers{t: t, dir: t.TempDir(), port: freePort(t)}
+	authority := freePort(t)
+	writeNSD(t, s.dir, fmt.Sprintf("127.0.0.1@%d", authority), rootZone)
 	writeFile(t, s.dir+"/unbound.conf", fmt.Sprintf(`
 server:
 	interface: 127.0.0.1
