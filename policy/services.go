@@ -8,6 +8,7 @@ import (
 
 	"postern/configs"
 	"postern/policy/expr"
+	"postern/policy/journal/jsonline"
 )
 
 // Services are the answers of policy services. In JSON they are an object, by their names.
@@ -77,7 +78,7 @@ func marshal[T any, P named[T]](list []T) ([]byte, error) {
 	for i := range list {
 		by[*P(&list[i]).name()] = list[i]
 	}
-	return json.Marshal(by)
+	return jsonline.Marshal(by)
 }
 
 func unmarshal[T any, P named[T]](text []byte) (list []T, err error) {
