@@ -132,7 +132,7 @@ func (w *Writer) Write(r *Record) {
 		w.log.begun(troubleRecord, err)
 		return
 	}
-	octets := int64(line.buf.Len())
+	octets := int64(len(line.line))
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if waiting := w.octets.Add(octets); !w.closed && waiting <= queueOctets {
@@ -249,7 +249,7 @@ func (w *Writer) run(ctx context.Context) {
 // add appends a line to what is pending, in the file of the day.
 func (w *Writer) add(e *encoder) {
 	defer e.release()
-	line := e.buf.Bytes()
+	line := e.line
 	w.octets.Add(-int64(len(line)))
 	if day := dayOf(w.now()); w.file != nil && day != w.day {
 		w.flush()

@@ -700,7 +700,7 @@ func BenchmarkHandOver(b *testing.B) {
 	for b.Loop() {
 		w.Write(r)
 		line := <-w.queue
-		w.octets.Add(-int64(line.buf.Len()))
+		w.octets.Add(-int64(len(line.line)))
 		r.sealed = line
 	}
 }

@@ -30,15 +30,7 @@ func escape(value []byte) []byte {
 	for i >= 0 {
 		b = append(b, value[:i]...)
 		r, n := utf8.DecodeRune(value[i:])
-		switch {
-		case unicode.IsPrint(r):
-			b = utf8.AppendRune(b, r)
-		case r > 0xffff:
-			high, low := utf16.EncodeRune(r)
-			b = appendEscape(appendEscape(b, high), low)
-		default:
-			b = appendEscape(b, r)
-		}
+		b = appendShown(b, r)
 		value = value[i+n:]
 		i = unprintable(value)
 	}
@@ -62,6 +54,18 @@ func unprintable(b []byte) int {
 		}
 	}
 	return -1
+}
+
+// appendShown appends a character, or the escape of one that is not printable.
+func appendShown(b []byte, r rune) []byte {
+	switch {
+	case unicode.IsPrint(r):
+		return utf8.AppendRune(b, r)
+	case r > 0xffff:
+		high, low := utf16.EncodeRune(r)
+		return appendEscape(appendEscape(b, high), low)
+	}
+	return appendEscape(b, r)
 }
 
 func appendEscape(b []byte, r rune) []byte {
