@@ -49,7 +49,7 @@ func BenchmarkColdSPF(b *testing.B) {
 	f := transaction("192.0.2.1", "client.example", "user@eight.example")
 	n := 0
 	for b.Loop() {
-		only(Deps{Resolver: resolverFor(b, addr)}, "spf").Run(b.Context(), policy.Mail, f, Message{})
+		only(Deps{Resolver: resolverFor(b, addr)}, "spf").Run(b.Context(), policy.Mail, f, Message{}, nil)
 		n++
 	}
 	if f.SPF.Result != policy.Fail {
@@ -78,13 +78,13 @@ client.example.   TXT "v=spf1 a -all"
 			d := Deps{Resolver: r, Config: configs.Checks{Submitter: configs.SubmitterCheck{Match: "address"}}}
 			set := only(d, checks...)
 			f := transaction("192.0.2.1", "client.example", "user@"+domain)
-			set.Run(b.Context(), policy.Mail, f, Message{})
+			set.Run(b.Context(), policy.Mail, f, Message{}, nil)
 			if f.SPF.Result != policy.Pass && domain != "eight.example" {
 				b.Fatalf("%+v", f.SPF)
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				set.Run(b.Context(), policy.Mail, f, Message{})
+				set.Run(b.Context(), policy.Mail, f, Message{}, nil)
 			}
 		})
 	}

@@ -40,7 +40,7 @@ func crlf(s string) string {
 func runDKIMCheck(t *testing.T, z *dnstest.Zone, raw string) policy.DKIM {
 	t.Helper()
 	f := transaction("192.0.2.1", "client.example", "")
-	only(Deps{Resolver: z}, "dkim").Run(t.Context(), policy.Message, f, held(raw))
+	only(Deps{Resolver: z}, "dkim").Run(t.Context(), policy.Message, f, held(raw), nil)
 	return f.DKIM
 }
 
@@ -428,7 +428,7 @@ func TestOurTroubleIsATemperror(t *testing.T) {
 	zone := z.zone(t)
 	run := func(ctx context.Context, msg Message) policy.DKIM {
 		f := transaction("192.0.2.1", "client.example", "")
-		only(Deps{Resolver: zone}, "dkim").Run(ctx, policy.Message, f, msg)
+		only(Deps{Resolver: zone}, "dkim").Run(ctx, policy.Message, f, msg, nil)
 		return f.DKIM
 	}
 	all := func(what string, d policy.DKIM) {

@@ -43,7 +43,7 @@ func TestLargeSignedMailWaitsForItsTurn(t *testing.T) {
 		verify := func(msg Message) (policy.DKIM, time.Duration) {
 			f := transaction("192.0.2.1", "client.example", "")
 			start := time.Now()
-			only(Deps{Resolver: z}, "dkim").Run(t.Context(), policy.Message, f, msg)
+			only(Deps{Resolver: z}, "dkim").Run(t.Context(), policy.Message, f, msg, nil)
 			return f.DKIM, time.Since(start)
 		}
 		if got, took := verify(small); got.Result != policy.Pass || took != 0 {

@@ -231,10 +231,10 @@ func TestDMARCComesAfterDKIM(t *testing.T) {
 	raw, zone := footballMessage(t)
 	merged := both{zone, z}
 	set := only(Deps{Resolver: merged}, "dmarc")
-	set.Run(t.Context(), policy.Mail, f, Message{})
+	set.Run(t.Context(), policy.Mail, f, Message{}, nil)
 	msg := held(raw)
 	f.Header = HeaderFacts(msg)
-	ran := set.Run(t.Context(), policy.Message, f, msg)
+	ran := set.Run(t.Context(), policy.Message, f, msg, nil)
 	if f.DKIM.Result != policy.Pass || f.DMARC.Result != policy.Pass || len(ran) != 2 {
 		t.Errorf("%+v %+v %v", f.DKIM, f.DMARC, ran)
 	}
@@ -243,7 +243,7 @@ func TestDMARCComesAfterDKIM(t *testing.T) {
 	f = transaction("192.0.2.1", "client.example", "u@elsewhere.example")
 	msg = held(strings.Replace(raw, "Subject: Is", "Subject: Was", 1))
 	f.Header = HeaderFacts(msg)
-	set.Run(t.Context(), policy.Message, f, msg)
+	set.Run(t.Context(), policy.Message, f, msg, nil)
 	if f.DKIM.Result == policy.Pass || f.DMARC.Result != policy.Fail || f.DMARC.Policy != "reject" {
 		t.Errorf("%+v %+v", f.DKIM, f.DMARC)
 	}

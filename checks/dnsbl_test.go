@@ -20,7 +20,7 @@ import (
 func askedLists(t *testing.T, r Resolver, host string, zones ...configs.DNSBLZone) policy.DNSBL {
 	t.Helper()
 	f := transaction(host, "helo.example", "user@from.example")
-	only(Deps{Resolver: r, Config: configs.Checks{DNSBL: configs.DNSBLCheck{Zones: zones}}}, "dnsbl").Run(t.Context(), policy.Mail, f, Message{})
+	only(Deps{Resolver: r, Config: configs.Checks{DNSBL: configs.DNSBLCheck{Zones: zones}}}, "dnsbl").Run(t.Context(), policy.Mail, f, Message{}, nil)
 	return f.DNSBL
 }
 
@@ -137,7 +137,7 @@ func TestListWithAKey(t *testing.T) {
 	set := only(Deps{Resolver: r, Config: configs.Checks{DNSBL: configs.DNSBLCheck{Zones: []configs.DNSBLZone{zone}}}}, "dnsbl")
 	for _, host := range []string{"192.0.2.7", "192.0.2.8", "127.0.0.1"} { // an entry, none, and an error
 		f = transaction(host, "helo.example", "user@from.example")
-		set.Run(dnscache.WithTrace(t.Context(), &trace), policy.Mail, f, Message{})
+		set.Run(dnscache.WithTransaction(t.Context(), &dnscache.Transaction{Trace: &trace}), policy.Mail, f, Message{}, nil)
 		if want := map[string]policy.Result{"192.0.2.7": policy.Fail, "192.0.2.8": policy.None, "127.0.0.1": policy.TempError}[host]; f.DNSBL.Result != want {
 			t.Errorf("%s: %+v", host, f.DNSBL)
 		}
@@ -258,7 +258,7 @@ six.example             AAAA 2001:db8::25
 		"2001:db8::25":     {Result: policy.Pass, Name: "six.example", Reverse: "six.example"},
 	} {
 		f := transaction(host, "c.example", "")
-		only(Deps{Resolver: z}, "iprev").Run(t.Context(), policy.Mail, f, Message{})
+		only(Deps{Resolver: z}, "iprev").Run(t.Context(), policy.Mail, f, Message{}, nil)
 		if f.Iprev != want {
 			t.Errorf("%s: %+v, want %+v", host, f.Iprev, want)
 		}
@@ -281,7 +281,7 @@ func TestIprevTrustsNoReverseZone(t *testing.T) {
 	many := slices.Repeat([]string{"no.example."}, 10)
 	for _, names := range [][]string{{"a\r\nb.example."}, {"x y.example."}, {"."}, {""}, append(many, "good.example.")} {
 		f := transaction("192.0.2.1", "c.example", "")
-		only(Deps{Resolver: weirdPTR{z, names}}, "iprev").Run(t.Context(), policy.Mail, f, Message{})
+		only(Deps{Resolver: weirdPTR{z, names}}, "iprev").Run(t.Context(), policy.Mail, f, Message{}, nil)
 		if f.Iprev.Result != policy.Fail || f.Iprev.Name != "" {
 			t.Errorf("%q: %+v", names, f.Iprev)
 		}

@@ -18,7 +18,7 @@ func TestHold(t *testing.T) {
 	run := func(d Deps) policy.Hold {
 		t.Helper()
 		f.Hold = policy.Hold{Result: policy.Skipped}
-		NewSet(d, func(name string) bool { return name == "hold" }).Run(t.Context(), policy.Rcpt, f, Message{})
+		NewSet(d, func(name string) bool { return name == "hold" }).Run(t.Context(), policy.Rcpt, f, Message{}, nil)
 		return f.Hold
 	}
 	with := Deps{Memory: m, Now: now}

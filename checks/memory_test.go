@@ -60,7 +60,7 @@ func asked(t *testing.T, m *memory.Memory, client string, facts ...string) *poli
 		return false
 	}
 	f := transaction(client, "client.example", "a@sender.example")
-	NewSet(Deps{Resolver: zone, Memory: m, Uses: Journal, Reads: reads}, reads).Run(context.Background(), policy.Mail, f, Message{})
+	NewSet(Deps{Resolver: zone, Memory: m, Uses: Journal, Reads: reads}, reads).Run(context.Background(), policy.Mail, f, Message{}, nil)
 	return f
 }
 

@@ -33,7 +33,7 @@ func TestMiltersAreAskedSideBySide(t *testing.T) {
 		}}, func(name string) bool { return strings.HasPrefix(name, "milter.") })
 		f := transaction("192.0.2.1", "client.example", "")
 		start := time.Now()
-		set.Run(t.Context(), policy.Message, f, held(raw))
+		set.Run(t.Context(), policy.Message, f, held(raw), nil)
 		if took := time.Since(start); took != 3*time.Second {
 			t.Errorf("it took %s", took)
 		}

@@ -106,7 +106,7 @@ func TestMX(t *testing.T) {
 					from = "user@" + domain
 				}
 				f := transaction("192.0.2.1", "client.example", from)
-				ran := only(Deps{Resolver: r}, "mx").Run(t.Context(), policy.Mail, f, Message{})
+				ran := only(Deps{Resolver: r}, "mx").Run(t.Context(), policy.Mail, f, Message{}, nil)
 				if f.MX != want.mx || len(ran) != 1 || ran[0].Name != "mx" || ran[0].Result != want.mx.Result {
 					t.Errorf("%s: %+v, ran %+v", how, f.MX, ran)
 				}
@@ -123,7 +123,7 @@ func TestMXOfAnInternationalizedDomain(t *testing.T) {
 	for _, from := range []string{"user@bücher.example", "user@BÜCHER.example.", "user@xn--bcher-kva.example"} {
 		z := parseZone(t, mxZone)
 		f := transaction("192.0.2.1", "client.example", from)
-		only(Deps{Resolver: z}, "mx").Run(t.Context(), policy.Mail, f, Message{})
+		only(Deps{Resolver: z}, "mx").Run(t.Context(), policy.Mail, f, Message{}, nil)
 		if f.MX.Result != policy.Fail || z.Asked("xn--bcher-kva.example", "MX") != 1 || z.Queries() != 1 {
 			t.Errorf("%s: %+v after %d queries", from, f.MX, z.Queries())
 		}
@@ -143,7 +143,7 @@ func TestMXTakesNoMoreTimeThanACheckMay(t *testing.T) {
 			z.SetDelay(time.Second)
 			f := transaction("192.0.2.1", "client.example", "user@empty.example")
 			start := time.Now()
-			only(Deps{Resolver: z, Timeout: timeout}, "mx").Run(t.Context(), policy.Mail, f, Message{})
+			only(Deps{Resolver: z, Timeout: timeout}, "mx").Run(t.Context(), policy.Mail, f, Message{}, nil)
 			if took := time.Since(start); f.MX != want || took != min(timeout, 3*time.Second) {
 				t.Errorf("in %v: %+v after %v", timeout, f.MX, took)
 			}
@@ -156,7 +156,7 @@ func TestMXOfACanceledTransaction(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	f := transaction("192.0.2.1", "client.example", "user@null.example")
-	only(Deps{Resolver: parseZone(t, mxZone)}, "mx").Run(ctx, policy.Mail, f, Message{})
+	only(Deps{Resolver: parseZone(t, mxZone)}, "mx").Run(ctx, policy.Mail, f, Message{}, nil)
 	if f.MX.Result != policy.TempError {
 		t.Errorf("%+v", f.MX)
 	}

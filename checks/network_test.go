@@ -34,7 +34,7 @@ func TestNetwork(t *testing.T) {
 	} {
 		f := transaction(c.client, "client.example", "")
 		f.Client.ASN, f.Client.Country = 1, "XX"
-		ran := NewSet(Deps{Networks: c.networks}, func(name string) bool { return name == "network" }).Run(t.Context(), policy.Connect, f, Message{})
+		ran := NewSet(Deps{Networks: c.networks}, func(name string) bool { return name == "network" }).Run(t.Context(), policy.Connect, f, Message{}, nil)
 		c.want.IP = f.Client.IP
 		if f.Client.Port = 0; f.Client != c.want || f.Network.Result != c.result || len(ran) != 1 || ran[0].Result != c.result {
 			t.Errorf("%s: %+v %s %+v", c.name, f.Client, f.Network.Result, ran)

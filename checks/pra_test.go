@@ -201,9 +201,9 @@ alice._at.local.example A 127.0.0.2
 		f := transaction("192.0.2.1", "client.example", "")
 		f.Submitter.Address = tc.submitter
 		_, f.Submitter.Domain, _ = cutLast(tc.submitter, '@')
-		set.Run(t.Context(), policy.Mail, f, Message{})
+		set.Run(t.Context(), policy.Mail, f, Message{}, nil)
 		asked := z.Queries()
-		set.Run(t.Context(), policy.Header, f, Message{Header: readHeader("From: " + tc.from + "\r\n\r\n")})
+		set.Run(t.Context(), policy.Header, f, Message{Header: readHeader("From: " + tc.from + "\r\n\r\n")}, nil)
 		if f.Submitter.Result != tc.submitterResult || f.PRA != tc.want {
 			t.Errorf("%s\n got %s, %+v\nwant %s, %+v", name, f.Submitter.Result, f.PRA, tc.submitterResult, tc.want)
 		}

@@ -16,7 +16,6 @@ type round struct {
 	facts  *policy.Facts
 	msg    Message
 	cached *dnscache.Attempt // asks the cache alone; nil where there is none
-	others sync.WaitGroup    // of wait
 }
 
 // run runs the checks that read results of others, or those that read none, and waits
@@ -54,7 +53,11 @@ func (r *round) run(ctx context.Context, readers bool) {
 var ofHost = map[string]bool{"submitter": true, "spf": true, "spf_helo": true, "iprev": true, "dnsbl": true, "dmarc": true}
 
 // wait runs checks side by side, and waits for them.
-func (r *round) wait(ctx context.Context, later []int) {
+//
+// NOT: with a pointer to the round. The goroutines want it on the heap, where the round of
+// a message that waits for nothing has no business.
+func (r round) wait(ctx context.Context, later []int) {
+	var others sync.WaitGroup
 	limited, cancel := context.WithTimeout(ctx, r.set.deps.Timeout)
 	defer cancel()
 	one := func(i int) {
@@ -67,10 +70,10 @@ func (r *round) wait(ctx context.Context, later []int) {
 		r.one(limited, i)
 	}
 	for _, i := range later[1:] {
-		r.others.Go(func() { one(i) })
+		others.Go(func() { one(i) })
 	}
 	one(later[0])
-	r.others.Wait()
+	others.Wait()
 }
 
 // one runs the check at that place.

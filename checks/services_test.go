@@ -34,7 +34,7 @@ func TestServices(t *testing.T) {
 	}, Uses: Journal}, func(name string) bool { return name != "service.unwanted" && strings.HasPrefix(name, "service.") })
 	f := transaction("192.0.2.1", "client.example", "alice@client.example")
 	f.Rcpt.Address, f.TLS.Version, f.Mail.Size = "bob@example.org", "1.3", 12
-	ran := set.Run(t.Context(), policy.Rcpt, f, Message{Session: Session{ESMTP: true, Server: netip.MustParseAddrPort("198.51.100.25:25")}})
+	ran := set.Run(t.Context(), policy.Rcpt, f, Message{Session: Session{ESMTP: true, Server: netip.MustParseAddrPort("198.51.100.25:25")}}, nil)
 	want := policy.Services{
 		{Name: "grey", Action: "defer_if_permit", Text: "Greylisted"},
 		{Name: "gone", Action: policy.TempError, Reason: "no connection"},
@@ -77,7 +77,7 @@ func TestServicesHaveTheirOwnTime(t *testing.T) {
 			func(name string) bool { return strings.HasPrefix(name, "service.") })
 		f := transaction("192.0.2.1", "client.example", "alice@client.example")
 		start := time.Now()
-		set.Run(t.Context(), policy.Rcpt, f, Message{})
+		set.Run(t.Context(), policy.Rcpt, f, Message{}, nil)
 		if slow, late := f.Service.Of("slow").Action, f.Service.Of("late").Action; slow != "ok" || late != policy.TempError {
 			t.Errorf("slow %s, late %s", slow, late)
 		}

@@ -23,6 +23,7 @@ type Set struct {
 	cache   bool // the resolver can be asked for what it has
 	byStage [policy.Message + 1][]Check
 
+	size      int  // checks of all stages
 	milters   bool // one is asked
 	addedSize int  // octets that those asked for fields on top may add
 }
@@ -70,6 +71,7 @@ func NewSet(d Deps, wanted func(name string) bool) *Set {
 				c.counts = d.Metrics.Check(c.Name, resultWords)
 			}
 			s.byStage[c.Stage] = append(s.byStage[c.Stage], c)
+			s.size++
 			if c.Uses&AddedFields != 0 {
 				s.addedSize += 2 * milter.MaxFieldsSize // as many CRs as lines, which may be short
 			}
@@ -99,12 +101,12 @@ func (s *Set) HasMilters() bool { return s.milters }
 func (s *Set) HasStage(st policy.Stage) bool { return len(s.byStage[st]) > 0 }
 
 // Run runs the checks of a stage side by side, each for Deps.Timeout at the
-// most, and comes back when all of them have. A check that panics or runs out
+// most, comes back when all of them have, and appends to ran which they were. A check that panics or runs out
 // of time leaves temperror: whether that fails open is a rule that the operator
 // can read. At the mail stage dns.healthy, identity and state.healthy are filled as well.
 //
 // Nobody else may touch f and msg.Rcpt meanwhile.
-func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Message) []Ran {
+func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Message, ran []Ran) []Ran {
 	checks := s.byStage[st]
 	if st == policy.Mail {
 		f.DNS.Healthy = s.deps.Healthy == nil || s.deps.Healthy()
@@ -113,15 +115,20 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 		if st == policy.Mail {
 			f.Identity = strongest(f)
 		}
-		return nil
+		return ran
 	}
 
 	if msg.Rcpt == nil {
 		msg.Rcpt = &f.Recipient
 	}
-	r := round{set: s, checks: checks, ran: make([]Ran, len(checks)), facts: f, msg: msg}
+	if ran == nil {
+		ran = make([]Ran, 0, s.size) // the stages to come have room as well
+	}
+	ran = append(ran, make([]Ran, len(checks))...)
+	r := round{set: s, checks: checks, ran: ran[len(ran)-len(checks):], facts: f, msg: msg}
 	if s.cache {
 		r.cached = dnscache.NewAttempt(ctx)
+		defer r.cached.Close()
 	}
 	r.run(ctx, false)
 	if st == policy.Mail {
@@ -136,7 +143,7 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 		ran.Name, ran.Result = c.Name, *c.result(f, msg.Rcpt)
 		c.counts.Done(string(ran.Result), ran.Took)
 	}
-	return r.ran
+	return ran
 }
 
 // healthy says whether the store of what lasts between sessions told what it was

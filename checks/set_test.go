@@ -61,7 +61,7 @@ func TestChecksOfAStageRunSideBySide(t *testing.T) {
 		set := setOf(Deps{}, fake("iprev", iprevResult, slow(iprevResult)), fake("spf", spfResult, slow(spfResult)))
 		f := transaction("192.0.2.1", "client.example", "a@example.com")
 		start := time.Now()
-		ran := set.Run(t.Context(), policy.Mail, f, Message{})
+		ran := set.Run(t.Context(), policy.Mail, f, Message{}, nil)
 		if took := time.Since(start); took != time.Second {
 			t.Errorf("two checks of a second took %v", took)
 		}
@@ -96,7 +96,7 @@ func TestChecksThatNeedNotWaitTakeTurns(t *testing.T) {
 	set := setOf(Deps{Resolver: resolverOf(t, parseZone(t, ""))}, first, second)
 	for range 2 {
 		turn = 0
-		set.Run(t.Context(), policy.Mail, transaction("192.0.2.1", "client.example", "a@example.com"), Message{})
+		set.Run(t.Context(), policy.Mail, transaction("192.0.2.1", "client.example", "a@example.com"), Message{}, nil)
 		if turn != 2 {
 			t.Errorf("%d turns", turn)
 		}
@@ -130,7 +130,7 @@ two.example TXT "2"
 		runs = 0
 		var trace dnscache.Trace
 		f := transaction("192.0.2.1", "client.example", "a@example.com")
-		set.Run(dnscache.WithTrace(t.Context(), &trace), policy.Mail, f, Message{})
+		set.Run(dnscache.WithTransaction(t.Context(), &dnscache.Transaction{Trace: &trace}), policy.Mail, f, Message{}, nil)
 		answers := trace.Answers()
 		if f.SPF.Result != policy.Pass || runs != want.runs || len(answers) != 3 || answers[1].Source != want.source {
 			t.Errorf("%s after %d runs: %+v", f.SPF.Result, runs, answers)
@@ -150,7 +150,7 @@ func TestACheckThatWorksTooLongLeavesTemperror(t *testing.T) {
 		set := setOf(Deps{Timeout: 3 * time.Second}, fake("spf", spfResult, works))
 		f := transaction("192.0.2.1", "client.example", "a@example.com")
 		start := time.Now()
-		if set.Run(t.Context(), policy.Mail, f, Message{}); f.SPF.Result != policy.TempError || time.Since(start).Round(time.Second) != 3*time.Second {
+		if set.Run(t.Context(), policy.Mail, f, Message{}, nil); f.SPF.Result != policy.TempError || time.Since(start).Round(time.Second) != 3*time.Second {
 			t.Errorf("%s after %v", f.SPF.Result, time.Since(start))
 		}
 		// An end that the caller has set comes first.
@@ -158,7 +158,7 @@ func TestACheckThatWorksTooLongLeavesTemperror(t *testing.T) {
 		defer cancel()
 		f = transaction("192.0.2.1", "client.example", "a@example.com")
 		start = time.Now()
-		if set.Run(ctx, policy.Mail, f, Message{}); f.SPF.Result != policy.TempError || time.Since(start).Round(time.Second) != time.Second {
+		if set.Run(ctx, policy.Mail, f, Message{}, nil); f.SPF.Result != policy.TempError || time.Since(start).Round(time.Second) != time.Second {
 			t.Errorf("%s after %v", f.SPF.Result, time.Since(start))
 		}
 	})
@@ -173,7 +173,7 @@ func TestACheckThatRunsOutOfTimeLeavesTemperror(t *testing.T) {
 		set := setOf(Deps{Timeout: 3 * time.Second}, fake("spf", spfResult, waits))
 		f := transaction("192.0.2.1", "client.example", "a@example.com")
 		start := time.Now()
-		set.Run(t.Context(), policy.Mail, f, Message{})
+		set.Run(t.Context(), policy.Mail, f, Message{}, nil)
 		if f.SPF.Result != policy.TempError || time.Since(start) != 3*time.Second {
 			t.Errorf("%s after %v", f.SPF.Result, time.Since(start))
 		}
@@ -184,7 +184,7 @@ func TestTheLimitIsTwentySecondsUnlessSaid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		set := setOf(Deps{}, fake("spf", spfResult, func(ctx context.Context, _ *policy.Facts) { <-ctx.Done() }))
 		start := time.Now()
-		set.Run(t.Context(), policy.Mail, transaction("192.0.2.1", "client.example", "a@example.com"), Message{})
+		set.Run(t.Context(), policy.Mail, transaction("192.0.2.1", "client.example", "a@example.com"), Message{}, nil)
 		if took := time.Since(start); took != 20*time.Second {
 			t.Errorf("%v", took)
 		}
@@ -195,7 +195,7 @@ func TestAClientThatGoesAwayEndsItsChecks(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	set := setOf(Deps{}, fake("spf", spfResult, func(ctx context.Context, _ *policy.Facts) { cancel(); <-ctx.Done() }))
 	f := transaction("192.0.2.1", "client.example", "a@example.com")
-	set.Run(ctx, policy.Mail, f, Message{})
+	set.Run(ctx, policy.Mail, f, Message{}, nil)
 	if f.SPF.Result != policy.TempError {
 		t.Errorf("%s", f.SPF.Result)
 	}
@@ -208,7 +208,7 @@ func TestAPanicIsLoggedAndLeavesTemperror(t *testing.T) {
 	begins.begin = func(*policy.Facts, Message) bool { panic("while beginning") }
 	set := setOf(d, begins, fake("spf", spfResult, func(context.Context, *policy.Facts) { panic("while asking") }))
 	f := transaction("192.0.2.1", "client.example", "a@example.com")
-	ran := set.Run(t.Context(), policy.Mail, f, Message{})
+	ran := set.Run(t.Context(), policy.Mail, f, Message{}, nil)
 	if f.SPF.Result != policy.TempError || f.Iprev.Result != policy.TempError {
 		t.Errorf("spf %s, iprev %s", f.SPF.Result, f.Iprev.Result)
 	}
@@ -222,7 +222,7 @@ func TestAPanicIsLoggedAndLeavesTemperror(t *testing.T) {
 func TestNoCheckThatRanStaysSkipped(t *testing.T) {
 	set := setOf(Deps{}, fake("spf", spfResult, func(context.Context, *policy.Facts) {}))
 	f := transaction("192.0.2.1", "client.example", "a@example.com")
-	set.Run(t.Context(), policy.Mail, f, Message{})
+	set.Run(t.Context(), policy.Mail, f, Message{}, nil)
 	if f.SPF.Result != policy.TempError {
 		t.Errorf("%s", f.SPF.Result)
 	}
@@ -267,12 +267,12 @@ func TestEveryCheckSaysWhatItIs(t *testing.T) {
 func TestHealthIsAskedForAtMail(t *testing.T) {
 	f := transaction("192.0.2.1", "client.example", "")
 	f.DNS.Healthy = false
-	NewSet(Deps{}, func(string) bool { return false }).Run(t.Context(), policy.Mail, f, Message{})
+	NewSet(Deps{}, func(string) bool { return false }).Run(t.Context(), policy.Mail, f, Message{}, nil)
 	if !f.DNS.Healthy {
 		t.Error("without a Healthy function our resolver is not healthy")
 	}
 	sick := NewSet(Deps{Healthy: func() bool { return false }}, func(string) bool { return false })
-	if sick.Run(t.Context(), policy.Mail, f, Message{}); f.DNS.Healthy {
+	if sick.Run(t.Context(), policy.Mail, f, Message{}, nil); f.DNS.Healthy {
 		t.Error("Healthy was not asked")
 	}
 }
@@ -284,7 +284,7 @@ func TestWhatIsTriviallyNoneAsksNobody(t *testing.T) {
 	f := transaction("192.0.2.1", "[192.0.2.1]", "user@localhost")
 	var ran []Ran
 	for _, st := range []policy.Stage{policy.Mail, policy.Header, policy.Message} {
-		ran = append(ran, set.Run(t.Context(), st, f, held("Subject: x\r\n\r\n"))...)
+		ran = append(ran, set.Run(t.Context(), st, f, held("Subject: x\r\n\r\n"), nil)...)
 	}
 	for _, r := range ran {
 		want := policy.None

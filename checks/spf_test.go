@@ -29,7 +29,7 @@ func parseZone(t testing.TB, text string) *dnstest.Zone {
 func runSPF(t testing.TB, r Resolver, host, helo, from string) policy.SPF {
 	t.Helper()
 	f := transaction(host, helo, from)
-	only(Deps{Resolver: r, Hostname: "mx.receiver.example"}, "spf").Run(t.Context(), policy.Mail, f, Message{})
+	only(Deps{Resolver: r, Hostname: "mx.receiver.example"}, "spf").Run(t.Context(), policy.Mail, f, Message{}, nil)
 	return f.SPF
 }
 
@@ -172,7 +172,7 @@ func TestAReverseLookUpThatWeCutShortIsNoMismatch(t *testing.T) {
 	z := parseZone(t, `a.example TXT "v=spf1 ptr -all"`)
 	synctest.Test(t, func(t *testing.T) {
 		f := transaction("192.0.2.1", "c.example", "u@a.example")
-		only(Deps{Resolver: slowPTR{z}}, "spf").Run(t.Context(), policy.Mail, f, Message{})
+		only(Deps{Resolver: slowPTR{z}}, "spf").Run(t.Context(), policy.Mail, f, Message{}, nil)
 		if f.SPF.Result != policy.TempError || f.SPF.Explanation != "" {
 			t.Errorf("%+v", f.SPF)
 		}
@@ -297,7 +297,7 @@ func TestAFailWaitsForItsExplanationOnlySoLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := transaction("192.0.2.1", "c.example", "u@fail.example")
 		start := time.Now()
-		only(Deps{Resolver: slowTXT{z, "why.example"}}, "spf").Run(t.Context(), policy.Mail, f, Message{})
+		only(Deps{Resolver: slowTXT{z, "why.example"}}, "spf").Run(t.Context(), policy.Mail, f, Message{}, nil)
 		if f.SPF.Result != policy.Fail || time.Since(start) != maxExplanationWait {
 			t.Errorf("%+v after %v", f.SPF, time.Since(start))
 		}
@@ -312,12 +312,12 @@ from.example TXT "v=spf1 -all"
 `)
 	f := transaction("192.0.2.1", "MX.example", "u@from.example")
 	set := only(Deps{Resolver: z}, "spf", "spf_helo")
-	set.Run(t.Context(), policy.Mail, f, Message{})
+	set.Run(t.Context(), policy.Mail, f, Message{}, nil)
 	if f.SPFHelo.Result != policy.Pass || f.SPFHelo.Domain != "mx.example" || f.SPF.Result != policy.Fail || f.SPF.Identity != "mailfrom" {
 		t.Errorf("%+v %+v", f.SPF, f.SPFHelo)
 	}
 	f = transaction("192.0.2.1", "MX.example", "")
-	set.Run(t.Context(), policy.Mail, f, Message{})
+	set.Run(t.Context(), policy.Mail, f, Message{}, nil)
 	if f.SPF.Result != policy.Pass || f.SPF.Identity != "helo" || f.SPF.Domain != "mx.example" {
 		t.Errorf("%+v", f.SPF)
 	}
@@ -326,7 +326,7 @@ from.example TXT "v=spf1 -all"
 func TestAClientWithoutAnAddressIsNotJudged(t *testing.T) {
 	f := transaction("192.0.2.1", "client.example", "u@a.example")
 	f.Client.IP = ""
-	only(Deps{}, "spf", "spf_helo").Run(t.Context(), policy.Mail, f, Message{})
+	only(Deps{}, "spf", "spf_helo").Run(t.Context(), policy.Mail, f, Message{}, nil)
 	if f.SPF.Result != policy.None || f.SPFHelo.Result != policy.None {
 		t.Errorf("%+v %+v", f.SPF, f.SPFHelo)
 	}

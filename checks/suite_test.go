@@ -181,8 +181,9 @@ func transaction(host, helo, mailFrom string) *policy.Facts {
 	return &f
 }
 
-// only builds a Set of the checks named.
+// only builds a Set of the checks named, whose answers are watched (see TestMain).
 func only(d Deps, names ...string) *Set {
+	d.Resolver = witnessOf(d.Resolver)
 	return NewSet(d, func(name string) bool { return slices.Contains(names, name) })
 }
 
@@ -197,7 +198,7 @@ func runSPFSuite(t *testing.T, c *tally, path string, known deviations, resolver
 		for _, tc := range s.cases {
 			f := transaction(tc.host, tc.helo, tc.mailFrom)
 			cases, facts = append(cases, tc), append(facts, f)
-			wg.Go(func() { set.Run(t.Context(), policy.Mail, f, Message{}) })
+			wg.Go(func() { set.Run(t.Context(), policy.Mail, f, Message{}, nil) })
 		}
 	}
 	wg.Wait()
@@ -321,7 +322,7 @@ func runStalwart(t *testing.T, c *tally, known deviations) {
 	for _, file := range files {
 		for _, tc := range readStalwart(t, file) {
 			f := transaction(tc.ip, tc.domain, tc.sender)
-			only(Deps{Resolver: tc.zone}, "spf", "spf_helo").Run(t.Context(), policy.Mail, f, Message{})
+			only(Deps{Resolver: tc.zone}, "spf", "spf_helo").Run(t.Context(), policy.Mail, f, Message{}, nil)
 			got := f.SPF.Result
 			if f.SPFHelo.Result == policy.Fail {
 				got = policy.Fail // that suite asks for HELO first, and stops at a fail
@@ -343,7 +344,7 @@ func runSpf2(t *testing.T, c *tally, known deviations, resolver func(*testing.T,
 			if tc.scope == "pra" {
 				f.Submitter.Address, f.Submitter.Domain, f.Mail = tc.identity, f.Mail.Domain, policy.MailFrom{}
 			}
-			set.Run(t.Context(), policy.Mail, f, Message{})
+			set.Run(t.Context(), policy.Mail, f, Message{}, nil)
 			got, reason := f.SPF.Result, f.SPF.Reason
 			if tc.scope == "pra" {
 				got, reason = f.Submitter.Result, f.Submitter.Reason
@@ -411,8 +412,8 @@ func runSubmitterTransactions(t *testing.T, c *tally, known deviations) {
 			domain = strings.ToLower(domain)
 			f.Submitter.Address, f.Submitter.Domain = local+"@"+domain, domain
 		}
-		set.Run(t.Context(), policy.Mail, f, Message{})
-		set.Run(t.Context(), policy.Header, f, Message{Header: readHeader(tc.Message)})
+		set.Run(t.Context(), policy.Mail, f, Message{}, nil)
+		set.Run(t.Context(), policy.Header, f, Message{Header: readHeader(tc.Message)}, nil)
 
 		// What RFC 4405 §4.2 makes of the facts.
 		code, text := 250, ""
@@ -471,7 +472,7 @@ func runDNSBL(t *testing.T, c *tally, known deviations) {
 		}
 		set := only(Deps{Resolver: z.zone(t), Config: configs.Checks{DNSBL: configs.DNSBLCheck{Zones: []configs.DNSBLZone{cfg}}}}, "dnsbl")
 		f := transaction(tc.Client, "client.example", "x@bad.example")
-		set.Run(t.Context(), policy.Mail, f, Message{})
+		set.Run(t.Context(), policy.Mail, f, Message{}, nil)
 		c.judge(t, known, tc.ID, f.DNSBL.Listed == tc.Listed, f.DNSBL, tc.Listed)
 	}
 }

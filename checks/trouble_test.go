@@ -104,12 +104,12 @@ func (m *mail) facts(r Resolver) *policy.Facts {
 	f.Submitter.Address = m.submitter
 	_, f.Submitter.Domain, _ = cutLast(m.submitter, '@')
 	f.Rcpt = policy.RcptTo{Address: "you@example.org", Domain: "example.org"}
-	set := NewSet(Deps{Resolver: r, Hostname: "mx.example.org", Config: configs.Checks{DNSBL: configs.DNSBLCheck{Zones: m.lists}}}, nil)
+	set := NewSet(Deps{Resolver: witnessOf(r), Hostname: "mx.example.org", Config: configs.Checks{DNSBL: configs.DNSBLCheck{Zones: m.lists}}}, nil)
 	msg := held(m.raw)
-	set.Run(context.Background(), policy.Mail, f, Message{})
+	set.Run(context.Background(), policy.Mail, f, Message{}, nil)
 	f.Header = HeaderFacts(msg)
-	set.Run(context.Background(), policy.Header, f, msg)
-	set.Run(context.Background(), policy.Message, f, msg)
+	set.Run(context.Background(), policy.Header, f, msg, nil)
+	set.Run(context.Background(), policy.Message, f, msg, nil)
 	return f
 }
 

@@ -80,8 +80,8 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 	for _, c := range tx.ran {
 		rec.Checks = append(rec.Checks, journal.Check{Name: c.Name, Result: c.Result, Took: c.Took.Seconds()})
 	}
-	if tx.trace != nil {
-		rec.DNS = tx.trace.Answers()
+	if t := tx.asks.Trace; t != nil {
+		rec.DNS = t.Answers()
 	}
 	tx.remember(outcome, v)
 	tx.srv.publish(tx.set, rec, &tx.facts, v, tx.judged, tx.reply, tx.tagsOf(v))

@@ -243,7 +243,7 @@ func (s *session) refused(st policy.Stage, helo policy.HeloName) (v policy.Verdi
 	f := earlyFacts.Get().(*policy.Facts)
 	s.peer.begin(f, s.listener.Name, helo)
 	if st == policy.Connect && s.set.Checks.HasStage(st) {
-		s.set.Checks.Run(s.srv.ctx, st, f, checks.Message{})
+		s.set.Checks.Run(s.srv.ctx, st, f, checks.Message{}, nil)
 		s.peer.client, s.peer.network = f.Client, f.Network // for the transactions to come
 	}
 	if v = s.set.Chain.Decide(st, f); v.Refuses() && !s.set.Observe {

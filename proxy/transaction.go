@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"postern/checks"
@@ -34,10 +35,11 @@ type transaction struct {
 
 	// What was found out and concluded.
 	began   time.Time
-	facts   policy.Facts    // Recipient is nobody until the end, and then whom the record is about
-	ctx     context.Context // of its checks: the server's, and on whose behalf they ask
-	waits   memory.Patience // for what lasts between sessions
-	trace   *dnscache.Trace
+	facts   policy.Facts         // Recipient is nobody until the end, and then whom the record is about
+	ctx     context.Context      // of its checks: the server's, and what follows
+	asks    dnscache.Transaction // on whose behalf they ask
+	found   dnscache.Trace       // what they were answered, where that is kept
+	waits   memory.Patience      // for what lasts between sessions
 	ran     []checks.Ran
 	took    journal.Took
 	judged  bool           // policy was asked
@@ -61,23 +63,18 @@ func newTransaction(s *session, from smtp.Path, params []smtp.Param) *transactio
 // runChecks runs the checks of a stage for the current transaction.
 func (tx *transaction) runChecks(st policy.Stage, msg checks.Message) {
 	if tx.ctx == nil {
-		t := new(dnscache.Transaction)
 		if !tx.peer.unrationed {
-			t.Client = share.Of(tx.peer.addr.Addr())
+			tx.asks.Client = share.Of(tx.peer.addr.Addr())
 		}
-		tx.ctx = memory.WithPatience(dnscache.WithTransaction(tx.srv.ctx, t), &tx.waits)
 		if tx.set.TraceDNS {
-			tx.trace = new(dnscache.Trace)
-			tx.ctx = dnscache.WithTrace(tx.ctx, tx.trace)
+			tx.asks.Trace = &tx.found
 		}
+		tx.ctx = memory.WithPatience(dnscache.WithTransaction(tx.srv.ctx, &tx.asks), &tx.waits)
 	}
-	ran := tx.set.Checks.Run(tx.ctx, st, &tx.facts, msg)
-	if tx.ran == nil { // of most transactions nothing else comes
-		tx.ran = ran
-		return
-	}
-	for _, r := range ran {
-		tx.note(r)
+	before := len(tx.ran)
+	tx.ran = tx.set.Checks.Run(tx.ctx, st, &tx.facts, msg, tx.ran)
+	if st == policy.Rcpt {
+		tx.runAgain(before)
 	}
 }
 
@@ -101,16 +98,18 @@ func (tx *transaction) envelope() (s checks.Session) {
 	return s
 }
 
-// note keeps that a check ran. One that runs for each recipient is kept once, with the
-// time of all.
-func (tx *transaction) note(ran checks.Ran) {
-	for i := range tx.ran {
-		if was := &tx.ran[i]; was.Name == ran.Name {
-			was.Result, was.Took = ran.Result, was.Took+ran.Took
-			return
+// runAgain looks for those checks behind the first ones that had run before, for another
+// recipient: such a check is kept once, with its last result and the time of all.
+func (tx *transaction) runAgain(before int) {
+	kept, last := tx.ran[:before], tx.ran[before:]
+	for _, r := range last {
+		if i := slices.IndexFunc(kept, func(k checks.Ran) bool { return k.Name == r.Name }); i >= 0 {
+			kept[i].Result, kept[i].Took = r.Result, kept[i].Took+r.Took
+			continue
 		}
+		kept = append(kept, r)
 	}
-	tx.ran = append(tx.ran, ran)
+	tx.ran = kept
 }
 
 // judge asks the chain what follows from the facts at a stage for a recipient.

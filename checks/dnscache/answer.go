@@ -3,6 +3,7 @@ package dnscache
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -33,7 +34,7 @@ type answer struct {
 
 	text []string // TXT: the strings of a record joined; PTR: names with a dot at the end
 	mx   []*net.MX
-	ips  []net.IPAddr
+	ips  []netip.Addr
 	tlsa []TLSA
 }
 
@@ -185,9 +186,9 @@ func (a *answer) record(r placed) error {
 	}
 	switch rr := rr.(type) {
 	case *dns.A:
-		a.ips = append(a.ips, net.IPAddr{IP: rr.A})
+		a.address(rr.A)
 	case *dns.AAAA:
-		a.ips = append(a.ips, net.IPAddr{IP: rr.AAAA})
+		a.address(rr.AAAA)
 	case *dns.TXT:
 		a.text = append(a.text, unescape(strings.Join(rr.Txt, ""))) // RFC 7208 §3.3
 	case *dns.MX:
@@ -211,6 +212,13 @@ func (a *answer) record(r placed) error {
 		return fmt.Errorf("type %d is not asked for", r.rrtype)
 	}
 	return nil
+}
+
+// address takes the address of a record. One of IPv6 that is IPv4-mapped stays as it is.
+func (a *answer) address(octets net.IP) {
+	if ip, ok := netip.AddrFromSlice(octets); ok {
+		a.ips = append(a.ips, ip)
+	}
 }
 
 // authority looks for the SOA of owner's zone, which says how long a negative

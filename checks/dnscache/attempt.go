@@ -12,28 +12,50 @@ import (
 type Attempt struct {
 	context.Context //nolint:containedctx // it is one
 
+	transaction *Transaction // of Context; may be nil
+
 	mu     sync.Mutex // a check may ask several questions at once
 	waited bool
 	looks  []look
 }
 
-// look is one look-up of an attempt, which is counted and traced if it was enough.
+// look is one look-up that has ended: what is counted and traced of it.
 type look struct {
-	ctx    context.Context //nolint:containedctx // as long as the attempt lasts
-	by     *Resolver
-	p      pending
+	question
 	answer *entry
-	at     time.Time
+	source Source
+	at     time.Time     // of its end
+	took   time.Duration // 0 where the answer was at hand
+	asker  asker
+	by     *Resolver
 }
 
 // TakesAttempts says that look-ups of r heed an Attempt.
 func (r *Resolver) TakesAttempts() {}
 
-// usualLooks is as many look-ups as most checks make, so that one allocation holds them.
-const usualLooks = 4
+// maxLooks is how many look-ups an attempt keeps room for once it is over: more than
+// most messages come to.
+const maxLooks = 32
 
-// NewAttempt begins an attempt on behalf of ctx.
-func NewAttempt(ctx context.Context) *Attempt { return &Attempt{Context: ctx} }
+var attempts = sync.Pool{New: func() any { return new(Attempt) }}
+
+// NewAttempt begins an attempt on behalf of ctx. Whoever began it gives it back by Close.
+func NewAttempt(ctx context.Context) *Attempt {
+	a := attempts.Get().(*Attempt)
+	a.Context, a.transaction = ctx, askerOf(ctx).transaction
+	return a
+}
+
+// Close gives the attempt back for somebody else's. Nobody may use it from then on, or a
+// context that was made of it: such a look-up panics.
+func (a *Attempt) Close() {
+	looks := a.looks
+	if clear(looks); cap(looks) > maxLooks {
+		looks = nil
+	}
+	*a = Attempt{looks: looks[:0]}
+	attempts.Put(a)
+}
 
 type attemptKey struct{}
 
@@ -43,11 +65,6 @@ func (a *Attempt) Value(key any) any {
 		return a
 	}
 	return a.Context.Value(key)
-}
-
-func attemptOf(ctx context.Context) *Attempt {
-	a, _ := ctx.Value(attemptKey{}).(*Attempt)
-	return a
 }
 
 // wouldWait is what a look-up gets that would have had to wait.
@@ -65,13 +82,9 @@ func (a *Attempt) wait() *entry {
 func (a *Attempt) note(l look) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.waited {
-		return
+	if !a.waited {
+		a.looks = append(a.looks, l)
 	}
-	if a.looks == nil {
-		a.looks = make([]look, 0, usualLooks)
-	}
-	a.looks = append(a.looks, l)
 }
 
 // End says whether everything that was asked for was there; then it is counted and
@@ -81,8 +94,7 @@ func (a *Attempt) End() (enough bool) {
 	defer a.mu.Unlock()
 	if enough = !a.waited; enough {
 		for i := range a.looks {
-			l := &a.looks[i]
-			l.by.tell(l.ctx, l.p, l.answer, l.p.source, l.at)
+			a.looks[i].tell()
 		}
 	}
 	clear(a.looks)

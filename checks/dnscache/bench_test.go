@@ -3,7 +3,7 @@ package dnscache
 import (
 	"context"
 	"fmt"
-	"net"
+	"net/netip"
 	"runtime"
 	"testing"
 	"time"
@@ -115,7 +115,7 @@ func BenchmarkEntryBytes(b *testing.B) {
 			return &entry{kind: kindFound, ttl: 60, expires: 1 << 62, text: []string{fmt.Sprintf("v=spf1 include:_spf%d.mail.example ip4:192.0.2.0/24 ip6:2001:db8::/32 -all", i)}}
 		},
 		"a": func(i int) *entry {
-			return &entry{kind: kindFound, ttl: 60, expires: 1 << 62, ips: []net.IPAddr{{IP: net.IP{192, 0, byte(i >> 8), byte(i)}}}}
+			return &entry{kind: kindFound, ttl: 60, expires: 1 << 62, ips: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)})}}
 		},
 		"nxdomain": func(i int) *entry {
 			q := fmt.Sprintf("domain%d.example", i)

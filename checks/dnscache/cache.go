@@ -3,6 +3,7 @@ package dnscache
 import (
 	"hash/maphash"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
@@ -18,8 +19,9 @@ import (
 // shards keeps the cores from fighting over one lock. A power of two.
 const shards = 16
 
-// entry is one answer, stored ready for use. It does not change after it was
-// put into the cache, but for its counter.
+// entry is one answer, stored ready for use: whoever asks gets its slices, and changes
+// nothing in them. It does not change after it was put into the cache, but for its
+// counter.
 type entry struct {
 	kind kind
 	// Of a failure: our own name servers may be to blame, and were not even reached.
@@ -30,8 +32,10 @@ type entry struct {
 
 	text []string
 	mx   []*net.MX
-	ips  []net.IPAddr
-	err  *net.DNSError // of all kinds but kindFound; shared by all who hit it
+	ips  []netip.Addr
+	// shown is the data as a trace has it: what of it is no text is written once.
+	shown []string
+	err   *net.DNSError // of all kinds but kindFound; shared by all who hit it
 
 	hits         atomic.Uint32 // up to prefetchHits
 	contradicted atomic.Bool   // of a found one: somebody said since that there is no such name
@@ -68,7 +72,12 @@ func (e *entry) size(q question) int64 {
 		n += int64(unsafe.Sizeof(mx)) + int64(unsafe.Sizeof(*mx)) + int64(len(mx.Host))
 	}
 	for _, ip := range e.ips {
-		n += int64(unsafe.Sizeof(ip)) + net.IPv6len
+		n += int64(unsafe.Sizeof(ip))
+	}
+	if len(e.mx)+len(e.ips) > 0 {
+		for _, s := range e.shown {
+			n += int64(unsafe.Sizeof(s)) + int64(len(s))
+		}
 	}
 	if e.err != nil {
 		n += int64(unsafe.Sizeof(*e.err)) + int64(len(e.err.Err))
@@ -81,7 +90,7 @@ func (e *entry) size(q question) int64 {
 func (e *entry) same(other *entry) bool {
 	return sameSet(e.text, other.text, func(s string) string { return s }) &&
 		sameSet(e.mx, other.mx, func(m *net.MX) string { return strconv.Itoa(int(m.Pref)) + " " + m.Host }) &&
-		sameSet(e.ips, other.ips, func(a net.IPAddr) string { return a.String() })
+		sameSet(e.ips, other.ips, netip.Addr.String)
 }
 
 func sameSet[T any](a, b []T, key func(T) string) bool {

@@ -21,12 +21,12 @@ const (
 // (RFC 2308 §2.1), as opposed to a name without records of the type asked for.
 // Scope pra of Sender ID needs the difference (RFC 4406 §4.3).
 func IsNXDomain(err error) bool {
-	var de *net.DNSError
-	return errors.As(err, &de) && de.IsNotFound && de.Err == textNXDomain
+	e, ok := err.(*net.DNSError)
+	return ok && e.IsNotFound && e.Err == textNXDomain
 }
 
 // IsNotFound tells a name or type that is not there from trouble. By type
-// assertion: what wraps an error is not the resolver.
+// assertion, as IsNXDomain does: what wraps an error is not the resolver.
 func IsNotFound(err error) bool {
 	e, ok := err.(*net.DNSError)
 	return ok && e.IsNotFound

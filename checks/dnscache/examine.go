@@ -73,10 +73,7 @@ func (r *Resolver) Examine(ctx context.Context) Examination {
 			if e.Code = a.rcode.String(); a.kind == kindNXDomain {
 				e.Code = rcode(dns.RcodeNameError).String() // such an answer keeps nothing else
 			}
-			for _, ip := range a.ips {
-				addr, _ := netip.AddrFromSlice(ip.IP)
-				x.Invented = append(x.Invented, addr)
-			}
+			x.Invented = append(x.Invented, a.ips...)
 		}
 	}
 	record(&x.Stream, "tcp", true)

@@ -288,7 +288,7 @@ func (r *Resolver) stream(ctx context.Context, s *server, asked question, mixCas
 	if err != nil {
 		return nil, err
 	}
-	client := transactionOf(ctx).client()
+	client := askerOf(ctx).transaction.client()
 	if !s.pool.turnstile.Enter(ctx, client, r.timeout) {
 		if ctx.Err() != nil {
 			return nil, errContext(ctx, q.name)

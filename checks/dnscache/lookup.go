@@ -7,9 +7,9 @@ import (
 	"slices"
 )
 
-// The look-ups below return slices of the caller's own; the octets and the
-// *net.MX they refer to are shared with the cache and not to be changed. Every
-// error is a bare *net.DNSError with IsNotFound, or with IsTemporary (and
+// The look-ups below return what the cache has, and not a copy of it: all who ask the same
+// share it, so nobody may change it, NOT even by sorting. To append to it is to copy it, since its
+// capacity is its length. Every error is a bare *net.DNSError with IsNotFound, or with IsTemporary (and
 // IsTimeout, where time ran out): the spf package tells them by a type
 // assertion.
 
@@ -24,7 +24,7 @@ func (r *Resolver) LookupTXT(ctx context.Context, name string) ([]string, error)
 	if e.err != nil {
 		return nil, e.err
 	}
-	return slices.Clone(e.text), nil
+	return e.text, nil
 }
 
 // LookupMX returns the mail exchangers of a name, sorted by preference; hosts
@@ -38,7 +38,7 @@ func (r *Resolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error)
 	if e.err != nil {
 		return nil, e.err
 	}
-	return slices.Clone(e.mx), nil
+	return e.mx, nil
 }
 
 // LookupAddr returns the names of an address by its PTR records, with a dot at
@@ -52,7 +52,7 @@ func (r *Resolver) LookupAddr(ctx context.Context, addr string) ([]string, error
 	if e.err != nil {
 		return nil, e.err
 	}
-	return slices.Clone(e.text), nil
+	return e.text, nil
 }
 
 // LookupIPAddr returns the addresses of a host, IPv4 first. If either of the
@@ -63,7 +63,13 @@ func (r *Resolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr,
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(a, b), nil
+	addrs := make([]net.IPAddr, 0, len(a)+len(b))
+	for _, list := range [2][]netip.Addr{a, b} {
+		for _, ip := range list {
+			addrs = append(addrs, net.IPAddr{IP: ip.AsSlice()})
+		}
+	}
+	return addrs, nil
 }
 
 // LookupNetIP is like LookupIPAddr for the network "ip"; for "ip4" and "ip6" it
@@ -73,14 +79,13 @@ func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]net
 	if err != nil {
 		return nil, err
 	}
-	addrs := make([]netip.Addr, 0, len(a)+len(b))
-	for _, list := range [2][]net.IPAddr{a, b} {
-		for _, ip := range list {
-			addr, _ := netip.AddrFromSlice(ip.IP)
-			addrs = append(addrs, addr)
-		}
+	switch {
+	case len(b) == 0:
+		return a, nil
+	case len(a) == 0:
+		return b, nil
 	}
-	return addrs, nil
+	return slices.Concat(a, b), nil
 }
 
 // Network is the network for LookupNetIP that asks for addresses like ip and no
@@ -93,7 +98,7 @@ func Network(ip netip.Addr) string {
 }
 
 // addresses returns the cache's own slices.
-func (r *Resolver) addresses(ctx context.Context, network, host string) (a, b []net.IPAddr, err error) {
+func (r *Resolver) addresses(ctx context.Context, network, host string) (a, b []netip.Addr, err error) {
 	var first, second *entry
 	switch network {
 	case "ip4", "ip6":

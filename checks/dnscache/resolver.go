@@ -113,21 +113,22 @@ type pending struct {
 	source Source // of answer
 	stale  *entry // may stand in for what c finds
 	call   *call  // what to wait for
+	asker  asker
 }
 
 // begin answers from the cache, or starts a query without waiting for it.
 func (r *Resolver) begin(ctx context.Context, q question) pending {
-	p := pending{question: q, start: r.now()}
+	p := pending{question: q, start: r.now(), asker: askerOf(ctx)}
 	now := p.start.UnixNano()
 	s := r.cache.of(q.name)
 	p.answer, p.stale = r.cache.get(s, q, now)
 	p.source = SourceCache
 	if p.answer == nil {
-		t := transactionOf(ctx)
+		t := p.asker.transaction
 		if p.answer = t.kept(q); p.answer != nil {
 			return p
 		}
-		if a := attemptOf(ctx); a != nil {
+		if a := p.asker.attempt; a != nil {
 			p.answer, p.stale = a.wait(), nil
 			return p
 		}
@@ -151,22 +152,25 @@ func (r *Resolver) begin(ctx context.Context, q question) pending {
 
 // finish waits where there is something to wait for, counts and traces.
 func (r *Resolver) finish(ctx context.Context, p pending) *entry {
-	if p.answer == nil {
-		p.answer, p.source = r.wait(ctx, p)
+	l := look{question: p.question, answer: p.answer, source: p.source, at: p.start, asker: p.asker, by: r}
+	if l.answer == nil {
+		l.answer, l.source = r.wait(ctx, p)
+		l.at = r.now()
+		l.took = l.at.Sub(p.start)
 	}
-	if a := attemptOf(ctx); a != nil {
-		a.note(look{ctx: ctx, by: r, p: p, answer: p.answer, at: r.now()})
-		return p.answer
+	if a := p.asker.attempt; a != nil {
+		a.note(l)
+	} else {
+		l.tell()
 	}
-	r.tell(ctx, p, p.answer, p.source, r.now())
-	return p.answer
+	return l.answer
 }
 
-// tell counts a look-up that has ended at a time, and traces it.
-func (r *Resolver) tell(ctx context.Context, p pending, e *entry, src Source, at time.Time) {
-	r.count(p.question, e, src)
-	if t := traceOf(ctx); t != nil {
-		t.record(p.question, e, src, at, at.Sub(p.start), secretOf(ctx))
+// tell counts a look-up that has ended, and traces it.
+func (l *look) tell() {
+	l.by.count(l.question, l.answer, l.source)
+	if t := l.asker.trace(); t != nil {
+		t.record(l.question, l.answer, l.source, l.at, l.took, l.asker.secret)
 	}
 }
 
@@ -203,7 +207,7 @@ func (r *Resolver) wait(ctx context.Context, p pending) (*entry, Source) {
 		if p.call.e.kind == kindFailure && p.stale != nil {
 			return p.stale, SourceStale
 		}
-		transactionOf(ctx).keep(p.question, p.call.e)
+		p.asker.transaction.keep(p.question, p.call.e)
 		return p.call.e, SourceNetwork
 	case <-patience:
 		return p.stale, SourceStale // the query goes on, for the cache
@@ -220,7 +224,7 @@ func (r *Resolver) wait(ctx context.Context, p pending) (*entry, Source) {
 // there is much else to do.
 func (r *Resolver) prefetch(ctx context.Context, s *shard, q question, now int64) {
 	if !s.failed(q, now) && !r.retired.Load() {
-		_, _ = r.start(s, q, transactionOf(ctx).client(), r.maxInFlight/2, true)
+		_, _ = r.start(s, q, askerOf(ctx).transaction.client(), r.maxInFlight/2, true)
 	}
 }
 
@@ -331,7 +335,7 @@ func (r *Resolver) resolve(ctx context.Context, s *shard, q question) *entry {
 
 // entry makes an answer ready for use and for the cache.
 func (r *Resolver) entry(q question, a *answer, ttl uint32) *entry {
-	e := &entry{kind: a.kind, text: a.text, mx: a.mx, ips: a.ips, ttl: min(ttl, r.maxTTL)}
+	e := &entry{kind: a.kind, text: slices.Clip(a.text), mx: slices.Clip(a.mx), ips: slices.Clip(a.ips), ttl: min(ttl, r.maxTTL)}
 	switch a.kind {
 	case kindFound:
 		slices.SortStableFunc(e.mx, func(x, y *net.MX) int { return int(x.Pref) - int(y.Pref) })
@@ -342,6 +346,7 @@ func (r *Resolver) entry(q question, a *answer, ttl uint32) *entry {
 		e.ttl = min(ttl, r.maxNegativeTTL)
 		e.err = errNotFound(q.name, textNoData)
 	}
+	e.shown = e.show()
 	e.expires = r.now().Add(time.Duration(e.ttl) * time.Second).UnixNano()
 	return e
 }

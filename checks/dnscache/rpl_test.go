@@ -316,7 +316,7 @@ func (s *scenario) play(t *testing.T, known map[int]string) {
 // ask looks a question up, with its trace.
 func ask(r *Resolver, q question) rplResult {
 	var tr Trace
-	ctx := WithTrace(context.Background(), &tr)
+	ctx := WithTransaction(context.Background(), &Transaction{Trace: &tr})
 	_, err := r.LookupNetIP(ctx, "ip4", q.name)
 	return rplResult{err, tr.Answers()[0]}
 }

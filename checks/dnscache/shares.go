@@ -9,12 +9,16 @@ import (
 )
 
 // Transaction is on whose behalf look-ups are made: those of the checks of one
-// message, and its client. The zero Transaction is that of nobody in particular.
-// It may be used by several goroutines; the client does not change meanwhile.
+// message, and its client. It is the context of them, see WithTransaction. It may be
+// used by several goroutines; its exported fields do not change meanwhile.
 type Transaction struct {
+	context.Context //nolint:containedctx // it is one
+
 	// Client is whose share its look-ups are taken from. The zero Client takes from
 	// what is there for all.
 	Client share.Client
+	// Trace collects the look-ups; nil: nobody wants to know of them.
+	Trace *Trace
 
 	mu     sync.Mutex
 	once   map[question]*entry // answers with a TTL of 0
@@ -23,14 +27,49 @@ type Transaction struct {
 
 type transactionKey struct{}
 
-// WithTransaction returns a context whose look-ups are made on behalf of t.
+// WithTransaction returns a context whose look-ups are made on behalf of t: it is t
+// itself, which so has one context all its life, and costs none of its own.
 func WithTransaction(ctx context.Context, t *Transaction) context.Context {
-	return context.WithValue(ctx, transactionKey{}, t)
+	t.Context = ctx
+	return t
 }
 
-func transactionOf(ctx context.Context) *Transaction {
-	t, _ := ctx.Value(transactionKey{}).(*Transaction)
-	return t
+// Value is that of a context.
+func (t *Transaction) Value(key any) any {
+	if key == (transactionKey{}) {
+		return t
+	}
+	return t.Context.Value(key)
+}
+
+// asker is who asks: what a look-up wants to know of its context.
+type asker struct {
+	transaction *Transaction // may be nil
+	attempt     *Attempt     // nil: it may wait
+	secret      string       // see WithSecret
+}
+
+// askerOf finds out who asks. Most often it is the context itself that says so, and none
+// of those above has to be asked for it.
+func askerOf(ctx context.Context) (by asker) {
+	switch c := ctx.(type) {
+	case *Attempt:
+		return asker{transaction: c.transaction, attempt: c}
+	case *Transaction:
+		return asker{transaction: c}
+	}
+	by.transaction, _ = ctx.Value(transactionKey{}).(*Transaction)
+	by.attempt, _ = ctx.Value(attemptKey{}).(*Attempt)
+	by.secret, _ = ctx.Value(secretKey{}).(string)
+	return by
+}
+
+// trace is where the look-up is to be traced, or nil.
+func (by asker) trace() *Trace {
+	if by.transaction == nil {
+		return nil
+	}
+	return by.transaction.Trace
 }
 
 // client is whose share to take from; t may be nil.

@@ -97,7 +97,7 @@ func wantError(t *testing.T, r *Resolver, name, want string) {
 func source(t *testing.T, r *Resolver, name string) Source {
 	t.Helper()
 	var tr Trace
-	_, _ = r.LookupTXT(WithTrace(context.Background(), &tr), name)
+	_, _ = r.LookupTXT(WithTransaction(context.Background(), &Transaction{Trace: &tr}), name)
 	return tr.Answers()[0].Source
 }
 
@@ -792,7 +792,7 @@ func TestTrace(t *testing.T) {
 			return &response{rcode: 3, soa: soa(30, 30)}
 		})
 		var tr Trace
-		ctx := WithTrace(context.Background(), &tr)
+		ctx := WithTransaction(context.Background(), &Transaction{Trace: &tr})
 		_, _ = r.LookupMX(ctx, "A.example")
 		time.Sleep(20 * time.Second)
 		_, _ = r.LookupMX(ctx, "a.example")

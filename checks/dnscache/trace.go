@@ -2,7 +2,6 @@ package dnscache
 
 import (
 	"context"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,7 +30,7 @@ type Answer struct {
 	Error  string   `json:"error,omitempty"`
 	// LeftOff is how many octets of data were left off, since there are too many.
 	LeftOff int           `json:"left_off,omitempty"`
-	Took    time.Duration `json:"took,omitempty"` // nanoseconds in JSON
+	Took    time.Duration `json:"took,omitempty"` // that it was waited for; nanoseconds in JSON
 }
 
 const (
@@ -82,25 +81,13 @@ func (t *Trace) add(a Answer) {
 	t.answers = append(t.answers, a)
 }
 
-type traceKey struct{}
-
-// WithTrace returns a context whose look-ups are collected in t.
-func WithTrace(ctx context.Context, t *Trace) context.Context {
-	return context.WithValue(ctx, traceKey{}, t)
-}
-
 type secretKey struct{}
 
 // WithSecret returns a context whose look-ups are traced without a label of their
-// names, by which a name server knows who asks.
+// names, by which a name server knows who asks. No Attempt or Transaction may be
+// made of it: a secret is one look-up's.
 func WithSecret(ctx context.Context, label string) context.Context {
-	return context.WithValue(ctx, secretKey{}, label)
-}
-
-// secretOf returns the label that WithSecret left out, in the form that names have.
-func secretOf(ctx context.Context) string {
-	label, _ := ctx.Value(secretKey{}).(string)
-	return strings.ToLower(label)
+	return context.WithValue(ctx, secretKey{}, strings.ToLower(label))
 }
 
 // conceal takes a label out of a name.
@@ -112,14 +99,9 @@ func conceal(name, secret string) string {
 	return strings.Join(slices.DeleteFunc(labels, func(l string) bool { return strings.EqualFold(l, secret) }), ".")
 }
 
-func traceOf(ctx context.Context) *Trace {
-	t, _ := ctx.Value(traceKey{}).(*Trace)
-	return t
-}
-
 // record adds a look-up to the trace.
 func (t *Trace) record(q question, e *entry, src Source, now time.Time, took time.Duration, secret string) {
-	a := Answer{Name: conceal(q.name, secret), Type: q.rrtype.String(), Answer: e.text, Source: src, Took: took}
+	a := Answer{Name: conceal(q.name, secret), Type: q.rrtype.String(), Answer: e.shown, Source: src, Took: took}
 	if left := time.Unix(0, e.expires).Sub(now); left > 0 {
 		a.TTL = int((left + time.Second - 1) / time.Second)
 	}
@@ -128,15 +110,24 @@ func (t *Trace) record(q question, e *entry, src Source, now time.Time, took tim
 			a.Error = strings.ReplaceAll(a.Error, secret, "")
 		}
 	}
-	if n := len(e.mx) + len(e.ips); n > 0 || a.Answer == nil {
-		a.Answer = append(make([]string, 0, len(e.text)+n), e.text...)
-		for _, mx := range e.mx {
-			a.Answer = append(a.Answer, strconv.Itoa(int(mx.Pref))+" "+mx.Host)
-		}
-		for _, ip := range e.ips {
-			addr, _ := netip.AddrFromSlice(ip.IP)
-			a.Answer = append(a.Answer, addr.String())
-		}
+	if a.Answer == nil {
+		a.Answer = []string{} // which is how JSON has it
 	}
 	t.add(a)
+}
+
+// show is the data as a trace has it.
+func (e *entry) show() []string {
+	n := len(e.mx) + len(e.ips)
+	if n == 0 {
+		return e.text
+	}
+	shown := make([]string, 0, n)
+	for _, mx := range e.mx {
+		shown = append(shown, strconv.Itoa(int(mx.Pref))+" "+mx.Host)
+	}
+	for _, ip := range e.ips {
+		shown = append(shown, ip.String())
+	}
+	return shown
 }

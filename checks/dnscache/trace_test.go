@@ -8,6 +8,12 @@ import (
 	"github.com/miekg/dns"
 )
 
+func entryOf(text string) *entry {
+	e := &entry{text: []string{text}}
+	e.shown = e.show()
+	return e
+}
+
 // What is kept of the answers of one transaction is bounded in octets: who
 // publishes answers of 64 KiB is named, and his data are left off.
 func TestTraceIsBoundedByOctets(t *testing.T) {
@@ -17,8 +23,8 @@ func TestTraceIsBoundedByOctets(t *testing.T) {
 		tr.record(question{name: name, rrtype: rrtype(dns.TypeTXT)}, e, SourceNetwork, now, 0, "")
 	}
 	for range 2 * maxTrace {
-		add("big.example", &entry{text: []string{strings.Repeat("x", 30_000)}})
-		add("small.example", &entry{text: []string{"v=spf1 -all"}})
+		add("big.example", entryOf(strings.Repeat("x", 30_000)))
+		add("small.example", entryOf("v=spf1 -all"))
 	}
 	size, left := 0, 0
 	got := tr.Answers()

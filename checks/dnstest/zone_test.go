@@ -102,7 +102,7 @@ func TestNegativeAnswersCarryTheSOA(t *testing.T) {
 	r := asks(t, addr, patient)
 	for name, want := range map[string]int{"q.apex.example": 30, "elsewhere.example": 60} {
 		var tr dnscache.Trace
-		_, _ = r.LookupTXT(dnscache.WithTrace(context.Background(), &tr), name)
+		_, _ = r.LookupTXT(dnscache.WithTransaction(context.Background(), &dnscache.Transaction{Trace: &tr}), name)
 		if got := tr.Answers()[0].TTL; got != want {
 			t.Errorf("%s: TTL %d, want %d", name, got, want)
 		}

@@ -13,6 +13,8 @@ import (
 // message, so that a store which hangs costs it one time-out and not one for each
 // recipient. The zero value is that of a message that begins.
 type Patience struct {
+	context.Context //nolint:containedctx // it is one, see WithPatience
+
 	mu    sync.Mutex
 	spent time.Duration // by questions for the answer that is due
 	lost  bool
@@ -20,9 +22,19 @@ type Patience struct {
 
 type patienceKey struct{}
 
-// WithPatience has the questions that are asked with the context share one patience.
+// WithPatience has the questions that are asked with the context share one patience: it
+// is p itself, which so has one context at a time, and costs none of its own.
 func WithPatience(ctx context.Context, p *Patience) context.Context {
-	return context.WithValue(ctx, patienceKey{}, p)
+	p.Context = ctx
+	return p
+}
+
+// Value is that of a context.
+func (p *Patience) Value(key any) any {
+	if key == (patienceKey{}) {
+		return p
+	}
+	return p.Context.Value(key)
 }
 
 // patienceOf is that of a context, or nil: each question has all the time.
