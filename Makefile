@@ -8,6 +8,8 @@ GO            ?= go
 FUZZTIME      ?= 20s
 BENCH         ?= .
 BENCHTIME     ?= 1s
+# What make bench-serve measures: proxy/PERFORMANCE.md has the cases and the flags.
+LOAD          ?= -bench.cases all
 # For the tests of one package. The go command's own ten minutes are few where
 # the machine is slow and has much else to do; a test that hangs ends all the same.
 TIMEOUT       ?= 40m
@@ -24,13 +26,14 @@ VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || ech
 # belonging to root.
 AS_ROOT ?= $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help build run test e2e bench fuzz conformance packages lint tools clean
+.PHONY: help build run test e2e bench bench-serve fuzz conformance packages lint tools clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  run:   make run ARGS="serve -c FILE"     (ARGS="$(ARGS)")'
 	@echo '  bench: make bench BENCH=Session BENCHTIME=3s'
+	@echo '  bench-serve: make bench-serve LOAD="-bench.cases a,c -bench.old /usr/bin/postern" (needs root, as e2e does)'
 	@echo '  fuzz:  make fuzz FUZZTIME=1m             (FUZZTIME=$(FUZZTIME) for each target)'
 	@echo '  e2e:   make e2e AS_ROOT=doas             (needs root; AS_ROOT="$(AS_ROOT)")'
 
@@ -58,6 +61,11 @@ $(BIN)/mtas: .ci/mtas
 
 bench: ## the Go benchmarks, with allocations
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
+
+bench-serve: ## the built binary under load, beside HAProxy and nginx (Debian: postfix, haproxy, nginx-light, libnginx-mod-mail, strace)
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/postern ./cmd/postern
+	$(GO) test -c -tags e2e -o $(BIN)/bench.test ./cmd/postern
+	cd cmd/postern && $(AS_ROOT) $(BIN)/bench.test -test.run '^TestBench$$' -test.timeout 3h -e2e.postern $(BIN)/postern $(LOAD)
 
 # Up to Go 1.26 the fuzzer now and then takes the end of its own time for a failure
 # (go.dev/issue/75804): then all that it says of it is "context deadline exceeded", and

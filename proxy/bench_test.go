@@ -9,17 +9,8 @@ import (
 	"testing"
 
 	"postern/proxy/backend/mta"
-	"postern/proxy/smtp"
 	"postern/proxy/smtptest"
 )
-
-// nowhere is a backend's store that keeps nothing.
-type nowhere struct{}
-
-func (nowhere) Begin(*mta.Envelope) (mta.Message, smtp.Reply) { return nowhere{}, smtp.Reply{} }
-func (nowhere) Write(p []byte) (int, error)                   { return len(p), nil }
-func (nowhere) Commit() smtp.Reply                            { return smtp.Reply{Code: 250, Enhanced: "6.0", Text: "OK"} }
-func (nowhere) Discard()                                      {}
 
 // benchClient is a client on loopback that does not allocate.
 type benchClient struct {
@@ -36,7 +27,7 @@ func benchRig(b *testing.B, o rigOptions) (dial func() *benchClient) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	server := &mta.Server{Hostname: "mta.test", Store: nowhere{}, Keywords: smtptest.AllKeywords}
+	server := &mta.Server{Hostname: "mta.test", Store: smtptest.Nowhere{}, Keywords: smtptest.AllKeywords}
 	go func() { _ = server.Serve(sink) }()
 	b.Cleanup(func() { _ = server.Close() })
 	o.dial = func(ctx context.Context, network, _ string) (net.Conn, error) {

@@ -15,7 +15,6 @@ import (
 	"net"
 	"os"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -124,17 +123,6 @@ func (p *postern) roots(t *testing.T) *x509.CertPool {
 	return pool
 }
 
-// residentMemory is the resident set of a process, in octets.
-func residentMemory(t *testing.T, pid int) int64 {
-	t.Helper()
-	m := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(readFile(t, fmt.Sprintf("/proc/%d/status", pid)))
-	if m == nil {
-		t.Fatal("no VmRSS in /proc")
-	}
-	kib, _ := strconv.ParseInt(string(m[1]), 10, 64)
-	return kib << 10
-}
-
 // openDescriptors counts those of a process.
 func openDescriptors(t *testing.T, pid int) int {
 	t.Helper()
@@ -148,13 +136,7 @@ func openDescriptors(t *testing.T, pid int) int {
 // goroutines asks the metrics.
 func (p *postern) goroutines(t *testing.T) int {
 	t.Helper()
-	_, body := p.get("/metrics")
-	m := regexp.MustCompile(`(?m)^go_goroutines (\d+)$`).FindStringSubmatch(body)
-	if m == nil {
-		t.Fatal("no go_goroutines")
-	}
-	n, _ := strconv.Atoi(m[1])
-	return n
+	return int(p.metrics(t, "go_goroutines")[0])
 }
 
 // parallel calls work for 0 to n-1, some at a time, and returns what went wrong.
@@ -227,7 +209,7 @@ func TestE2EIdleConnections(t *testing.T) {
 			if err := open(0); err != nil { // what comes with the first is no cost of the others
 				t.Fatal(err)
 			}
-			before := residentMemory(t, pid)
+			before := memory(t, pid, "VmRSS")
 			began := time.Now()
 			if err := parallel(many-1, 16, func(i int) error { return open(i + 1) }); err != nil {
 				t.Fatal(err)
@@ -238,7 +220,7 @@ func TestE2EIdleConnections(t *testing.T) {
 			// collector has not freed or given back yet. What they need stays.
 			var after, each int64
 			for end := time.Now().Add(patience); ; {
-				after = residentMemory(t, pid)
+				after = memory(t, pid, "VmRSS")
 				each = (after - before) / (many - 1)
 				if each <= c.limit || time.Now().After(end) {
 					break
@@ -251,15 +233,7 @@ func TestE2EIdleConnections(t *testing.T) {
 			if err := parallel(many, 16, func(i int) error { return clients[i].ask("250 ", "NOOP") }); err != nil {
 				t.Error(err)
 			}
-			_, metrics := p.get("/metrics")
-			perConnection := func(family string) float64 {
-				m := regexp.MustCompile(`(?m)^` + family + ` (\S+)$`).FindStringSubmatch(metrics)
-				if m == nil {
-					t.Fatalf("no %s", family)
-				}
-				octets, _ := strconv.ParseFloat(m[1], 64)
-				return octets / many / 1024
-			}
+			perConnection := func(family string) float64 { return p.metrics(t, family)[0] / many / 1024 }
 			t.Logf("of that, each: stack %.2f KiB, heap in use %.2f KiB", perConnection("go_memstats_stack_inuse_bytes"), perConnection("go_memstats_heap_inuse_bytes"))
 			t.Logf("%d idle %s connections: %.1f MiB resident, %.2f KiB each; opened in %v, NOOP to all in %v; %d goroutines, %d descriptors",
 				many, c.name, float64(after)/(1<<20), float64(each)/(1<<10), took.Round(time.Millisecond), time.Since(began).Round(time.Millisecond),

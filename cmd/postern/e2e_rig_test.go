@@ -22,6 +22,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -294,6 +295,7 @@ func running(pid int) bool {
 
 type postern struct {
 	binary, config, dir string
+	prefix, env         []string
 	ca, key             string // files
 	port, admin         int
 	extraPort           int // of a further listener; 0: there is none
@@ -345,22 +347,32 @@ type setup struct {
 	timeouts  string // YAML, behind that which waits for an MTA with a hundred to greet: ", drain: 4s"
 	extra     string // further keys of the top level
 	down      bool   // the backend is not there yet
+
+	binary string   // empty: the one under test
+	dns    string   // host:port of a name server; empty: one that answers for testdata/e2e/zone.txt
+	prefix []string // a program and its arguments that runs the binary: taskset
+	env    []string // on top of ours
 }
 
 // startPosternAs is startPostern for those who need another configuration.
 func startPosternAs(t *testing.T, own setup) *postern {
 	t.Helper()
 	needs(t)
-	binary, err := build()
-	if err != nil {
-		t.Fatal(err)
+	if own.binary == "" {
+		var err error
+		if own.binary, err = build(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	zone, err := dnstest.Parse(string(readFile(t, "testdata/e2e/zone.txt")))
-	if err != nil {
-		t.Fatal(err)
+	if own.dns == "" {
+		zone, err := dnstest.Parse(string(readFile(t, "testdata/e2e/zone.txt")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr, closeDNS := zone.Serve()
+		t.Cleanup(closeDNS)
+		own.dns = addr
 	}
-	dns, closeDNS := zone.Serve()
-	t.Cleanup(closeDNS)
 	dir := t.TempDir()
 	if own.port == 0 {
 		own.port = freePort(t)
@@ -369,7 +381,7 @@ func startPosternAs(t *testing.T, own setup) *postern {
 		own.backends = "[]"
 	}
 	p := &postern{
-		binary: binary, config: dir + "/postern.yaml", ca: dir + "/cert.pem", key: dir + "/key.pem", log: dir + "/log", dir: dir,
+		binary: own.binary, prefix: own.prefix, env: own.env, config: dir + "/postern.yaml", ca: dir + "/cert.pem", key: dir + "/key.pem", log: dir + "/log", dir: dir,
 		port: own.port, admin: freePort(t), backendDown: own.down, exited: make(chan error, 1),
 	}
 	writeCertificate(t, p.ca, p.key)
@@ -383,7 +395,7 @@ dns: {servers: [%q], timeout: 15s}
 admin: {address: "127.0.0.1:%d"}
 log: {level: info, format: json}
 timeouts: {backend_connect: 1m%s}
-%s`, p.port, own.listeners, p.ca, p.key, own.backends, dns, p.admin, own.timeouts, own.extra))
+%s`, p.port, own.listeners, p.ca, p.key, own.backends, own.dns, p.admin, own.timeouts, own.extra))
 
 	p.serve(t)
 	return p
@@ -397,7 +409,9 @@ func (p *postern) serve(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.cmd = exec.Command(p.binary, "serve", "-c", p.config)
+	line := append(slices.Clone(p.prefix), p.binary, "serve", "-c", p.config)
+	p.cmd = exec.Command(line[0], line[1:]...)
+	p.cmd.Env = append(os.Environ(), p.env...)
 	p.cmd.Dir = filepath.Dir(p.config)
 	p.cmd.Stderr = log
 	p.cmd.Stdout = log
@@ -487,15 +501,37 @@ func (p *postern) logged(t *testing.T, what string, is func(line string, entry m
 }
 
 // peakMemory returns the highest resident set so far, in octets.
-func (p *postern) peakMemory(t *testing.T) int64 {
+func (p *postern) peakMemory(t *testing.T) int64 { return memory(t, p.cmd.Process.Pid, "VmHWM") }
+
+// memory is what /proc says of a process, in octets: VmRSS, its resident set, or VmHWM,
+// the highest that it had.
+func memory(t *testing.T, pid int, field string) int64 {
 	t.Helper()
-	status := string(readFile(t, fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid)))
-	m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindStringSubmatch(status)
+	status := readFile(t, fmt.Sprintf("/proc/%d/status", pid))
+	m := regexp.MustCompile(field + `:\s+(\d+) kB`).FindSubmatch(status)
 	if m == nil {
-		t.Fatalf("no VmHWM in /proc:\n%s", status)
+		t.Fatalf("no %s in /proc:\n%s", field, status)
 	}
-	kib, _ := strconv.ParseInt(m[1], 10, 64)
+	kib, _ := strconv.ParseInt(string(m[1]), 10, 64)
 	return kib << 10
+}
+
+// metrics asks the admin address for metrics without labels.
+func (p *postern) metrics(t *testing.T, families ...string) (values []float64) {
+	t.Helper()
+	_, body := p.get("/metrics")
+	for _, family := range families {
+		m := regexp.MustCompile(`(?m)^` + family + ` (\S+)$`).FindStringSubmatch(body)
+		if m == nil {
+			t.Fatalf("no %s in\n%s", family, body)
+		}
+		v, err := strconv.ParseFloat(m[1], 64)
+		if err != nil {
+			t.Fatalf("%s: %v", family, err)
+		}
+		values = append(values, v)
+	}
+	return values
 }
 
 // writeCertificate makes a self-signed certificate for mx.example.org, which

@@ -235,3 +235,18 @@ func (r *recording) Discard() {
 	defer r.s.mu.Unlock()
 	r.s.refused++
 }
+
+// Nowhere is the store of a mta.Server that accepts every message and keeps none.
+type Nowhere struct{}
+
+// Begin implements mta.Store.
+func (Nowhere) Begin(*mta.Envelope) (mta.Message, smtp.Reply) { return Nowhere{}, smtp.Reply{} }
+
+// Write implements mta.Message.
+func (Nowhere) Write(p []byte) (int, error) { return len(p), nil }
+
+// Commit implements mta.Message.
+func (Nowhere) Commit() smtp.Reply { return smtp.Reply{Code: 250, Enhanced: "6.0", Text: "OK"} }
+
+// Discard implements mta.Message.
+func (Nowhere) Discard() {}

@@ -1,0 +1,249 @@
+//go:build e2e
+
+package main_test
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The benchmark of the built binary, beside what others have, on this machine: `make
+// bench-serve`. All peers are measured in turn within each repeat, each time by a process
+// of its own, so that what drifts on the machine hits them alike; what is to be compared
+// is the processor time of a message, as a ratio to that of HAProxy in the same repeat.
+
+var (
+	benchCases    = flag.String("bench.cases", "", "the cases to measure, separated by commas, or all; see proxy/PERFORMANCE.md")
+	benchPeer     = flag.String("bench.peers", "", "the peers to measure, by the beginnings of their names and separated by commas; empty: all that are here")
+	benchRepeats  = flag.Int("bench.repeats", 5, "how often each is measured")
+	benchMessages = flag.Int("bench.messages", 0, "messages of one measurement; 0: as many as suit the case")
+	benchOld      = flag.String("bench.old", "", "another postern binary, to be measured beside the built one")
+	benchReport   = flag.String("bench.report", "", "a file that gets a line of JSON for every measurement")
+	benchCalls    = flag.Bool("bench.calls", false, "count system calls as well, in a run of its own under strace")
+	benchUpdate   = flag.Bool("bench.update", false, "write the tables into proxy/PERFORMANCE.md")
+)
+
+// benchCase is a load with a name.
+type benchCase struct {
+	name, what string
+	load
+	delay time.Duration // of every answer of the DNS
+	cold  bool          // no sender domain was seen before
+	large bool          // for the MTA that takes large messages
+}
+
+// theCases are what a proxy for mail meets, from the worst for it to the best.
+var theCases = []benchCase{
+	{name: "a", what: "20 connections, one message of 4 KiB in each",
+		load: load{connections: 20, perConnection: 1, messages: 6000, size: 4 << 10}},
+	{name: "c", what: "20 connections, 100 messages of 4 KiB in each",
+		load: load{connections: 20, perConnection: 100, messages: 10000, size: 4 << 10}},
+	{name: "c-pipeline", what: "c, with MAIL, RCPT and DATA in one write",
+		load: load{connections: 20, perConnection: 100, messages: 10000, size: 4 << 10, pipelined: true}},
+	{name: "d", what: "4 connections, messages of 10 MiB", large: true,
+		load: load{connections: 4, perConnection: 1, messages: 60, size: 10 << 20}},
+	{name: "d100", what: "messages of 100 MiB, one after the other", large: true,
+		load: load{connections: 1, perConnection: 1, messages: 5, size: 100 << 20}},
+	{name: "f", what: "c from 10,000 sender domains that nobody has seen, and a DNS that is 20 ms away", delay: 20 * time.Millisecond, cold: true,
+		load: load{connections: 200, perConnection: 100, messages: 10000, size: 4 << 10, domains: 10000}},
+	{name: "h", what: "an idle proxy: 10 messages of 12 KiB a second, one a connection",
+		load: load{connections: 1, perConnection: 1, messages: 30, size: 12 << 10, every: 100 * time.Millisecond}},
+}
+
+// chosen are the cases of -bench.cases.
+func chosen(t *testing.T) (cases []benchCase) {
+	t.Helper()
+	names := strings.Split(*benchCases, ",")
+	for _, c := range theCases {
+		if *benchCases == "all" || slices.Contains(names, c.name) {
+			cases = append(cases, c)
+		}
+	}
+	if *benchCases != "all" && len(cases) != len(names) {
+		t.Fatalf("-bench.cases %s: each is one of %v", *benchCases, theCases)
+	}
+	return cases
+}
+
+func (c benchCase) String() string { return c.name }
+
+// measurement is one run of one peer, and a line of the report.
+type measurement struct {
+	Case        string    `json:"case"`
+	Peer        string    `json:"peer"`
+	Repeat      int       `json:"repeat"`
+	At          time.Time `json:"at"`
+	Messages    int       `json:"messages"`
+	Seconds     float64   `json:"seconds"`
+	Processor   float64   `json:"cpu_us"` // of a message, as are the next three
+	Allocations float64   `json:"allocations"`
+	Octets      float64   `json:"allocated_octets"`
+	Questions   float64   `json:"dns_questions"`
+	P50         float64   `json:"p50_ms"`
+	P99         float64   `json:"p99_ms"`
+	Peak        float64   `json:"peak_mib"`
+	Calls       float64   `json:"system_calls,omitempty"` // of a message
+}
+
+// callsMessages is how many messages strace looks at.
+const callsMessages = 1000
+
+// measure starts a peer, lets it get warm, and loads it.
+func (c benchCase) measure(t *testing.T, p peer, s *site, with setup) (m measurement) {
+	t.Helper()
+	backend := s.small
+	if c.large {
+		backend = s.large
+	}
+	l := c.load
+	l.domains, l.recipients = max(l.domains, 1), max(l.recipients, 1)
+	s.zone.SetDelay(0)
+	proxy := p.start(t, s, backend, with)
+	warm := l
+	warm.every, warm.messages = 0, max(l.messages/5, l.connections)
+	if c.large {
+		warm.messages = l.connections
+	}
+	if c.cold {
+		warm.firstDomain = l.domains
+	}
+	if _, err := warm.run(proxy.addr); err != nil {
+		t.Fatalf("%s, %s: %v", c.name, p.name, err)
+	}
+	s.zone.SetDelay(c.delay)
+	defer s.zone.SetDelay(0)
+
+	runtime.GC() // the clients' and the MTA's, not in the middle of it
+	asking := proxy.garbage(t)
+	before := proxy.garbage(t)
+	asking = before.less(asking)
+	questions, used := s.zone.Queries(), proxy.processor(t)
+	o, err := l.run(proxy.addr)
+	if err != nil {
+		t.Fatalf("%s, %s: %v", c.name, p.name, err)
+	}
+	used = proxy.processor(t) - used
+	left := proxy.garbage(t).less(before).less(asking)
+	n := float64(l.messages)
+	m = measurement{
+		Case: c.name, Peer: p.name, At: time.Now().UTC().Truncate(time.Second), Messages: l.messages, Seconds: o.took.Seconds(),
+		Processor: float64(used.Nanoseconds()) / n / 1e3, Allocations: left.allocations / n, Octets: left.octets / n,
+		Questions: float64(s.zone.Queries()-questions) / n,
+		P50:       milliseconds(o.latencies, 50), P99: milliseconds(o.latencies, 99), Peak: float64(proxy.peak(t)) / (1 << 20),
+	}
+	if *benchCalls && proxy.pid != 0 && !c.cold {
+		l.messages = min(l.messages, callsMessages)
+		m.Calls = float64(proxy.calls(t, func() { _, err = l.run(proxy.addr) })) / float64(l.messages)
+		if err != nil {
+			t.Fatalf("%s, %s, under strace: %v", c.name, p.name, err)
+		}
+	}
+	return m
+}
+
+// milliseconds is a percentile of sorted times.
+func milliseconds(sorted []time.Duration, percent int) float64 {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return float64(sorted[(len(sorted)-1)*percent/100].Microseconds()) / 1e3
+}
+
+// TestBench measures what -bench.cases names; without it there is nothing to do.
+func TestBench(t *testing.T) {
+	if *benchCases == "" {
+		return
+	}
+	descriptors(t, 4000)
+	peers, missing := benchPeers(*benchOld)
+	if *benchPeer != "" {
+		peers = slices.DeleteFunc(peers, func(p peer) bool {
+			return !slices.ContainsFunc(strings.Split(*benchPeer, ","), func(begin string) bool { return strings.HasPrefix(p.name, begin) })
+		})
+	}
+	for _, m := range missing {
+		fmt.Fprintln(os.Stderr, m)
+	}
+	report := func(measurement) {}
+	if *benchReport != "" {
+		f, err := os.Create(*benchReport)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+		lines := json.NewEncoder(f)
+		report = func(m measurement) {
+			if err := lines.Encode(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s := newSite(t)
+	var all []measurement
+	for _, c := range chosen(t) {
+		if *benchMessages > 0 {
+			c.messages = *benchMessages
+		}
+		for repeat := range *benchRepeats {
+			for i := range peers {
+				p := peers[(i+repeat)%len(peers)] // nobody is always behind the same one
+				t.Run(fmt.Sprintf("%s/%d/%s", c.name, repeat+1, p.name), func(t *testing.T) {
+					m := c.measure(t, p, s, setup{})
+					m.Repeat = repeat + 1
+					fmt.Fprintf(os.Stderr, "%s %d %s: %.0f messages/s, %.1f µs\n", m.Case, m.Repeat, m.Peer, float64(m.Messages)/m.Seconds, m.Processor)
+					all = append(all, m)
+					report(m)
+				})
+				if t.Failed() {
+					return
+				}
+			}
+		}
+	}
+	text := benchTables(all, peers)
+	fmt.Println(text)
+	if *benchUpdate {
+		writeSection(t, "cases", text)
+	}
+}
+
+// The benchmark itself works: every case, every peer, and hardly any messages.
+func TestE2EBench(t *testing.T) {
+	s := newSite(t)
+	peers, missing := benchPeers("")
+	t.Log(missing)
+	var all []measurement
+	for _, c := range theCases {
+		c.messages, c.connections, c.every = 20, min(c.connections, 4), c.every/10
+		c.size = min(c.size, 1<<20)
+		for _, p := range peers {
+			if c.name != "a" && p.name != ours { // for the other peers there is nothing new in it
+				continue
+			}
+			t.Run(c.name+"/"+p.name, func(t *testing.T) {
+				m := c.measure(t, p, s, setup{})
+				all = append(all, m)
+				if proxied := p.name != "direct"; proxied != (m.Processor > 0) || proxied != (m.Peak > 0) || (m.Allocations != 0) != strings.HasPrefix(p.name, ours) {
+					t.Errorf("measured: %+v", m)
+				}
+				if cold := c.cold && strings.HasPrefix(p.name, ours); cold && m.Questions < 2 || !cold && m.Questions > 1 {
+					t.Errorf("%.1f questions to the DNS for each message", m.Questions)
+				}
+			})
+		}
+	}
+	if table := benchTables(all, peers); strings.Count(table, "\n| "+ours+" |") != len(theCases) {
+		t.Errorf("the tables:\n%s", table)
+	}
+}
