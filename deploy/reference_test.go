@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"postern/policy/journal"
 )
 
 var update = flag.Bool("update", false, "write what reference.md says of the log anew")
@@ -31,7 +33,9 @@ func TestLogIsOnThePage(t *testing.T) {
 	for message, heading := range map[string]string{"transaction": "### The line `transaction`", "connection": "### The line `connection`"} {
 		want := lines[message].keys
 		if message == "transaction" {
-			want = append(want, "took", "recipients", "tags", "facts", "candidate") // of journal.Record.Attrs
+			for _, a := range (&journal.Record{Candidate: &journal.Candidate{}}).AppendAttrs(nil) {
+				want = append(want, a.Key)
+			}
 		}
 		if got := firstCells(page, heading); !slices.Equal(got, want) {
 			t.Errorf("the line %q has the fields %q, and the page says %q", message, want, got)
@@ -204,7 +208,7 @@ func attributes(f *ast.FuncDecl, line func(string) *logLine) {
 		if !ok {
 			return true
 		}
-		if sel.Sel.Name == "LogAttrs" && len(call.Args) > 2 && (message == "" || text(call.Args[2]) == "transaction") {
+		if sel.Sel.Name == "LogAttrs" && len(call.Args) > 2 && message == "" {
 			message = text(call.Args[2])
 			if l, ok := call.Args[1].(*ast.SelectorExpr); ok {
 				level = strings.ToUpper(strings.TrimPrefix(l.Sel.Name, "Level"))
@@ -219,9 +223,6 @@ func attributes(f *ast.FuncDecl, line func(string) *logLine) {
 		}
 		return true
 	})
-	if message == "transaction" { // an error line before it has two of its keys
-		keys = keys[slices.Index(keys, "error")+1:]
-	}
 	if message != "" {
 		line(message).add(level, keys...)
 	}

@@ -158,26 +158,7 @@ func (srv *Server) logTransaction(rec *journal.Record) {
 	}
 	// What is more than a word has in the log the octets that it has in the journal.
 	if err := rec.Seal(); err != nil {
-		srv.log.LogAttrs(srv.ctx, slog.LevelError, "the record of a transaction cannot be written", slog.String("id", rec.ID), slog.Any("error", err))
+		srv.log.Error("the record of a transaction cannot be written", "id", rec.ID, "error", err.Error())
 	}
-	srv.log.LogAttrs(srv.ctx, level, "transaction",
-		slog.String("id", rec.ID),
-		slog.String("session", rec.Session),
-		slog.String("client", rec.Facts.Client.IP),
-		slog.String("helo", rec.Facts.Helo.Name),
-		slog.String("from", rec.Facts.Mail.From),
-		slog.String("submitter", rec.Facts.Submitter.Address),
-		slog.String("stage", rec.Stage),
-		slog.String("rule", rec.Rule),
-		slog.String("rule_stage", rec.RuleStage),
-		slog.String("disposition", string(rec.Disposition)),
-		slog.Bool("observed", rec.Observed),
-		slog.String("outcome", string(rec.Outcome)),
-		slog.String("state", string(rec.State)),
-		slog.String("reply", rec.Reply),
-		slog.String("backend", rec.Backend),
-		slog.String("backend_reply", rec.BackendReply),
-		slog.String("error", rec.Error),
-		slog.Int64("bytes", rec.Bytes),
-		slog.Any("", rec.Tail()))
+	srv.log.LogAttrs(srv.ctx, level, "transaction", slog.Any("", rec))
 }

@@ -35,7 +35,7 @@ func (r *Record) Seal() error {
 	return err
 }
 
-// Release gives up the line of Seal, and what Tail returned with it.
+// Release gives up the line of Seal, and the octets that AppendAttrs returned with it.
 func (r *Record) Release() {
 	if r.sealed != nil {
 		r.sealed.release()
@@ -67,50 +67,40 @@ func (r *Record) handOver() (*encoder, error) {
 	return r.encode()
 }
 
-// Tail returns what the log shows of a sealed record and is more than a word, each with
-// the JSON that it has in the record's line; null is what that leaves out.
-func (r *Record) Tail() *jsonline.Tail {
-	t := &struct {
-		jsonline.Tail
-		members [5]jsonline.Ready
-	}{members: [...]jsonline.Ready{
-		{Name: "took", Value: &r.Took}, {Name: "recipients", Value: &r.Recipients}, {Name: "tags", Value: &r.Tags}, {Name: "facts", Value: &r.Facts},
-		{Name: "candidate", Value: r.Candidate},
-	}}
-	took, recipients, tags, facts, candidate := &t.members[0], &t.members[1], &t.members[2], &t.members[3], &t.members[4]
-	t.Members = t.members[:]
-	if r.Candidate == nil {
-		t.Members = t.Members[:4]
-	}
-	if r.sealed == nil {
-		return &t.Tail
-	}
-	for name, value := range jsonline.Members(r.sealed.line) {
-		switch string(name) {
-		case "recipients":
-			recipients.JSON = value
-		case "tags":
-			tags.JSON = value
-		case "facts":
-			facts.JSON = value
-		case "candidate":
-			candidate.JSON = value
-		case "took": // the last of them: what is behind it is longest
-			took.JSON = value
-			return &t.Tail
-		}
-	}
-	return &t.Tail
+// encoder is where a line is made.
+type encoder struct {
+	line  jsonline.JSON
+	parts [allParts]jsonline.Ready // the JSON of members that the log shows as well, nil where the line has none
 }
 
-// encoder is where a line is made.
-type encoder struct{ line jsonline.JSON }
+// part is one of those members.
+type part int
+
+const (
+	partTook part = iota
+	partRecipients
+	partTags
+	partFacts
+	partCandidate
+	allParts
+)
+
+// keep notes that a member of that name was appended to the line, which now is b, behind octets that it
+// had before.
+func (e *encoder) keep(p part, name string, before int, b jsonline.JSON) jsonline.JSON {
+	e.parts[p].JSON = nil
+	if len(b) > before {
+		e.parts[p].JSON = b[before+len(`,"":`)+len(name):]
+	}
+	return b
+}
 
 var encoders = sync.Pool{New: func() any { return new(encoder) }}
 
 // release gives the encoder to whoever needs one next: nobody may use its octets any more.
 func (e *encoder) release() {
 	if cap(e.line) <= maxKept {
+		clear(e.parts[:]) // or the record would live on
 		encoders.Put(e)
 	}
 }
@@ -119,7 +109,7 @@ func (e *encoder) release() {
 func (r *Record) encode() (*encoder, error) {
 	e := encoders.Get().(*encoder)
 	for step := 0; ; step++ {
-		if e.line = appendLine(e.line[:0], r); len(e.line) <= maxLine {
+		if e.make(r); len(e.line) <= maxLine {
 			return e, nil
 		}
 		short := *r
@@ -137,15 +127,15 @@ func (r *Record) encode() (*encoder, error) {
 	}
 }
 
-// appendLine appends the line of r: its members as their tags name them, and the version before
-// them. A field that is forgotten, here or in the functions below, fails TestRecordsAreWrittenWhole.
-func appendLine(b jsonline.JSON, r *Record) jsonline.JSON {
-	b = append(b, '{').
+// make makes the line of r: its members as their tags name them, and the version before them. A
+// field that is forgotten, here or in the functions below, fails TestRecordsAreWrittenWhole.
+func (e *encoder) make(r *Record) {
+	b := append(e.line[:0], '{').
 		Int("v", Version).
 		Time("time", r.Time).
 		Text("id", r.ID).
 		Text("session", r.Session)
-	b = appendFacts(b.Open("facts"), &r.Facts).Close().
+	b = e.keep(partFacts, "facts", len(b), appendFacts(b.Open("facts"), &r.Facts).Close()).
 		Text("reached", r.Reached).
 		OptionalText("policy", r.Policy).
 		Text("stage", r.Stage).
@@ -154,24 +144,26 @@ func appendLine(b jsonline.JSON, r *Record) jsonline.JSON {
 		Text("disposition", string(r.Disposition)).
 		OptionalBool("undecided", r.Undecided).
 		OptionalBool("observed", r.Observed).
-		Text("reply", r.Reply).
-		OptionalTexts("tags", r.Tags)
-	b = jsonline.OptionalObjects(b, "recipients", r.Recipients, appendRecipient)
-	b = jsonline.OptionalObject(b, "candidate", r.Candidate, appendCandidate).
+		Text("reply", r.Reply)
+	b = e.keep(partTags, "tags", len(b), b.OptionalTexts("tags", r.Tags))
+	b = e.keep(partRecipients, "recipients", len(b), jsonline.OptionalObjects(b, "recipients", r.Recipients, appendRecipient))
+	b = e.keep(partCandidate, "candidate", len(b), jsonline.OptionalObject(b, "candidate", r.Candidate, appendCandidate)).
 		Text("outcome", string(r.Outcome)).
 		OptionalText("state", string(r.State)).
 		OptionalText("backend", r.Backend).
 		OptionalText("backend_reply", r.BackendReply).
 		OptionalText("error", r.Error).
 		Int("bytes", r.Bytes)
-	if r.Took != (Took{}) {
-		b = appendTook(b.Open("took"), &r.Took).Close()
+	took := &r.Took
+	if *took == (Took{}) {
+		took = nil
 	}
+	b = e.keep(partTook, "took", len(b), jsonline.OptionalObject(b, "took", took, appendTook))
 	b = jsonline.OptionalObjects(b, "checks", r.Checks, appendCheck)
 	b = jsonline.OptionalObjects(b, "dns", r.DNS, appendAnswer).
 		OptionalBool("hashed", r.Hashed).
 		OptionalBool("truncated", r.Truncated)
-	return append(b, "}\n"...)
+	e.line = append(b, "}\n"...)
 }
 
 func appendRecipient(b jsonline.JSON, r *Recipient) jsonline.JSON {

@@ -127,7 +127,7 @@ func (h *lineHandler) append(b []byte, group string, a slog.Attr) []byte {
 	case *[]string:
 		return appendPair(b, key, strings.Join(*of, ", "))
 	default:
-		if ready, ok := v.Any().(jsonline.Ready); ok {
+		if ready, ok := v.Any().(*jsonline.Ready); ok {
 			return appendFlat(b, key, ready.JSON)
 		}
 	}
@@ -136,7 +136,7 @@ func (h *lineHandler) append(b []byte, group string, a slog.Attr) []byte {
 
 // valueOf returns the value of an attribute, without the JSON that it has.
 func valueOf(v slog.Value) any {
-	if ready, ok := v.Any().(jsonline.Ready); ok {
+	if ready, ok := v.Any().(*jsonline.Ready); ok {
 		return ready.Value
 	}
 	return v.Any()
@@ -333,7 +333,7 @@ func (x *refused) take(a slog.Attr) bool {
 		x.reply = a.Value.String()
 	case "observed":
 		x.observed = a.Value.Kind() == slog.KindBool && a.Value.Bool()
-	case "": // the Tail
+	case "": // the record
 		if v := a.Value.Resolve(); v.Kind() == slog.KindGroup {
 			for _, a := range v.Group() {
 				x.take(a)

@@ -1,39 +1,33 @@
 package jsonline
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"log/slog"
 	"sync"
 )
 
-// handler writes the lines of slog.JSONHandler. The Tail of a record it appends as it is:
-// slog would have it read again to see that it is JSON, which costs more than it cost to
-// make it.
+// handler writes the lines of slog.JSONHandler. What consists of texts, numbers and the octets of
+// Ready, as the lines of sessions and transactions do, it writes itself: it need not read again
+// what is JSON already.
 type handler struct {
-	slog.Handler // takes what has none
+	slog.Handler // takes the rest
 	w            io.Writer
 	lines        sync.Pool // of *line
 }
 
-// line is where a line is made that has a Tail.
+// line is where a line is made.
 type line struct {
-	buf  bytes.Buffer
-	head slog.Handler // writes to buf
+	json  JSON
+	attrs []slog.Attr // of Attrs
 }
 
 // NewHandler returns a handler that writes to w what slog.NewJSONHandler would, with
 // characters escaped that are not printable, from that level on. Each record is one Write, and no two at a time.
 func NewHandler(w io.Writer, level slog.Leveler) slog.Handler {
 	w = &serial{w: w}
-	options := &slog.HandlerOptions{Level: level}
-	h := &handler{Handler: slog.NewJSONHandler(escaper{w}, options), w: w}
-	h.lines.New = func() any {
-		l := new(line)
-		l.head = slog.NewJSONHandler(escaper{&l.buf}, options)
-		return l
-	}
+	h := &handler{Handler: slog.NewJSONHandler(escaper{w}, &slog.HandlerOptions{Level: level}), w: w}
+	h.lines.New = func() any { return new(line) }
 	return h
 }
 
@@ -54,40 +48,68 @@ const maxKept = 16 << 10
 
 // Handle implements slog.Handler.
 func (h *handler) Handle(ctx context.Context, r slog.Record) error {
-	tail := tailOf(&r)
-	if tail == nil {
-		return h.Handler.Handle(ctx, r)
-	}
 	l := h.lines.Get().(*line)
 	defer func() {
-		if l.buf.Cap() <= maxKept {
-			l.buf.Reset()
+		if cap(l.json) <= maxKept {
 			h.lines.Put(l)
 		}
 	}()
-	tail.copied = true
-	err := l.head.Handle(ctx, r)
-	tail.copied = false
-	if err != nil {
-		return err
+	if !l.set(&r) {
+		return h.Handler.Handle(ctx, r)
 	}
-	l.buf.Truncate(l.buf.Len() - len("}\n"))
-	tail.append(&l.buf)
-	l.buf.WriteString("}\n")
-	_, err = h.w.Write(l.buf.Bytes())
+	_, err := h.w.Write(l.json)
 	return err
 }
 
-// tailOf returns the Tail with which a record ends; nil: it has none.
-func tailOf(r *slog.Record) *Tail {
-	var last slog.Attr
-	r.Attrs(func(a slog.Attr) bool {
-		last = a
-		return true
-	})
-	if last.Key != "" || last.Value.Kind() != slog.KindLogValuer {
-		return nil
+// set makes the line of a record; false: something in it is for others to write.
+func (l *line) set(r *slog.Record) bool {
+	b := append(l.json[:0], '{')
+	if !r.Time.IsZero() {
+		b = b.Time(slog.TimeKey, r.Time)
 	}
-	tail, _ := last.Value.Any().(*Tail)
-	return tail
+	b = b.Text(slog.LevelKey, r.Level.String()).Text(slog.MessageKey, r.Message)
+	ok := true
+	r.Attrs(func(a slog.Attr) bool {
+		b, ok = l.append(b, a)
+		return ok
+	})
+	l.json = append(b, "}\n"...)
+	return ok
+}
+
+// append appends an attribute.
+func (l *line) append(b JSON, a slog.Attr) (_ JSON, ok bool) {
+	if plainLength([]byte(a.Key)) < len(a.Key) {
+		return b, false
+	}
+	switch v := a.Value; v.Kind() {
+	case slog.KindString:
+		return b.Text(a.Key, v.String()), true
+	case slog.KindInt64:
+		return b.Int(a.Key, v.Int64()), true
+	case slog.KindBool:
+		return b.Bool(a.Key, v.Bool()), true
+	case slog.KindFloat64:
+		f := v.Float64()
+		return b.Float(a.Key, f), f-f == 0
+	case slog.KindAny:
+		if ready, ok := v.Any().(*Ready); ok {
+			return b.ready(a.Key, ready), true
+		}
+	case slog.KindLogValuer:
+		all, ok := v.Any().(Attrs)
+		if !ok || a.Key != "" || len(l.attrs) > 0 {
+			return b, false
+		}
+		l.attrs = all.AppendAttrs(l.attrs)
+		for _, a := range l.attrs {
+			if b, ok = l.append(b, a); !ok {
+				break
+			}
+		}
+		clear(l.attrs) // what they point to is not ours
+		l.attrs = l.attrs[:0]
+		return b, ok
+	}
+	return b, false
 }

@@ -69,7 +69,7 @@ func TestHiddenCharacters(t *testing.T) {
 	}
 	for name, log := range map[string]func(*slog.Logger){
 		"with octets": func(l *slog.Logger) {
-			l.Info(text, text, errors.New(text), "", &Tail{Members: []Ready{{Name: "octets", JSON: []byte("{}")}}})
+			l.Info(text, "a", text, "b", text, "", attrs{slog.Any("octets", &Ready{JSON: []byte("{}")})})
 		},
 		"without":            func(l *slog.Logger) { l.Info(text, text, errors.New(text)) },
 		"with what was said": func(l *slog.Logger) { l.With(text, text).Info(text) },
@@ -82,9 +82,9 @@ func TestHiddenCharacters(t *testing.T) {
 	}
 }
 
-// FuzzMembers: a text and a number are written as encoding/json writes them, but that
-// nothing is hidden in the text; and each member of an object is found as it was written.
-func FuzzMembers(f *testing.F) {
+// FuzzMarshal: a text and a number are written as encoding/json writes them, but that
+// nothing is hidden in the text.
+func FuzzMarshal(f *testing.F) {
 	f.Add("user@example.org", 0.25)
 	f.Add(`"quoted\" <a&b> {[,]}\\`, 1e-7)
 	f.Add("\x00\t\n\x1b\x7f \u009b \u202e \U000e0041", 1e21)
@@ -95,42 +95,18 @@ func FuzzMembers(f *testing.F) {
 			v = 0 // JSON has no infinity, and nothing that is no number
 		}
 		values := map[string]any{"a": s, "b": v, "c": []any{s, v, map[string]any{s: s}}, "d": map[string]any{}, "e": nil, "f": true, "g": []string{}}
-		for _, last := range []string{"a", "b", "c", "d", "e", "f", "g"} {
-			values["z"] = values[last]
-			object, err := Marshal(values)
-			if err != nil || !same(string(object), reference(t, values)) {
-				t.Fatalf("%s, want %s", object, reference(t, values))
-			}
-			found := map[string]string{}
-			for name, value := range Members(object) {
-				found[string(name)] = string(value)
-			}
-			for name, value := range values {
-				if want, _ := Marshal(value); found[name] != string(want) {
-					t.Errorf("%s of %s: %s, want %s", name, object, found[name], want)
-				}
-			}
-			if len(found) != len(values) {
-				t.Errorf("%s has %d members", object, len(found))
-			}
+		object, err := Marshal(values)
+		if err != nil || !same(string(object), reference(t, values)) {
+			t.Fatalf("%s, want %s", object, reference(t, values))
 		}
 	})
 }
 
-func TestMembers(t *testing.T) {
-	for object, want := range map[string]int{"{}": 0, "{}\n": 0, `{"a":1}`: 1, `{"a":{"b":[{}]},"c":"}"}`: 2} {
-		n := 0
-		for range Members([]byte(object)) {
-			n++
-		}
-		for range Members([]byte(object)) {
-			break // early
-		}
-		if n != want {
-			t.Errorf("%s has %d members", object, n)
-		}
-	}
-}
+// attrs is what a record of the journal is to a log.
+type attrs []slog.Attr
+
+func (a attrs) AppendAttrs(to []slog.Attr) []slog.Attr { return append(to, a...) }
+func (a attrs) LogValue() slog.Value                   { return slog.GroupValue(a...) }
 
 // TestHandler: whatever is logged, the line is that of slog.JSONHandler.
 func TestHandler(t *testing.T) {
@@ -140,23 +116,25 @@ func TestHandler(t *testing.T) {
 		slog.Float64("tiny", 1e-9), slog.Any("list", []string{"a", "\n"}), slog.Any("nil list", []string(nil)), slog.String(`key "with" <marks>`, ""),
 	}
 	for name, attrs := range map[string][]slog.Attr{
-		"nothing":              nil,
-		"plain":                plain,
-		"octets":               append(plain[:len(plain):len(plain)], tail(Ready{Name: "octets", JSON: []byte(`{"a":"<>"}`)}, Ready{Name: "none"})),
-		"octets alone":         {tail(Ready{Name: "octets", JSON: []byte(`[]`)})},
-		"octets above":         {tail(Ready{Name: "octets", JSON: []byte(`[]`)}), slog.Int("a", 1), tail(Ready{Name: "more", JSON: []byte(`1`)})},
-		"octets in the middle": {tail(Ready{Name: "octets", JSON: []byte(`[]`)}), slog.Int("a", 1)},
-		"octets with a name":   {slog.Any("named", &Tail{Members: []Ready{{Name: "octets", JSON: []byte(`[]`)}}})},
-		"no octets":            {slog.Int("a", 1), tail()},
-		"duration":             {slog.Duration("d", time.Second)},
-		"time":                 {slog.Time("t", now)},
-		"error":                {slog.Any("error", errors.New("no"))},
-		"nil":                  {slog.Any("nil", nil)},
-		"zero attr":            {{}, slog.Int("a", 1)},
-		"group":                {slog.Group("g", slog.Int("a", 1)), slog.Group("empty")},
-		"unsigned":             {slog.Uint64("u", math.MaxUint64)},
-		"map":                  {slog.Any("m", map[string]int{"b": 1, "a": 2})},
-		"not a number":         {slog.String("a", "b"), slog.Any("f", math.NaN())},
+		"nothing":           nil,
+		"plain":             plain,
+		"octets":            {octets(`{"a":"<>"}`), slog.Int("a", 1), slog.Any("none", &Ready{})},
+		"many":              append(plain[:len(plain):len(plain)], slog.Any("", attrs{slog.Int("a", 1), octets(`{"a":"<>"}`)})),
+		"many alone":        {slog.Any("", attrs{octets(`[]`), slog.Bool("b", true)})},
+		"many above":        {slog.Any("", attrs{octets(`[]`)}), slog.Int("a", 1), slog.Any("", attrs{octets(`1`)})},
+		"many with a name":  {slog.Any("named", attrs{octets(`[]`)})},
+		"many within":       {slog.Any("", attrs{slog.Any("", attrs{octets(`[]`)}), slog.Int("a", 1)})},
+		"many with another": {slog.Any("", attrs{slog.Int("a", 1), slog.Any("error", errors.New("no"))})},
+		"none of them":      {slog.Int("a", 1), slog.Any("", attrs{})},
+		"duration":          {slog.Duration("d", time.Second)},
+		"time":              {slog.Time("t", now)},
+		"error":             {slog.Any("error", errors.New("no"))},
+		"nil":               {slog.Any("nil", nil)},
+		"zero attr":         {{}, slog.Int("a", 1)},
+		"group":             {slog.Group("g", slog.Int("a", 1)), slog.Group("empty")},
+		"unsigned":          {slog.Uint64("u", math.MaxUint64)},
+		"map":               {slog.Any("m", map[string]int{"b": 1, "a": 2})},
+		"not a number":      {slog.String("a", "b"), slog.Any("f", math.NaN())},
 	} {
 		for _, with := range []func(*slog.Logger) *slog.Logger{
 			func(l *slog.Logger) *slog.Logger { return l },
@@ -178,10 +156,10 @@ func TestHandler(t *testing.T) {
 	}
 }
 
-// TestHandlerLevels: what is below the level is not written.
-// tail is an attribute that ends a line.
-func tail(members ...Ready) slog.Attr { return slog.Any("", &Tail{Members: members}) }
+// octets is an attribute that is JSON already.
+func octets(text string) slog.Attr { return slog.Any("octets", &Ready{JSON: []byte(text)}) }
 
+// TestHandlerLevels: what is below the level is not written.
 func TestHandlerLevels(t *testing.T) {
 	var buf bytes.Buffer
 	log := slog.New(NewHandler(&buf, slog.LevelWarn))
@@ -209,8 +187,8 @@ func TestHandlerLinesStayWhole(t *testing.T) {
 	for _, log := range []*slog.Logger{slog.New(h), slog.New(h).With("a", 1)} {
 		go func() {
 			for range 100 {
-				log.Info("with octets", "a", 1, "", &Tail{Members: []Ready{{Name: "octets", JSON: []byte(`{"b":[]}`)}}})
-				log.Info("without", "d", time.Second)
+				log.Info("with octets", "a", 1, "", attrs{octets(`{"b":[]}`)})
+				log.Info("without", "d", errors.New("no"))
 			}
 			done <- struct{}{}
 		}()
