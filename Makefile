@@ -26,7 +26,7 @@ VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || ech
 # belonging to root.
 AS_ROOT ?= $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help build run test e2e bench bench-serve fuzz conformance packages lint tools clean
+.PHONY: help build run test poison e2e bench bench-serve fuzz conformance packages lint tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ run: ## run postern from the sources: the demo, or ARGS="serve --backend HOST:PO
 test: ## vet, and every test with the race detector, in random order
 	$(GO) vet ./...
 	$(GO) test -race -shuffle=on -timeout $(TIMEOUT) ./...
+
+poison: ## tests in a build that spoils the memory which is used again, to find who reads it too late
+	$(GO) vet -tags poison ./...
+	$(GO) test -tags poison -short -timeout $(TIMEOUT) ./proxy/... ./checks/... ./policy/journal/...
 
 e2e: $(BIN)/mtas ## the built binary with a real Postfix, DNS and clients, SPF against pyspf and DKIM against opendkim (Debian: see .ci/run for the packages)
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/postern ./cmd/postern

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"sync"
 	"time"
 
 	"postern/checks"
@@ -14,6 +13,7 @@ import (
 	"postern/policy/journal"
 	"postern/proxy/amtp"
 	"postern/proxy/relay"
+	"postern/proxy/reuse"
 	"postern/proxy/smtp"
 	"postern/proxy/wire"
 )
@@ -240,7 +240,7 @@ func (s *session) greet() bool {
 // A policy that only observes says here what it will say of each transaction,
 // whose record has it: nothing is refused yet, so nothing is recorded.
 func (s *session) refused(st policy.Stage, helo policy.HeloName) (v policy.Verdict, id string) {
-	f := earlyFacts.Get().(*policy.Facts)
+	f := earlyFacts.Take()
 	s.peer.begin(f, s.listener.Name, helo)
 	if st == policy.Connect && s.set.Checks.HasStage(st) {
 		s.set.Checks.Run(s.srv.ctx, st, f, checks.Message{}, nil)
@@ -265,7 +265,7 @@ func (s *session) refused(st policy.Stage, helo policy.HeloName) (v policy.Verdi
 }
 
 // earlyFacts are zero. Nobody keeps them: a record has a copy.
-var earlyFacts = sync.Pool{New: func() any { return new(policy.Facts) }}
+var earlyFacts reuse.Pool[policy.Facts]
 
 // nextLine returns the next command line without its CRLF. Everything said so
 // far leaves when no whole command is there any more: not sooner, since replies that are

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"postern/policy"
+	"postern/proxy/reuse"
 )
 
 const (
@@ -177,11 +178,11 @@ func verifyBody(ctx context.Context, sigs []*signature, body io.Reader) {
 	}
 }
 
-var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
+var blocks reuse.Pool[[blockSize]byte]
 
 // readBody hands the body to the sums, and says why if it did not come to its end.
 func readBody(ctx context.Context, body io.Reader, sums []*bodySum) error {
-	block := blocks.Get().(*[blockSize]byte)
+	block := blocks.Take()
 	defer blocks.Put(block)
 	for {
 		n, err := body.Read(block[:])

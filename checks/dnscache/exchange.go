@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"postern/proxy/reuse"
 )
 
 const (
@@ -22,7 +24,7 @@ const (
 )
 
 // udpBuffers holds more than we announce, for servers that do not listen.
-var udpBuffers = sync.Pool{New: func() any { b := make([]byte, 4096); return &b }}
+var udpBuffers = reuse.Pool[[]byte]{New: func() *[]byte { b := make([]byte, 4096); return &b }}
 
 // try is a server's part in one question.
 type try struct {
@@ -258,7 +260,7 @@ func (r *Resolver) datagram(ctx context.Context, s *server, asked question, mixC
 		if _, err := conn.Write(q.wire); err != nil {
 			return nil, err
 		}
-		buffer := udpBuffers.Get().(*[]byte)
+		buffer := udpBuffers.Take()
 		defer udpBuffers.Put(buffer)
 		for range maxJunk {
 			n, err := conn.Read(*buffer)

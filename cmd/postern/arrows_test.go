@@ -55,6 +55,7 @@ var floors = map[string]int{
 	"proxy/backend/mta":       1,
 	"policy/journal/jsonline": 0,
 	"proxy/smtp":              0,
+	"proxy/reuse":             0,
 	"proxy/share":             0,
 	"proxy/socket":            0,
 	"metrics":                 0,

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"postern/proxy/reuse"
 	"postern/proxy/share"
 	"postern/proxy/smtp"
 )
@@ -108,12 +109,12 @@ const bufferSize = 32 << 10
 // smallPiece is more than the octets that end a message, CRLF, dot and CRLF.
 const smallPiece = 16
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, bufferSize); return &b }}
+var buffers = reuse.Pool[[]byte]{New: func() *[]byte { b := make([]byte, 0, bufferSize); return &b }}
 
 func newConn(p *Pool, client Client, who share.Client, l *link, reused bool) *Conn {
 	c := &Conn{pool: p, client: client, who: who, l: l, serial: !l.caps.Pipelining, replay: reused, used: time.Now()}
 	c.idleSince = c.used
-	c.buf = buffers.Get().(*[]byte)
+	c.buf = buffers.Take()
 	c.out, c.queue = (*c.buf)[:0], c.first[:0]
 	if reused && p.identity != identityXClient {
 		// XCLIENT has made the backend forget; here RSET does.

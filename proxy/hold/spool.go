@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"io"
 	"os"
-	"sync"
 
 	"postern/configs"
+	"postern/proxy/reuse"
 	"postern/proxy/share"
 )
 
@@ -78,7 +78,7 @@ func (sp *Spool) Write(p []byte) (int, error) {
 }
 
 // blocks are for reading files.
-var blocks = sync.Pool{New: func() any { return new([spoolStep / 2]byte) }}
+var blocks reuse.Pool[[spoolStep / 2]byte]
 
 // remember makes room in memory for n octets more, if there is any.
 func (sp *Spool) remember(n int) bool {
@@ -112,7 +112,7 @@ func (sp *Spool) BodyTo(w io.Writer) error {
 		_, err := w.Write(sp.mem[sp.mark:])
 		return err
 	}
-	block := blocks.Get().(*[spoolStep / 2]byte)
+	block := blocks.Take()
 	defer blocks.Put(block)
 	_, err := io.CopyBuffer(struct{ io.Writer }{w}, io.NewSectionReader(sp.file, sp.mark, sp.size-sp.mark), block[:])
 	return err

@@ -9,11 +9,11 @@ import (
 	"log/slog"
 	"net"
 	"strings"
-	"sync"
 	"time"
 
 	"postern/metrics"
 	"postern/policy"
+	"postern/proxy/reuse"
 	"postern/proxy/smtp"
 	"postern/proxy/socket"
 )
@@ -168,10 +168,10 @@ func (c *Conn) Cut() { _ = c.raw.Close() }
 
 // buffers are for what is small and soon sent: replies, and the fields on top of a
 // message. They are empty.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }}
+var buffers = reuse.Pool[[]byte]{New: func() *[]byte { b := make([]byte, 0, 512); return &b }}
 
 // TakeBuffer returns an empty buffer for what is small and soon sent.
-func TakeBuffer() *[]byte { return buffers.Get().(*[]byte) }
+func TakeBuffer() *[]byte { return buffers.Take() }
 
 // PutBuffer gives a buffer back, unless it has grown too large to keep.
 func PutBuffer(b *[]byte) {

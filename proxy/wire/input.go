@@ -6,8 +6,9 @@ import (
 	"errors"
 	"io"
 	"net"
-	"sync"
 	"syscall"
+
+	"postern/proxy/reuse"
 )
 
 const (
@@ -18,8 +19,8 @@ const (
 )
 
 var (
-	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, commandBuffer) }}
-	blocks  = sync.Pool{New: func() any { return new(Block) }}
+	readers = reuse.Pool[bufio.Reader]{New: func() *bufio.Reader { return bufio.NewReaderSize(nil, commandBuffer) }}
+	blocks  reuse.Pool[Block]
 )
 
 // Block is what octets of a message are read into.
@@ -145,7 +146,7 @@ func (in *input) waitLine() error {
 
 func (in *input) take() {
 	if in.br == nil {
-		in.br = readers.Get().(*bufio.Reader)
+		in.br = readers.Take()
 		in.br.Reset(in)
 	}
 }
@@ -214,7 +215,7 @@ func (in *input) readBlock(tail []byte) (b []byte, block *Block, err error) {
 		}
 		return in.block[:len(in.tail)+in.n], in.block, in.err
 	}
-	block = blocks.Get().(*Block)
+	block = blocks.Take()
 	k := copy(block[:], tail)
 	n := 0
 	if in.buffered() > 0 {
@@ -232,7 +233,7 @@ func (in *input) readBlock(tail []byte) (b []byte, block *Block, err error) {
 
 // tryBlock is to readBlock what tryRead is to wait.
 func (in *input) tryBlock(fd uintptr) bool {
-	block := blocks.Get().(*Block)
+	block := blocks.Take()
 	k := copy(block[:], in.tail)
 	in.n, in.err = readFD(int(fd), block[k:])
 	if errors.Is(in.err, syscall.EAGAIN) {
