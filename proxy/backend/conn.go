@@ -132,11 +132,9 @@ func (c *Conn) Pool() *Pool { return c.pool }
 // Client returns what the backend was told about the client.
 func (c *Conn) Client() *Client { return &c.client }
 
-// Backend returns the backend's name in the configuration.
-func (c *Conn) Backend() string { return c.pool.name }
-
-// Address returns which of its addresses this connection goes to.
-func (c *Conn) Address() string { return c.l.at.name }
+// Name returns the backend's name in the configuration, and which of its addresses this
+// connection goes to, as configured.
+func (c *Conn) Name() string { return c.l.at.full }
 
 // Alive says, without a round trip, whether the backend is still there, as far as can
 // be seen: it has said nothing unasked, no farewell either.

@@ -107,7 +107,7 @@ func (a *address) apart(heard func(smtp.Reply)) *address {
 	o := a.pool.o
 	o.Metrics, o.heard = nil, heard
 	p := &Pool{name: a.pool.name, identity: a.pool.identity, tlsMode: a.pool.tlsMode, o: o}
-	return &address{pool: p, name: a.name, network: a.network, addr: a.addr, tls: a.tls}
+	return &address{pool: p, name: a.name, full: a.full, network: a.network, addr: a.addr, tls: a.tls}
 }
 
 // try is the probe.

@@ -40,6 +40,7 @@ type Pool struct {
 type address struct {
 	pool    *Pool
 	name    string // as configured
+	full    string // pool's name and name
 	network string // tcp, unix
 	addr    string
 	tls     *tls.Config // nil if off

@@ -449,8 +449,8 @@ func TestFailover(t *testing.T) {
 			s := newSet(t, Options{Dial: h.dial}, backendAt(identityNone, "bad:25", "good:25"))
 			for range 5 {
 				c := open(t, s, alice)
-				if c.Address() != "good:25" || c.Backend() != "mta" {
-					t.Errorf("%s %s", c.Backend(), c.Address())
+				if c.Name() != "mta good:25" {
+					t.Error(c.Name())
 				}
 				defer c.Release()
 			}
@@ -560,8 +560,8 @@ func TestAFailedAddressIsTheLastResort(t *testing.T) {
 	h.set("two:25", nil)
 	c := open(t, s, alice)
 	defer c.Release()
-	if c.Address() != "one:25" {
-		t.Error(c.Address())
+	if c.Name() != "mta one:25" {
+		t.Error(c.Name())
 	}
 }
 
@@ -719,8 +719,8 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 	c, d = open(t, s, alice), open(t, s, alice)
 	defer c.Release()
 	defer d.Release()
-	if c.Address() == d.Address() || idleOf(s) != 0 {
-		t.Errorf("%s %s, %d idle", c.Address(), d.Address(), idleOf(s))
+	if c.Name() == d.Name() || idleOf(s) != 0 {
+		t.Errorf("%s %s, %d idle", c.Name(), d.Name(), idleOf(s))
 	}
 }
 

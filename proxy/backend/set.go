@@ -130,7 +130,7 @@ func newPool(b configs.Backend, o Options, fault func(string, ...any)) *Pool {
 	// One cache for all addresses: its key is the server's name.
 	sessions := tls.NewLRUClientSessionCache(64)
 	for _, text := range b.Addresses {
-		a := &address{pool: p, name: text, network: "tcp", addr: text, wake: make(chan struct{}, 1), familyDue: true}
+		a := &address{pool: p, name: text, full: p.name + " " + text, network: "tcp", addr: text, wake: make(chan struct{}, 1), familyDue: true}
 		host, port, err := net.SplitHostPort(text)
 		if path, ok := strings.CutPrefix(text, "unix:"); ok {
 			a.network, a.addr, host, err = "unix", path, "", nil

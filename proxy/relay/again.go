@@ -45,7 +45,7 @@ func (o *Outgoing) sayAgain() bool {
 	}
 	c.loan.set(bc)
 	c.Broken = ""
-	c.Backend = bc.Backend() + " " + bc.Address()
+	c.Backend = bc.Name()
 	caps := bc.Capabilities()
 	ps, ok := c.mailParams(caps)
 	if !ok || c.takes8 && !caps.EightBitMIME {

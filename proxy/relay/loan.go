@@ -18,6 +18,7 @@ const IdleLimit = 3 * time.Second
 type Loan struct {
 	client Client        // immutable
 	conn   *backend.Conn // of the session's goroutine, which changes it under mu; nil: none
+	ending *time.Timer   // of the session's goroutine: calls HangUp; nil: never needed so far
 
 	mu    sync.Mutex
 	asked bool // to give conn up
@@ -82,6 +83,18 @@ func (l *Loan) HangUp() {
 		bc.Abort()
 	}
 }
+
+// hangUpAfter hangs up after d, unless keepUp is called before.
+func (l *Loan) hangUpAfter(d time.Duration) {
+	if l.ending == nil {
+		l.ending = time.AfterFunc(d, l.HangUp)
+		return
+	}
+	l.ending.Reset(d)
+}
+
+// keepUp takes back what hangUpAfter has said.
+func (l *Loan) keepUp() { l.ending.Stop() }
 
 // Aborted says whether Abort was called.
 func (l *Loan) Aborted() bool {

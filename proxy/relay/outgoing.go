@@ -24,7 +24,7 @@ type Outgoing struct {
 	one  oneChunk // framing, if it is that
 	dots dots     // framing, if it is that
 
-	ending *time.Timer // ends the conversation with a backend that is too long about the end
+	ending bool // the backend's time for the end runs
 }
 
 // Message makes o, which is zero, the message of the conversation.
@@ -80,8 +80,9 @@ func (o *Outgoing) Chunk(n int64, last bool) Fate {
 // still to be judged, passed on and answered, the client waits ten minutes for
 // it, and then sends the message again (RFC 5321 §4.5.3.2.6).
 func (o *Outgoing) Ends() {
-	if o.ending == nil {
-		o.ending = time.AfterFunc(o.c.timeouts.EndOfData, o.c.loan.HangUp)
+	if !o.ending {
+		o.ending = true
+		o.c.loan.hangUpAfter(o.c.timeouts.EndOfData)
 	}
 }
 
@@ -117,8 +118,9 @@ func (o *Outgoing) Answer() Fate {
 
 // Close ends what Ends began. It may be called again.
 func (o *Outgoing) Close() {
-	if o.ending != nil {
-		o.ending.Stop()
+	if o.ending {
+		o.ending = false
+		o.c.loan.keepUp()
 	}
 }
 

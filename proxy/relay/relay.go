@@ -124,7 +124,7 @@ func (c *Conversation) Rcpt(to smtp.Path, params []smtp.Param) smtp.Reply {
 		}
 	}
 	bc := c.loan.conn
-	c.Backend = bc.Backend() + " " + bc.Address()
+	c.Backend = bc.Name()
 	caps := bc.Capabilities()
 	if len(params) > 0 && !caps.DSN {
 		return errChanged.WithID(c.id)
