@@ -240,9 +240,9 @@ func (s *session) endMessage(m *message) {
 	if bc := s.loan.Conn(); bc != nil && (f.Outcome != journal.OutcomeDelivered || bc.Worn()) {
 		s.loan.Release()
 	}
-	s.finish(f.Outcome)
 	s.srv.metrics.MessageBytes(tx.bytes)
 	s.srv.metrics.TimeToFinalReply(took, tx.facts.ID)
+	s.finish(f.Outcome)
 }
 
 // messageLost ends the session with a message that never came to its end, since the

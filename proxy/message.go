@@ -76,10 +76,10 @@ const (
 )
 
 func newMessage(tx *transaction) *message {
-	m := &message{tx: tx}
-	tx.relay.Message(&m.out)
-	tx.message = m
-	return m
+	tx.message = &tx.text
+	tx.text.tx = tx
+	tx.relay.Message(&tx.text.out)
+	return tx.message
 }
 
 // push takes the next good octets of the message, as they stand on the wire.
@@ -199,7 +199,7 @@ func (m *message) admit(head []byte) (sec section, ok bool) {
 		return section{}, false
 	}
 	sec.octets = head
-	sec.fields, sec.bad = smtp.ParseHeader(head)
+	sec.fields, sec.bad = m.tx.fields(head)
 	if countReceived(sec.fields) > receivedLimit {
 		m.refuse(errLoop)
 		return section{}, false
@@ -217,7 +217,7 @@ func (m *message) judgeHeader() {
 		return
 	}
 	rest := m.head[m.body:]
-	m.to = tx.rcpts.foremost().facts()
+	m.to = tx.rcpts.foremost().facts(&tx.known)
 	msg := checks.Message{Header: sec.fields, Section: sec.octets}
 	tx.facts.Header = checks.HeaderFacts(msg)
 	if !m.judge(policy.Header, msg, start) {
@@ -475,7 +475,7 @@ func (m *message) judgeMessage() {
 		return
 	}
 	sec := section{octets: head}
-	sec.fields, sec.bad = smtp.ParseHeader(head)
+	sec.fields, sec.bad = m.tx.fields(head)
 	if !m.judge(policy.Message, checks.Message{Header: sec.fields, Section: head, Whole: m.hold, Size: m.hold.Size(), Session: m.tx.envelope()}, start) {
 		return
 	}

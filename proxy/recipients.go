@@ -48,7 +48,7 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 		return tx.refuse(452, "5.3", "Too many recipients in one transaction")
 	}
 	r := recipient{path: to, address: smtp.Address(to), domain: esmtp.Domain(to)}
-	known := r.facts()
+	known := r.facts(&tx.known)
 	if tx.set.Checks.HasStage(policy.Rcpt) {
 		start := time.Now()
 		tx.waits.Renew() // the notice is written within the same time
@@ -61,7 +61,7 @@ func (tx *transaction) recipient(arg string) smtp.Reply {
 	}
 	r.verdict = tx.rcpts.share(tx.verdict)
 	if known.Hold.Result != policy.Skipped {
-		hold := known.Hold // NOT: in place, which would keep known, and the line that its texts are of
+		hold := known.Hold // NOT: in place: known is that of the next recipient too
 		r.hold = &hold
 	}
 	r.service = known.Service
@@ -145,8 +145,9 @@ type recipients struct {
 	// apart: the policy only observes, and may treat the recipients apart. It
 	// refuses none of them, so they are together, each with a verdict of its own.
 	apart    bool
-	tags     []smtp.Field // that recipients have earned at RCPT, each once
-	tagsSize int          // octets of them
+	first    policy.Verdict // that of the first one
+	tags     []smtp.Field   // that recipients have earned at RCPT, each once
+	tagsSize int            // octets of them
 }
 
 // recipient is one RCPT.
@@ -164,9 +165,9 @@ type recipient struct {
 	reply   smtp.Reply
 }
 
-// facts is what is known of r and of no other; nil: of nobody.
-func (r *recipient) facts() *policy.Recipient {
-	f := &policy.Recipient{Hold: policy.Hold{Result: policy.Skipped}}
+// facts sets f to what is known of r and of no other, and returns it; nil: of nobody.
+func (r *recipient) facts(f *policy.Recipient) *policy.Recipient {
+	*f = policy.Recipient{Hold: policy.Hold{Result: policy.Skipped}}
 	if r == nil {
 		return f
 	}
@@ -241,8 +242,11 @@ func (rs *recipients) share(v policy.Verdict) *policy.Verdict {
 			slices.Equal(v.Tags, w.Tags) {
 			return w
 		}
+		another := v
+		return &another
 	}
-	return &v
+	rs.first = v
+	return &rs.first
 }
 
 // foremost is the first recipient that the backend took. It stands for all once the

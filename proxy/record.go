@@ -16,6 +16,7 @@ func (s *session) finish(outcome journal.Outcome) {
 	tx := s.tx
 	s.tx = nil
 	tx.record(s.id, outcome)
+	tx.release()
 }
 
 // record makes the record of a transaction that has ended, and publishes it.
@@ -42,7 +43,7 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 			v = *r.verdict
 		}
 	}
-	tx.facts.Recipient = *about.facts()
+	about.facts(&tx.facts.Recipient)
 	stage := tx.stage(outcome)
 	rec.Stage, rec.State = stage.String(), journal.StateEmail
 	if outcome == journal.OutcomeRefused && stage <= policy.Mail {

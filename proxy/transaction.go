@@ -12,14 +12,15 @@ import (
 	"postern/policy/journal"
 	"postern/proxy/esmtp"
 	"postern/proxy/relay"
+	"postern/proxy/reuse"
 	"postern/proxy/share"
 	"postern/proxy/smtp"
 	"postern/proxy/wire"
 )
 
 // transaction is what MAIL starts and the end of data, RSET, EHLO or QUIT end.
-// It is made anew for each MAIL and dropped, never reset field by field. It is the
-// goroutine's of its session.
+// It begins as zero with each MAIL, never reset field by field, and goes back as a whole to
+// where the next one comes from (release). It is the goroutine's of its session.
 type transaction struct {
 	// The session's, who owns them.
 	srv  *Server
@@ -31,7 +32,8 @@ type transaction struct {
 	// What it consists of, each the owner of its own state.
 	rcpts   recipients
 	relay   relay.Conversation // with the backend
-	message *message           // while it comes
+	message *message           // while it comes; it is text
+	text    message
 
 	// What was found out and concluded.
 	began   time.Time
@@ -48,16 +50,53 @@ type transaction struct {
 	ended   policy.Stage   // at which the transaction ended, where that was before its end
 	reply   smtp.Reply     // the last one that matters
 	bytes   int64
+
+	known  policy.Recipient // whoever is judged, or stands for all
+	header smtp.Header      // room for the fields of the message
 }
+
+// transactions are those that have ended: zero, but for the room that their lists have.
+var transactions reuse.Pool[transaction]
+
+// For how many recipients and fields a transaction keeps room when it has ended.
+const (
+	keptRecipients = 8
+	keptFields     = 64
+)
 
 // newTransaction begins one of the session, by MAIL.
 func newTransaction(s *session, from smtp.Path, params []smtp.Param) *transaction {
-	tx := &transaction{srv: s.srv, set: s.set, wire: &s.wire, peer: &s.peer, loan: &s.loan, began: s.srv.now()}
+	tx := transactions.Take()
+	tx.srv, tx.set, tx.wire, tx.peer, tx.loan, tx.began = s.srv, s.set, &s.wire, &s.peer, &s.loan, s.srv.now()
 	s.peer.begin(&tx.facts, s.listener.Name, s.peer.helo)
 	tx.facts.Mail = policy.MailFrom{From: smtp.Address(from), Domain: esmtp.Domain(from)}
 	tx.relay.Begin(&s.srv.site, tx, tx.facts.ID, &s.loan, &s.set.Timeouts)
 	tx.relay.Mail.From, tx.relay.Mail.Params = from, params
 	return tx
+}
+
+// release ends tx, of which the record has what is to stay. Nobody may use it, or its
+// message, from here on.
+func (tx *transaction) release() {
+	list, pending := tx.rcpts.list, tx.rcpts.pending
+	if cap(list) > keptRecipients {
+		list, pending = nil, nil
+	}
+	header := tx.header
+	if cap(header) > keptFields {
+		header = nil
+	}
+	clear(list)
+	clear(header)
+	*tx = transaction{rcpts: recipients{list: list[:0], pending: pending[:0]}, header: header[:0]}
+	transactions.Put(tx)
+}
+
+// fields parses a header section, as smtp.ParseHeader does. What it returned before is no
+// longer of use.
+func (tx *transaction) fields(section []byte) (h smtp.Header, bad int) {
+	tx.header, bad = smtp.AppendHeader(tx.header[:0], section)
+	return tx.header, bad
 }
 
 // runChecks runs the checks of a stage for the current transaction.
@@ -128,9 +167,10 @@ func (tx *transaction) judge(st policy.Stage, to *policy.Recipient) smtp.Reply {
 
 // judgeEach is judge for recipients that need not deserve the same.
 func (tx *transaction) judgeEach(st policy.Stage) {
+	var known policy.Recipient // NOT: that of tx, who stands for all
 	for i := range tx.rcpts.list {
 		if r := &tx.rcpts.list[i]; r.taken {
-			r.verdict, r.final = tx.rcpts.share(tx.set.Chain.DecideFor(st, &tx.facts, r.facts())), true
+			r.verdict, r.final = tx.rcpts.share(tx.set.Chain.DecideFor(st, &tx.facts, r.facts(&known))), true
 		}
 	}
 }
@@ -157,8 +197,9 @@ func (tx *transaction) candidateWaits() bool {
 	if c == nil || !c.HoldsMessage() {
 		return false
 	}
+	var known policy.Recipient
 	for i := range tx.rcpts.list {
-		if r := &tx.rcpts.list[i]; r.taken && !c.Settled(policy.Header, c.DecideFor(policy.Header, &tx.facts, r.facts())) {
+		if r := &tx.rcpts.list[i]; r.taken && !c.Settled(policy.Header, c.DecideFor(policy.Header, &tx.facts, r.facts(&known))) {
 			return true
 		}
 	}

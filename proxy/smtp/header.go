@@ -83,18 +83,21 @@ func CountFields(b []byte) (n int) {
 // out: an mbox "From " line, a first line that begins with white space, a line
 // without a colon. White space lines behind such a line go with it. It ends
 // the field above, and hides none below.
-func ParseHeader(b []byte) (h Header, bad int) {
-	h, _, bad = parseHeader(b, false)
+func ParseHeader(b []byte) (h Header, bad int) { return AppendHeader(nil, b) }
+
+// AppendHeader is ParseHeader for who has room for the fields: they are appended to h.
+func AppendHeader(h Header, b []byte) (_ Header, bad int) {
+	h, _, bad = parseHeader(h, b, false)
 	return h, bad
 }
 
 // ParseHeaderExtents is ParseHeader for who wants to remove fields: at[i] is
 // where h[i] stands in b.
 func ParseHeaderExtents(b []byte) (h Header, at []Extent, bad int) {
-	return parseHeader(b, true)
+	return parseHeader(nil, b, true)
 }
 
-func parseHeader(b []byte, extents bool) (h Header, at []Extent, bad int) {
+func parseHeader(h Header, b []byte, extents bool) (_ Header, at []Extent, bad int) {
 	const usual = 32 // fields; most messages have fewer
 	if end, _ := HeaderEnd(b); end >= 0 {
 		b = b[:end]
@@ -116,9 +119,9 @@ func parseHeader(b []byte, extents bool) (h Header, at []Extent, bad int) {
 		}
 		if h == nil {
 			h = make(Header, 0, usual)
-			if extents {
-				at = make([]Extent, 0, usual)
-			}
+		}
+		if at == nil && extents {
+			at = make([]Extent, 0, usual)
 		}
 		h = append(h, Field{Name: text[start : start+name], Value: trimLineEnd(text[start+colon+1 : pos])})
 		if extents {
