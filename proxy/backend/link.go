@@ -19,6 +19,7 @@ type link struct {
 	look socket.Peeker // at raw
 	nc   net.Conn      // what we read and write: the socket, or TLS on it
 	br   *bufio.Reader
+	said smtp.ReplyReader // of br
 
 	caps Capabilities
 	born time.Time
@@ -78,7 +79,7 @@ func (l *link) reply(d time.Duration) (smtp.Reply, error) {
 	if err := l.nc.SetReadDeadline(time.Now().Add(d)); err != nil {
 		return smtp.Reply{}, l.fail(kindOf(err), err)
 	}
-	r, err := smtp.ReadReply(l.br)
+	r, err := l.said.Read(l.br)
 	if err != nil {
 		return smtp.Reply{}, l.fail(kindOf(err), err)
 	}

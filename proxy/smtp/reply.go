@@ -153,7 +153,36 @@ const (
 	maxReadReply = 65536 // octets altogether
 )
 
-// ReadReply reads one reply of a server (RFC 5321 §4.2). The code is 200 to 599 and the same on all
+// ReplyReader reads the replies of one server, one after another. Of the short texts that
+// it says again and again it keeps one copy. The zero ReplyReader is ready.
+type ReplyReader struct {
+	said [16]string // each at the place that its octets come to
+}
+
+// maxSaid is how long a text may be that a ReplyReader keeps, in octets: what it keeps
+// is for a connection that may be idle.
+const maxSaid = 64
+
+// text is b as a string.
+func (rr *ReplyReader) text(b []byte) string {
+	if len(b) > maxSaid {
+		return string(b)
+	}
+	sum := uint32(2166136261) // FNV-1a
+	for _, c := range b {
+		sum = (sum ^ uint32(c)) * 16777619
+	}
+	said := &rr.said[(sum^sum>>16)%uint32(len(rr.said))]
+	if *said != string(b) {
+		*said = string(b)
+	}
+	return *said
+}
+
+// ReadReply is Read for a single reply.
+func ReadReply(br *bufio.Reader) (Reply, error) { return new(ReplyReader).Read(br) }
+
+// Read reads one reply of a server (RFC 5321 §4.2). The code is 200 to 599 and the same on all
 // lines; a line without text may leave out the blank too. The enhanced status
 // code is taken out of the text only if it stands in the first line and has
 // the class of the reply code (RFC 2034 §4); if not, the text stays as it is.
@@ -165,7 +194,7 @@ const (
 // step: close it. io.EOF: there was no reply at all; io.ErrUnexpectedEOF: it
 // broke off. Other errors are those of the reader. The buffer of br must hold
 // 2048 octets.
-func ReadReply(br *bufio.Reader) (Reply, error) {
+func (rr *ReplyReader) Read(br *bufio.Reader) (Reply, error) {
 	var r Reply
 	var first string // most replies have one line, and then this is all
 	var all []string // those with more
@@ -184,7 +213,7 @@ func ReadReply(br *bufio.Reader) (Reply, error) {
 			return Reply{}, ErrReplyLineEnd
 		}
 		line = line[:len(line)-2]
-		code, more, text, ok := parseReplyLine(line)
+		code, more, text, ok := rr.parseLine(line)
 		if !ok || n > 0 && code != r.Code {
 			return Reply{}, ErrReplySyntax
 		}
@@ -213,8 +242,8 @@ func ReadReply(br *bufio.Reader) (Reply, error) {
 	return r, nil
 }
 
-// parseReplyLine splits a line without its CRLF. The text is clean.
-func parseReplyLine(line []byte) (code int, more bool, text string, ok bool) {
+// parseLine splits a line without its CRLF. The text is clean.
+func (rr *ReplyReader) parseLine(line []byte) (code int, more bool, text string, ok bool) {
 	if len(line) < 3 {
 		return 0, false, "", false
 	}
@@ -237,17 +266,17 @@ func parseReplyLine(line []byte) (code int, more bool, text string, ok bool) {
 	default:
 		return 0, false, "", false
 	}
-	return code, more, cleanText(line[4:]), true
+	return code, more, rr.cleanText(line[4:]), true
 }
 
 // cleanText makes a string of b that may stand in a log.
-func cleanText(b []byte) string {
+func (rr *ReplyReader) cleanText(b []byte) string {
 	clean := true
 	for _, c := range b {
 		clean = clean && !isControl(c) && c < utf8.RuneSelf
 	}
 	if clean {
-		return string(b)
+		return rr.text(b)
 	}
 	return strings.Map(func(r rune) rune {
 		if r == '\t' {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -126,11 +127,42 @@ func TestReadReplyOfOddServers(t *testing.T) {
 	}
 }
 
+// What a server says again and again is one text; what it says once is not mistaken for it.
+func TestReplyReaderKeepsTexts(t *testing.T) {
+	const usual = "250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n354 End data with <CR><LF>.<CR><LF>\r\n"
+	var rr ReplyReader
+	in := bytes.NewReader(nil)
+	br := bufio.NewReaderSize(in, 4096)
+	group := func() {
+		in.Reset([]byte(usual))
+		br.Reset(in)
+		for _, want := range []Reply{{250, "1.0", "Ok"}, {250, "1.5", "Ok"}, {354, "", "End data with <CR><LF>.<CR><LF>"}} {
+			if r, err := rr.Read(br); err != nil || r != want {
+				t.Fatalf("%+v, %v; want %+v", r, err, want)
+			}
+		}
+	}
+	if n := testing.AllocsPerRun(100, group); n > 2 { // the reader's octets
+		t.Errorf("%.0f allocations for replies that were heard before", n)
+	}
+	for i := range 1000 {
+		text := "2.0.0 Ok: queued as " + strconv.Itoa(i)
+		if r, err := rr.Read(bufio.NewReader(strings.NewReader("250 " + text + "\r\n"))); err != nil || r.Text != text[len("2.0.0 "):] {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		group()
+	}
+}
+
 // checkReplies reads all replies in b and sends them on.
 func checkReplies(t *testing.T, b []byte) (good int) {
-	br := reader(b, 4096, 1+len(b)/3)
+	br, each := reader(b, 4096, 1+len(b)/3), reader(b, 4096, 1+len(b)/3)
+	var rr ReplyReader
 	for {
-		r, err := ReadReply(br)
+		r, err := rr.Read(br)
+		if single, serr := ReadReply(each); single != r || serr != err {
+			t.Fatalf("%q: %+v, %v by who has read replies before, %+v, %v by who has not", b, r, err, single, serr)
+		}
 		if err != nil {
 			switch err {
 			case io.EOF, io.ErrUnexpectedEOF, ErrReplyLineEnd, ErrReplySyntax, ErrReplyTooLong:
