@@ -11,6 +11,8 @@ import (
 	"reflect"
 	"time"
 
+	"postern/checks/dkim"
+	"postern/checks/memo"
 	"postern/checks/memory"
 	"postern/checks/milter"
 	"postern/checks/network"
@@ -180,5 +182,17 @@ type Deps struct {
 	Log     *slog.Logger     // may be nil
 	Uses    Use              // who wants results, besides the wanted of NewSet
 
-	judged *spf.Memo // made by NewSet; nil: nothing is remembered
+	judged judgements
+}
+
+// judgements are what was judged by answers of the DNS. NewSet makes them; those that are
+// nil remember nothing.
+type judgements struct {
+	spf   *spf.Memo
+	dmarc *memo.Memo[aligning, policy.DMARC]
+	keys  *dkim.Keys
+}
+
+func newJudgements() judgements {
+	return judgements{spf: spf.NewMemo(), dmarc: memo.New[aligning, policy.DMARC](), keys: dkim.NewKeys()}
 }

@@ -24,7 +24,9 @@ func (d Deps) DKIM() Check {
 			f.DKIM = policy.DKIM{Result: policy.None, Domains: []string{}}
 			return !Signed(msg.Header)
 		},
-		Run: func(ctx context.Context, f *policy.Facts, msg Message) { f.DKIM = verifyDKIM(ctx, lookup, msg) },
+		Run: func(ctx context.Context, f *policy.Facts, msg Message) {
+			f.DKIM = verifyDKIM(ctx, d.judged.keys, lookup, msg)
+		},
 	}
 }
 
@@ -52,7 +54,7 @@ func keyLookup(r Resolver) dkim.Lookup {
 }
 
 // verifyDKIM verifies the first signatures of a message that has some.
-func verifyDKIM(ctx context.Context, lookup dkim.Lookup, msg Message) policy.DKIM {
+func verifyDKIM(ctx context.Context, keys *dkim.Keys, lookup dkim.Lookup, msg Message) policy.DKIM {
 	split, err := splitMessage(msg)
 	if err != nil {
 		split, lookup = unread(msg.Header, err)
@@ -60,16 +62,16 @@ func verifyDKIM(ctx context.Context, lookup dkim.Lookup, msg Message) policy.DKI
 	if end, ok := ctx.Deadline(); ok && severallySigned(msg.Header) {
 		// The message is read when all keys are there. A key that does not come must
 		// leave time to verify the other signatures.
-		keys, cancel := context.WithTimeout(ctx, time.Until(end)/2)
+		within, cancel := context.WithTimeout(ctx, time.Until(end)/2)
 		defer cancel()
 		ask := lookup
-		lookup = func(_ context.Context, name string) ([]string, error) { return ask(keys, name) }
+		lookup = func(_ context.Context, name string) ([]string, error) { return ask(within, name) }
 	}
 	body := verifying.reader(ctx, split.Body, msg.Size)
 	defer body.end()
 	split.Body = body
 	out := policy.DKIM{Result: policy.None, Domains: []string{}}
-	for _, s := range dkim.Verify(ctx, split, lookup, time.Now()) {
+	for _, s := range keys.Verify(ctx, split, lookup, time.Now()) {
 		domain, ok := domainName(s.Domain)
 		switch {
 		case !ok:

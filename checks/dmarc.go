@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"postern/checks/dnscache"
+	"postern/checks/memo"
 	"postern/policy"
 	"postern/proxy/smtp"
 )
@@ -24,60 +25,92 @@ func (d Deps) DMARC() Check {
 		Doc:    "The DMARC policy of the author's domain, by SPF and DKIM (RFC 9989).",
 		stands: true,
 		Run: func(ctx context.Context, f *policy.Facts, msg Message) {
-			domains, all := authors(f, msg)
-			f.DMARC = dmarcOf(ctx, d, f, domains, all)
+			if author := f.Header.FromDomain; author != "" {
+				f.DMARC = dmarcOf(ctx, d, f, author)
+				return
+			}
+			a := ReadAuthors(msg)
+			f.DMARC = dmarcOfAll(ctx, d, f, a.Domains, a.clear())
 		},
 	}
 }
 
-// authors returns the domains of the message's authors; not all: there are more
-// of them, or none, or they can be read in two ways.
-func authors(f *policy.Facts, msg Message) (domains []string, all bool) {
-	if f.Header.FromDomain != "" {
-		return []string{f.Header.FromDomain}, true
+// dmarcOf evaluates the domain of a message's only author, who is known.
+func dmarcOf(ctx context.Context, d Deps, f *policy.Facts, author string) policy.DMARC {
+	var room [maxAligning]identifier
+	ids, unread := identifiersOf(f, room[:0])
+	of := aligning{author: author, count: len(ids), unread: unread, refusedBySPF: f.SPF.Result == policy.Fail}
+	fits := copy(of.ids[:], ids) == len(ids)
+	if fits {
+		if known, ok := d.judged.dmarc.Known(ctx, d.Resolver, of); ok {
+			return known
+		}
 	}
-	a := ReadAuthors(msg)
-	return a.Domains, a.clear() && len(a.Domains) > 0
+	w := memo.NewWitness(d.Resolver)
+	m := newDMARCEvaluation(w, f)
+	found := m.judge(ctx, author)
+	if fits {
+		kept := found
+		kept.Domain = strings.Clone(kept.Domain)
+		d.judged.dmarc.Keep(of.own(), kept, w)
+	}
+	return found
 }
 
-// dmarcOf evaluates each author's domain and returns the worst result. RFC 9989
+// maxAligning is how many identifiers a message may have for its evaluation to be
+// remembered: few have more than that of SPF and two signatures.
+const maxAligning = 4
+
+// aligning is all that the evaluation of one author depends on besides answers.
+type aligning struct {
+	author               string
+	ids                  [maxAligning]identifier
+	count                int
+	unread, refusedBySPF bool
+}
+
+// own returns a with texts of its own: those that it came with are parts of a message.
+func (a aligning) own() aligning {
+	a.author = strings.Clone(a.author)
+	for i := range a.ids {
+		a.ids[i].domain = strings.Clone(a.ids[i].domain)
+	}
+	return a
+}
+
+// dmarcOfAll evaluates each author's domain and returns the worst result; not clear: there
+// may be more of them, or they can be read in two ways. RFC 9989
 // §5.3.1 lets a receiver end at more than one; but then whoever puts an address
 // of his own, or rubbish, beside that of his victim would go unjudged (§11.5).
 //
 // The domains are judged side by side, in the time of one, and the first that is found
 // to be refused ends it: a slow domain beside that of the victim buys nobody time.
-func dmarcOf(ctx context.Context, d Deps, f *policy.Facts, authors []string, all bool) policy.DMARC {
-	m := dmarcEvaluation{resolver: d.Resolver, fetched: map[string]fetched{}}
-	m.identifiers, m.unread = identifiersOf(f)
-	m.refusedBySPF = f.SPF.Result == policy.Fail
+func dmarcOfAll(ctx context.Context, d Deps, f *policy.Facts, authors []string, clear bool) policy.DMARC {
+	m := newDMARCEvaluation(d.Resolver, f)
 	found := make([]policy.DMARC, len(authors))
-	if len(authors) == 1 {
-		found[0] = m.judge(ctx, authors[0])
-	} else {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		var wg sync.WaitGroup
-		for i, author := range authors {
-			wg.Go(func() {
-				// A panic in a goroutine would end the process, not the check.
-				defer func() {
-					if p := recover(); p != nil {
-						d.Log.Error("check panicked", "id", f.ID, "check", "dmarc", "panic", p, "stack", string(debug.Stack()))
-						found[i] = policy.DMARC{Result: policy.TempError}
-					}
-				}()
-				found[i] = m.judge(ctx, author)
-				if badness(found[i]) == worstOfAll {
-					cancel()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i, author := range authors {
+		wg.Go(func() {
+			// A panic in a goroutine would end the process, not the check.
+			defer func() {
+				if p := recover(); p != nil {
+					d.Log.Error("check panicked", "id", f.ID, "check", "dmarc", "panic", p, "stack", string(debug.Stack()))
+					found[i] = policy.DMARC{Result: policy.TempError}
 				}
-			})
-		}
-		wg.Wait()
+			}()
+			found[i] = m.judge(ctx, author)
+			if badness(found[i]) == worstOfAll {
+				cancel()
+			}
+		})
 	}
+	wg.Wait()
 
 	worst := policy.DMARC{Result: policy.PermError}
 	for i := range found {
-		if i == 0 && all || badness(found[i]) > badness(worst) {
+		if i == 0 && clear || badness(found[i]) > badness(worst) {
 			worst = found[i]
 		}
 	}
@@ -122,46 +155,52 @@ type identifier struct {
 	sure   bool // the identifier passed; else its result is temperror, and nobody knows
 }
 
-// identifiersOf returns those of a message, the sure ones first. unread: there
+// identifiersOf appends those of a message to ids, the sure ones first. unread: there
 // may be others, of which not even the domain is known.
-func identifiersOf(f *policy.Facts) (ids []identifier, unread bool) {
-	var unsure []identifier
+func identifiersOf(f *policy.Facts, ids []identifier) (_ []identifier, unread bool) {
 	spf, ok := domainName(f.SPF.Domain)
-	switch {
-	case f.SPF.Result == policy.Pass && ok:
+	if ok && f.SPF.Result == policy.Pass {
 		ids = append(ids, identifier{domain: spf, sure: true})
-	case f.SPF.Result == policy.TempError && ok:
-		unsure = append(unsure, identifier{domain: spf})
-	case f.SPF.Result == policy.TempError:
-		unread = true
 	}
 	for _, d := range f.DKIM.Domains {
 		if d, ok := domainName(d); ok {
 			ids = append(ids, identifier{domain: d, dkim: true, sure: true})
 		}
 	}
+	switch {
+	case f.SPF.Result != policy.TempError:
+	case ok:
+		ids = append(ids, identifier{domain: spf})
+	default:
+		unread = true
+	}
 	known := false
 	for _, s := range f.DKIM.Signatures {
 		if s.Result == policy.TempError {
 			known = true
 			if d, ok := domainName(s.Domain); ok {
-				unsure = append(unsure, identifier{domain: d, dkim: true})
+				ids = append(ids, identifier{domain: d, dkim: true})
 			}
 		}
 	}
-	unread = unread || f.DKIM.Result == policy.TempError && !known
-	return append(ids, unsure...), unread
+	return ids, unread || f.DKIM.Result == policy.TempError && !known
 }
 
 // dmarcEvaluation is that of one message, for all its authors.
 type dmarcEvaluation struct {
-	resolver     Resolver
+	resolver     memo.Resolver
 	identifiers  []identifier
 	unread       bool // there may be identifiers that are not known
 	refusedBySPF bool // so that it matters whether there is a record
 
 	mu      sync.Mutex
 	fetched map[string]fetched // by domain, so that what is slow is waited for once
+}
+
+func newDMARCEvaluation(r memo.Resolver, f *policy.Facts) *dmarcEvaluation {
+	m := &dmarcEvaluation{resolver: r, refusedBySPF: f.SPF.Result == policy.Fail, fetched: map[string]fetched{}}
+	m.identifiers, m.unread = identifiersOf(f, nil)
+	return m
 }
 
 // fetched is what was found at one name.
@@ -341,7 +380,7 @@ func (m *dmarcEvaluation) fetch(ctx context.Context, domain string) (*dmarcRecor
 	return got.rec, got.err
 }
 
-func fetchDMARC(ctx context.Context, r Resolver, domain string) (*dmarcRecord, error) {
+func fetchDMARC(ctx context.Context, r memo.Resolver, domain string) (*dmarcRecord, error) {
 	const prefix = "_dmarc."
 	if len(prefix)+len(domain) > smtp.MaxDomain {
 		return nil, nil

@@ -81,7 +81,7 @@ func (d Deps) PRA() Check {
 
 // senderID evaluates check_host() of RFC 4406 §4 with scope pra.
 func senderID(ctx context.Context, d Deps, f *policy.Facts, id identity) (policy.Result, string) {
-	o := d.judged.Evaluate(ctx, request(d, f, id, spf.PRA))
+	o := d.judged.spf.Evaluate(ctx, request(d, f, id, spf.PRA))
 	switch {
 	case o.NXDomain:
 		// A domain that does not exist sends nothing (RFC 4406 §4.3). For the

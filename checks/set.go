@@ -8,7 +8,6 @@ import (
 
 	"postern/checks/dnscache"
 	"postern/checks/milter"
-	"postern/checks/spf"
 	"postern/policy"
 )
 
@@ -50,7 +49,7 @@ func NewSet(d Deps, wanted func(name string) bool) *Set {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
-	d.judged = spf.NewMemo()
+	d.judged = newJudgements()
 	all := All(d)
 	want := make(map[string]bool, len(all))
 	for i := range all {

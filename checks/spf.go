@@ -21,7 +21,7 @@ func (d Deps) SPF() Check {
 		},
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
 			id, _ := spfIdentity(f)
-			o := d.judged.Evaluate(ctx, request(d, f, id, spf.MailFrom))
+			o := d.judged.spf.Evaluate(ctx, request(d, f, id, spf.MailFrom))
 			f.SPF.Result, f.SPF.Reason = o.Result, printable(o.Reason, maxReason)
 			if o.Result == policy.Fail {
 				// A name server that keeps its words back must not use up the time
@@ -50,7 +50,7 @@ func (d Deps) SPFHelo() Check {
 			return none(f, id, &f.SPFHelo.Result, &f.SPFHelo.Reason)
 		},
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
-			o := d.judged.Evaluate(ctx, request(d, f, heloIdentity(f), spf.MailFrom))
+			o := d.judged.spf.Evaluate(ctx, request(d, f, heloIdentity(f), spf.MailFrom))
 			f.SPFHelo.Result, f.SPFHelo.Reason = o.Result, printable(o.Reason, maxReason)
 		},
 	}

@@ -1,7 +1,7 @@
 // Package dkim verifies the DKIM signatures of one message (RFC 6376, with
 // RFC 8301 for what is too weak and RFC 8463 for Ed25519). A message goes in, an
 // outcome for each signature comes out; it asks the DNS by the function that it
-// is given, and keeps nothing.
+// is given, and keeps nothing but what key records were read as, see Keys.
 //
 // The body is read once, whatever the number of signatures: there are two
 // canonicalizations of a body and one hash, so that two sums are enough for all
@@ -68,6 +68,11 @@ type Outcome struct {
 // When the body cannot be read to its end, or ctx ends, those signatures are
 // temperror as well.
 func Verify(ctx context.Context, msg Message, lookup Lookup, now time.Time) []Outcome {
+	return (*Keys)(nil).Verify(ctx, msg, lookup, now)
+}
+
+// Verify is Verify, with the same outcomes.
+func (k *Keys) Verify(ctx context.Context, msg Message, lookup Lookup, now time.Time) []Outcome {
 	section := readSection(msg.Header)
 	sigs := section.signatures(MaxSignatures)
 	for _, s := range sigs {
@@ -78,7 +83,7 @@ func Verify(ctx context.Context, msg Message, lookup Lookup, now time.Time) []Ou
 			s.end(policy.PermError, "a line of the header section is nearly a field that was signed")
 		}
 	}
-	fetchKeys(ctx, sigs, lookup)
+	k.fetch(ctx, sigs, lookup)
 	for _, s := range sigs {
 		if s.open() && s.key != nil && ctx.Err() == nil {
 			s.verifyHeader(section)
@@ -100,9 +105,9 @@ func Verify(ctx context.Context, msg Message, lookup Lookup, now time.Time) []Ou
 	return out
 }
 
-// fetchKeys looks the keys of the signatures up, each name once and all names
+// fetch looks the keys of the signatures up, each name once and all names
 // side by side.
-func fetchKeys(ctx context.Context, sigs []*signature, lookup Lookup) {
+func (k *Keys) fetch(ctx context.Context, sigs []*signature, lookup Lookup) {
 	byName := make(map[string][]*signature, len(sigs))
 	var names []string
 	for _, s := range sigs {
@@ -118,7 +123,7 @@ func fetchKeys(ctx context.Context, sigs []*signature, lookup Lookup) {
 	fetch := func(name string) {
 		txts, err := lookup(ctx, name)
 		for _, s := range byName[name] {
-			s.useKey(txts, err)
+			s.useKey(k, txts, err)
 		}
 	}
 	if len(names) == 1 { // by far the most messages: no goroutine for it

@@ -399,6 +399,22 @@ func BenchmarkVerify(b *testing.B) {
 	}
 }
 
+// BenchmarkKnownKey compares a message whose key is read with one whose key was read before.
+func BenchmarkKnownKey(b *testing.B) {
+	raw, z := signed(func(p *plan) { p.key = keys()["rsa2048"].key })
+	z[testKey] = []string{keys()["rsa2048"].record}
+	for name, known := range map[string]*dkim.Keys{"read": nil, "known": dkim.NewKeys()} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if out := known.Verify(b.Context(), split(raw), z.lookup, time.Now()); out[0].Result != policy.Pass {
+					b.Fatal(out)
+				}
+			}
+		})
+	}
+}
+
 // FuzzVerify: whatever a message and a key say, nothing panics, and what nobody
 // has signed does not pass.
 func FuzzVerify(f *testing.F) {

@@ -10,7 +10,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
+	"postern/checks/memo"
 	"postern/policy"
 	"postern/proxy/smtp"
 )
@@ -68,8 +70,23 @@ func (s *signature) keyName() string {
 	return ""
 }
 
+// Keys remembers what key records were read as, by their texts, see memo.Texts. nil remembers
+// nothing.
+type Keys memo.Texts[reading]
+
+// reading is what a text is read as: a key record, or the reason why it is none.
+type reading struct {
+	keyRecord
+	reason string
+}
+
+// NewKeys returns an empty Keys.
+func NewKeys() *Keys { return (*Keys)(memo.NewTexts[reading]()) }
+
+func (k *Keys) read(txt string) reading { return (*memo.Texts[reading])(k).Read(txt, readKey) }
+
 // useKey takes the answer of the DNS for the name of the signature's key.
-func (s *signature) useKey(txts []string, err error) {
+func (s *signature) useKey(keys *Keys, txts []string, err error) {
 	switch {
 	case errors.Is(err, ErrNoKey), err == nil && len(txts) == 0:
 		s.end(policy.PermError, "no key for signature")
@@ -78,40 +95,40 @@ func (s *signature) useKey(txts []string, err error) {
 		s.trouble = "the key cannot be looked up"
 		return
 	}
-	record, reason := s.chooseKey(txts)
-	if reason == "" {
-		s.key, reason = record.keyFor(s)
+	record := s.chooseKey(keys, txts)
+	if record.reason == "" {
+		s.key, record.reason = record.keyFor(s)
 	}
-	if reason != "" {
-		s.end(policy.PermError, reason)
+	if record.reason != "" {
+		s.end(policy.PermError, record.reason)
 	}
 }
 
 // chooseKey picks the record for the algorithm of the signature where a selector
 // has several. RFC 6376 §3.6.2.2 leaves that undefined; people do it to publish
 // an Ed25519 key beside the RSA one.
-func (s *signature) chooseKey(txts []string) (keyRecord, string) {
+func (s *signature) chooseKey(keys *Keys, txts []string) reading {
 	switch n := len(txts); {
 	case n == 1:
-		return readKey(txts[0])
+		return keys.read(txts[0])
 	case n > maxKeys:
-		return keyRecord{}, "the selector has more than " + strconv.Itoa(maxKeys) + " records"
+		return reading{reason: "the selector has more than " + strconv.Itoa(maxKeys) + " records"}
 	}
-	var fit []keyRecord
+	var fit []reading
 	seen := make([]string, 0, len(txts))
 	for _, txt := range txts {
 		if slices.Contains(seen, txt) {
 			continue
 		}
 		seen = append(seen, txt)
-		if k, reason := readKey(txt); reason == "" && k.algorithm == s.algorithm && k.data != "" {
+		if k := keys.read(txt); k.reason == "" && k.algorithm == s.algorithm && k.data != "" {
 			fit = append(fit, k)
 		}
 	}
 	if len(fit) != 1 {
-		return keyRecord{}, "the selector has several keys, and not one for the signature"
+		return reading{reason: "the selector has several keys, and not one for the signature"}
 	}
-	return fit[0], ""
+	return fit[0]
 }
 
 // keyRecord is a key record (RFC 6376 §3.6.1).
@@ -121,16 +138,19 @@ type keyRecord struct {
 	hashes    []string
 	services  []string
 	flags     []string
+	// public is the key out of data, or a reason why there is none: found out for
+	// the first signature that wants it.
+	public func() (publicKey, string)
 }
 
-// readKey reads a key record; a reason says why it is none.
-func readKey(txt string) (k keyRecord, reason string) {
+// readKey reads a key record.
+func readKey(txt string) (k reading) {
 	if len(txt) > maxKeyRecord {
-		return k, "key record too long"
+		return reading{reason: "key record too long"}
 	}
 	tags, err := readTags(txt)
 	if err != nil {
-		return k, "malformed key record: " + err.Error()
+		return reading{reason: "malformed key record: " + err.Error()}
 	}
 	list := func(name string) []string {
 		if v, ok := tags.get(name); ok {
@@ -139,18 +159,21 @@ func readKey(txt string) (k keyRecord, reason string) {
 		return nil
 	}
 	if v, ok := tags.get("v"); ok && (v != "DKIM1" || tags[0].name != "v") {
-		return k, "incompatible key version"
+		return reading{reason: "incompatible key version"}
 	}
-	k = keyRecord{algorithm: "rsa", hashes: list("h"), services: list("s"), flags: list("t")}
+	k.keyRecord = keyRecord{algorithm: "rsa", hashes: list("h"), services: list("s"), flags: list("t")}
 	if v, ok := tags.get("k"); ok && v != "" {
 		k.algorithm = v
 	}
 	data, ok := tags.get("p")
 	if !ok {
-		return k, "key record has no p="
+		k.reason = "key record has no p="
+		return k
 	}
 	k.data = data
-	return k, ""
+	algorithm := k.algorithm
+	k.public = sync.OnceValues(func() (publicKey, string) { return readPublic(algorithm, data) })
+	return k
 }
 
 // keyFor returns the key where it may be used for that signature (RFC 6376
@@ -170,11 +193,16 @@ func (k keyRecord) keyFor(s *signature) (publicKey, string) {
 			return nil, "the key is for the domain itself alone (t=s), and i= is below it"
 		}
 	}
-	der, err := base64.StdEncoding.DecodeString(k.data)
+	return k.public()
+}
+
+// readPublic reads a key of one of the algorithms that signatures are verified by.
+func readPublic(algorithm, data string) (publicKey, string) {
+	der, err := base64.StdEncoding.DecodeString(data)
 	if err != nil {
 		return nil, "malformed key"
 	}
-	if k.algorithm == "ed25519" {
+	if algorithm == "ed25519" {
 		if len(der) != ed25519.PublicKeySize {
 			return nil, "malformed Ed25519 key: " + strconv.Itoa(len(der)) + " octets"
 		}
@@ -210,7 +238,8 @@ func readRSA(der []byte) (publicKey, string) {
 func KeyFault(txts []string) string {
 	faults := ""
 	for _, txt := range txts[:min(len(txts), maxKeys)] {
-		k, reason := readKey(txt)
+		k := readKey(txt)
+		reason := k.reason
 		if reason == "" {
 			s := &signature{algorithm: k.algorithm}
 			if k.algorithm != "rsa" && k.algorithm != "ed25519" {

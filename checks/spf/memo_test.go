@@ -11,6 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"postern/checks/memo"
 	"postern/policy"
 )
 
@@ -76,7 +77,7 @@ func TestMemoSaysWhatAnEvaluationSays(t *testing.T) {
 			}
 			// Where the DNS says something else than it did, what was asked until then is asked
 			// once more.
-			if isKnown && !slices.Equal(again.asked, fresh.asked) || len(again.asked) > 2*len(fresh.asked) && len(again.asked) > len(fresh.asked)+memoQuestions {
+			if isKnown && !slices.Equal(again.asked, fresh.asked) || len(again.asked) > 2*len(fresh.asked) && len(again.asked) > len(fresh.asked)+memo.MaxQuestions {
 				t.Fatalf("asked %q, want %q", again.asked, fresh.asked)
 			}
 			if isKnown {
@@ -110,7 +111,7 @@ func TestWhatAMemoKeeps(t *testing.T) {
 		"by what the sender is":  {"a.example. TXT \"v=spf1 exists:%{l}.b.example ~all\"\nuser.b.example. A 127.0.0.2\n", policy.Pass, false},
 		"by a macro elsewhere":   {"a.example. TXT \"v=spf1 include:b.example ~all\"\nb.example. TXT \"v=spf1 exists:%{s}.c.example ?all\"\n", policy.SoftFail, false},
 		"a reverse zone is away": {"a.example. TXT \"v=spf1 ptr ?all\"\n; TIMEOUT 1.2.0.192.in-addr.arpa\n", policy.Neutral, false},
-		"more than it can hold":  {"a.example. TXT \"v=spf1 ip4:192.0.2.1 -all\"\na.example. TXT" + strings.Repeat(" "+strings.Repeat("x", 250), memoOctets/250+1) + "\n", policy.Pass, false},
+		"more than it can hold":  {"a.example. TXT \"v=spf1 ip4:192.0.2.1 -all\"\na.example. TXT" + strings.Repeat(" "+strings.Repeat("x", 250), memo.MaxOctets/250+1) + "\n", policy.Pass, false},
 		"of many long names":     {"a.example. TXT \"v=spf1 mx ?all\"\n" + hosts, policy.Neutral, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	library "blitiri.com.ar/go/spf"
 
 	"postern/checks/dnscache"
+	"postern/checks/memo"
 	"postern/policy"
 	"postern/proxy/smtp"
 )
@@ -27,15 +28,8 @@ const (
 	PRA                   // spf2.0/pra, else v=spf1
 )
 
-// Resolver asks the DNS. Errors are bare *net.DNSError, IsNotFound where there is
-// nothing; all others are trouble that may be over soon.
-type Resolver interface {
-	LookupTXT(ctx context.Context, name string) ([]string, error)
-	LookupMX(ctx context.Context, name string) ([]*net.MX, error)
-	LookupAddr(ctx context.Context, addr string) ([]string, error)
-	// LookupNetIP asks for A alone when network is "ip4", for AAAA alone when it is "ip6".
-	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
-}
+// Resolver asks the DNS.
+type Resolver = memo.Resolver
 
 // Request is one identity of one client.
 type Request struct {

@@ -42,6 +42,7 @@ var floors = map[string]int{
 	"checks/delegation":       2,
 	"checks/filter":           1,
 	"checks/memory":           1,
+	"checks/memo":             2,
 	"checks/milter":           2,
 	"checks/network":          1,
 	"proxy/amtp/spool":        1,
@@ -78,7 +79,7 @@ var rooms = map[string][]string{
 	"github.com/fsnotify/fsnotify":         {"configs"},
 	"github.com/gaissmai/bart":             {"policy"},
 	"github.com/go-viper/mapstructure":     {"configs"},
-	"github.com/hashicorp/golang-lru":      {"checks/dnscache", "checks/spf"},     // answers; what was judged by them
+	"github.com/hashicorp/golang-lru":      {"checks/dnscache", "checks/memo"},    // answers; what was judged by them
 	"github.com/miekg/dns":                 {"checks/dnscache", "checks/dnstest"}, // asks; answers in tests
 	"github.com/oschwald/maxminddb-golang": {"checks/network"},
 	"github.com/pires/go-proxyproto":       {"proxy/wire", "proxy/backend", "proxy/backend/mta"}, // reads the header; writes it; the MTA in small reads it
