@@ -41,7 +41,7 @@ func (a *Authors) add(domain string) {
 // ReadAuthors reads the From fields of a message's header section.
 func ReadAuthors(msg Message) Authors {
 	var a Authors
-	var first string // the mailbox of the first field
+	var first mailboxKey // of the first field
 	read := func(value string) {
 		r := authorReading{authors: &a}
 		r.read(value)

@@ -19,13 +19,16 @@ import (
 type authorReading struct {
 	authors *Authors // takes the domains
 
-	mailbox   string // the first that was found, in lower case
-	several   bool   // another was found
+	mailbox   mailboxKey // the first that was found
+	several   bool       // another was found
 	ambiguous bool
 }
 
-// maxAuthorTokens bounds what is read of one field.
-const maxAuthorTokens = 2000
+// maxAuthorTokens bounds what is read of one field; few have more than usualTokens.
+const (
+	maxAuthorTokens = 2000
+	usualTokens     = 8
+)
 
 func (r *authorReading) word() string {
 	switch {
@@ -33,7 +36,7 @@ func (r *authorReading) word() string {
 		return policy.AuthorAmbiguous
 	case r.several:
 		return policy.AuthorSeveral
-	case r.mailbox != "":
+	case r.mailbox.known:
 		return policy.AuthorOne
 	}
 	return policy.AuthorNone
@@ -42,7 +45,7 @@ func (r *authorReading) word() string {
 // found notes a mailbox that every reading finds.
 func (r *authorReading) found(m address) {
 	switch key := m.key(); {
-	case r.mailbox == "":
+	case !r.mailbox.known:
 		r.mailbox = key
 	case r.mailbox != key:
 		r.several = true
@@ -51,7 +54,7 @@ func (r *authorReading) found(m address) {
 }
 
 // maybe notes a mailbox that a reading finds beside known, which is what the others do.
-func (r *authorReading) maybe(m address, known string) {
+func (r *authorReading) maybe(m address, known mailboxKey) {
 	if m.key() != known {
 		r.ambiguous = true
 		r.authors.add(m.domain)
@@ -88,17 +91,24 @@ func (r *authorReading) muddled(text string) {
 // address is a mailbox that some reading finds; domain is empty for an address literal.
 type address struct{ local, domain, literal string }
 
-func (m address) key() string {
+// mailboxKey is by what mailboxes are the same: in lower case. The zero mailboxKey is none's.
+type mailboxKey struct {
+	local, domain string
+	known         bool
+}
+
+func (m address) key() mailboxKey {
 	d, ok := domainName(m.domain)
 	if !ok {
 		d = m.domain + m.literal
 	}
-	return strings.ToLower(m.local) + "@" + strings.ToLower(d)
+	return mailboxKey{strings.ToLower(m.local), strings.ToLower(d), true}
 }
 
 // read reads the value of a field.
 func (r *authorReading) read(value string) {
-	tokens, odd, all := authorTokens(value)
+	var room [usualTokens]authorToken
+	tokens, odd, all := authorTokens(room[:0], value)
 	if !all {
 		r.ambiguous, r.authors.More = true, true
 	}
@@ -157,14 +167,15 @@ func (r *authorReading) element(tokens []authorToken, more bool) (found, clean b
 	if brackets == 0 {
 		return r.bareElement(tokens)
 	}
-	known, nameless := "", false
+	var known mailboxKey
+	nameless := false
 	for _, t := range tokens {
 		if t.kind != '<' {
 			continue
 		}
 		m, ok := bracketed(t.text)
 		switch {
-		case ok && (known == "" || known == m.key()):
+		case ok && (!known.known || known == m.key()):
 			known = m.key()
 			r.found(m)
 		case ok:
@@ -199,10 +210,10 @@ func (r *authorReading) element(tokens []authorToken, more bool) (found, clean b
 		}
 	}
 	r.displayed(encoded.String(), known, more)
-	if nameless && (known != "" || r.mailbox != "") {
+	if nameless && (known.known || r.mailbox.known) {
 		r.ambiguous = true // <root> beside an address: for some, that is the address
 	}
-	return found || known != "", true
+	return found || known.known, true
 }
 
 // isName says whether what stands in angle brackets without an at sign may be the
@@ -215,7 +226,7 @@ func isName(text string) bool {
 // displayed looks at an encoded display name. For who parses first and decodes then
 // it is no more than that. Who does it the other way round finds an address in it
 // where it has brackets or commas.
-func (r *authorReading) displayed(name, known string, more bool) {
+func (r *authorReading) displayed(name string, known mailboxKey, more bool) {
 	if strings.ContainsAny(name, "\u202d\u202e") {
 		r.ambiguous = true
 	}
@@ -228,17 +239,17 @@ func (r *authorReading) displayed(name, known string, more bool) {
 }
 
 // hidden notes the addresses of a text that only some readers see.
-func (r *authorReading) hidden(text, known string) {
+func (r *authorReading) hidden(text string, known mailboxKey) {
 	scanAddresses(text, func(m address) { r.maybe(m, known) })
 }
 
 // bareElement reads an element without brackets.
 func (r *authorReading) bareElement(tokens []authorToken) (found, clean bool) {
 	words := joinedWords(tokens)
-	known := ""
+	var known mailboxKey
 	for _, w := range words {
 		switch m, ok := bareAddress(w); {
-		case ok && known == "":
+		case ok && !known.known:
 			known = m.key()
 			r.found(m)
 		case ok:
@@ -267,7 +278,7 @@ func (r *authorReading) bareElement(tokens []authorToken) (found, clean bool) {
 			scanAddresses(text, func(m address) { r.maybe(m, known) })
 		}
 	}
-	return found || known != "", known == "" || len(words) == 1
+	return found || known.known, !known.known || len(words) == 1
 }
 
 // joinedWords returns the words of an element, those as one between which white space
@@ -405,9 +416,9 @@ type authorToken struct {
 	text string // what is in it
 }
 
-// authorTokens parts the value of a From field. odd: quotes, comments or brackets do
+// authorTokens parts the value of a From field, into the room of tokens. odd: quotes, comments or brackets do
 // not pair, or a special is escaped outside quotes. Not all: there are too many.
-func authorTokens(value string) (tokens []authorToken, odd, all bool) {
+func authorTokens(tokens []authorToken, value string) (_ []authorToken, odd, all bool) {
 	const special = `"(),:;<>`
 	s := scanner{rest: value}
 	for s.rest != "" {

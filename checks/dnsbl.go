@@ -46,7 +46,7 @@ func askLists(ctx context.Context, r Resolver, lists []dnsList, f *policy.Facts)
 	// What iprev finds is not known yet: the checks of a stage run side by side.
 	// A list of reverse names looks for itself, once for all of them.
 	reverse := sync.OnceValues(func() (string, policy.Result) {
-		found := iprev(ctx, r, f.Client.Addr())
+		found := iprev(ctx, r, f.Client)
 		return found.Name, found.Result
 	})
 	var wg sync.WaitGroup

@@ -21,21 +21,22 @@ func (d Deps) Iprev() Check {
 		Uses:   AuthenticationResults | ClientName,
 		stands: true,
 		Run: func(ctx context.Context, f *policy.Facts, _ Message) {
-			f.Iprev = iprev(ctx, d.Resolver, f.Client.Addr())
+			f.Iprev = iprev(ctx, d.Resolver, f.Client)
 		},
 	}
 }
 
-// iprev returns the first confirmed name of ip, and the first that is published.
+// iprev returns the first confirmed name of a client, and the first that is published.
 // Permerror: none is. Fail: names are, and none leads back. Temperror: a look-up
 // failed before any name was confirmed; without a published name it was that for
 // the names.
-func iprev(ctx context.Context, r Resolver, ip netip.Addr) (found policy.Iprev) {
+func iprev(ctx context.Context, r Resolver, client policy.Client) (found policy.Iprev) {
+	ip := client.Addr()
 	found.Result = policy.PermError
 	if !ip.IsValid() {
 		return found
 	}
-	names, err := r.LookupAddr(ctx, ip.String())
+	names, err := r.LookupAddr(ctx, client.IP)
 	switch {
 	case dnscache.IsNotFound(err) || err == nil && len(names) == 0:
 		return found
