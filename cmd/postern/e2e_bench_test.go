@@ -63,7 +63,10 @@ func chosen(t *testing.T) (cases []benchCase) {
 	names := strings.Split(*benchCases, ",")
 	for _, c := range theCases {
 		if *benchCases == "all" || slices.Contains(names, c.name) {
-			cases = append(cases, c)
+			if *benchMessages > 0 {
+				c.messages = *benchMessages
+			}
+			cases = append(cases, c.whole())
 		}
 	}
 	if *benchCases != "all" && len(cases) != len(names) {
@@ -95,28 +98,40 @@ type measurement struct {
 // callsMessages is how many messages strace looks at.
 const callsMessages = 1000
 
-// measure starts a peer, lets it get warm, and loads it.
-func (c benchCase) measure(t *testing.T, p peer, s *site, with setup) (m measurement) {
+// whole fills in what is not said.
+func (c benchCase) whole() benchCase {
+	c.domains, c.recipients = max(c.domains, 1), max(c.recipients, 1)
+	return c
+}
+
+// warm starts a peer, and lets it work until it is as it will be.
+func (c benchCase) warm(t *testing.T, p peer, s *site, with setup) served {
 	t.Helper()
 	backend := s.small
 	if c.large {
 		backend = s.large
 	}
-	l := c.load
-	l.domains, l.recipients = max(l.domains, 1), max(l.recipients, 1)
 	s.zone.SetDelay(0)
 	proxy := p.start(t, s, backend, with)
-	warm := l
-	warm.every, warm.messages = 0, max(l.messages/5, l.connections)
+	l := c.load
+	l.every, l.messages = 0, max(l.messages/5, l.connections)
 	if c.large {
-		warm.messages = l.connections
+		l.messages = l.connections
 	}
 	if c.cold {
-		warm.firstDomain = l.domains
+		l.firstDomain = l.domains
 	}
-	if _, err := warm.run(proxy.addr); err != nil {
+	if _, err := l.run(proxy.addr); err != nil {
 		t.Fatalf("%s, %s: %v", c.name, p.name, err)
 	}
+	return proxy
+}
+
+// measure starts a peer, lets it get warm, and loads it.
+func (c benchCase) measure(t *testing.T, p peer, s *site, with setup) (m measurement) {
+	t.Helper()
+	proxy := c.warm(t, p, s, with)
+	l := c.load
 	s.zone.SetDelay(c.delay)
 	defer s.zone.SetDelay(0)
 
@@ -190,11 +205,12 @@ func TestBench(t *testing.T) {
 		}
 	}
 	s := newSite(t)
+	if *benchProfile {
+		tellProfiles(t, s)
+		return
+	}
 	var all []measurement
 	for _, c := range chosen(t) {
-		if *benchMessages > 0 {
-			c.messages = *benchMessages
-		}
 		for repeat := range *benchRepeats {
 			for i := range peers {
 				p := peers[(i+repeat)%len(peers)] // nobody is always behind the same one
@@ -225,6 +241,7 @@ func TestE2EBench(t *testing.T) {
 	t.Log(missing)
 	var all []measurement
 	for _, c := range theCases {
+		c = c.whole()
 		c.messages, c.connections, c.every = 20, min(c.connections, 4), c.every/10
 		c.size = min(c.size, 1<<20)
 		for _, p := range peers {

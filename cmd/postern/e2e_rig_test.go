@@ -381,7 +381,8 @@ func startPosternAs(t *testing.T, own setup) *postern {
 		own.backends = "[]"
 	}
 	p := &postern{
-		binary: own.binary, prefix: own.prefix, env: own.env, config: dir + "/postern.yaml", ca: dir + "/cert.pem", key: dir + "/key.pem", log: dir + "/log", dir: dir,
+		binary: own.binary, prefix: own.prefix, env: own.env, config: dir + "/postern.yaml", ca: dir + "/cert.pem", key: dir + "/key.pem", dir: dir,
+		log:  t.TempDir() + "/log", // NOT beside the configuration, whose folder Postern watches
 		port: own.port, admin: freePort(t), backendDown: own.down, exited: make(chan error, 1),
 	}
 	writeCertificate(t, p.ca, p.key)
