@@ -24,5 +24,6 @@ package proxy
 // it but the first line (a few KiB, see parking).
 //
 // For all sessions together: messages that are held, limits.held; what of them is in
-// memory, and large header sections, hold.Memory.
+// memory, and large header sections, hold.Memory; blocks of 128 KiB for what comes fast,
+// and what they bring behind the end of a message, 8 MiB (wire: maxWide).
 const sessionMemory = 512 << 10

@@ -157,7 +157,7 @@ func (c *Conn) TurnAway(r smtp.Reply) {
 // Close ends the connection and gives its buffer back.
 func (c *Conn) Close() {
 	defer c.raw.Close()
-	c.in.release()
+	c.in.close()
 	if c.encrypted != nil {
 		_ = c.encrypted.Close()
 	}

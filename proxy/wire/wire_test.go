@@ -173,6 +173,70 @@ func TestLinesAndBlocks(t *testing.T) {
 	}
 }
 
+// A message that comes fast is read in larger pieces, within a bound for all sessions; what
+// was read too far counts too while it is kept.
+func TestWideBlocks(t *testing.T) {
+	c, client := socketPair(t)
+	go func() {
+		for text := make([]byte, 1<<20); ; {
+			if _, err := client.Write(text); err != nil {
+				return
+			}
+		}
+	}()
+	next := func() ([]byte, *Block) {
+		b, block, err := c.ReadBlock([]byte("tail"))
+		if err != nil || !bytes.HasPrefix(b, []byte("tail\x00")) {
+			t.Fatalf("%d octets, %v", len(b), err)
+		}
+		return b, block
+	}
+	if b, block := next(); len(b) > BlockSize {
+		t.Errorf("the first block has %d octets", len(b))
+	} else {
+		PutBlock(block)
+	}
+	b, block := next()
+	for len(b) <= BlockSize { // until the client was faster than we are
+		PutBlock(block)
+		b, block = next()
+	}
+	if wide.Load() != 1 {
+		t.Errorf("%d wide blocks are in use, want that one", wide.Load())
+	}
+	c.Unread(b[len("tail"):])
+	PutBlock(block)
+	if wide.Load() != 1 {
+		t.Errorf("%d count as wide blocks, want what was read too far", wide.Load())
+	}
+	for c.Buffered() > 0 { // in pieces of a line's buffer
+		_, block := next()
+		PutBlock(block)
+	}
+	if wide.Load() != 0 {
+		t.Errorf("%d wide blocks are in use, want none", wide.Load())
+	}
+
+	wide.Store(maxWide) // others have them all
+	for range 100 {
+		b, block := next()
+		if len(b) > BlockSize {
+			t.Fatalf("a block of %d octets where no wide one was left", len(b))
+		}
+		PutBlock(block)
+	}
+	wide.Store(0)
+	for b, block = next(); len(b) <= BlockSize; b, block = next() {
+		PutBlock(block)
+	}
+	c.Unread(b[len("tail"):])
+	PutBlock(block)
+	c.Close()
+	if wide.Load() != 0 {
+		t.Errorf("%d wide blocks are in use behind the end of the session", wide.Load())
+	}
+}
+
 // What is no line is told apart, and a line that ends within is none.
 func TestLinesThatAreNone(t *testing.T) {
 	for _, tc := range []struct {
