@@ -58,7 +58,7 @@ func (e NewEntry) Line(now time.Time) (string, error) {
 
 // readEntry reads one line as a file of its own; nil: it has no entry.
 func readEntry(line string) (*list, error) {
-	l := &list{domains: map[string]*Entry{}, subdomains: map[string]*Entry{}, addresses: map[string]*Entry{}}
+	l := newList()
 	return l, l.add("", line, configs.Position{})
 }
 
@@ -71,10 +71,8 @@ func same(a, b *list) bool {
 		_, ok := b.networks.Get(prefix)
 		return ok
 	}
-	for _, pair := range [][2]map[string]*Entry{{a.domains, b.domains}, {a.subdomains, b.subdomains}, {a.addresses, b.addresses}} {
-		for key := range pair[0] {
-			return pair[1][key] != nil
-		}
+	for name := range a.names {
+		return b.names[name] != nil
 	}
 	return false
 }

@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -38,11 +40,24 @@ type Entry struct {
 
 // list is the content of one list, by kind of entry.
 type list struct {
-	networks   bart.Table[*Entry]
-	domains    map[string]*Entry // exact, lower case
-	subdomains map[string]*Entry // the domain whose sub-domains are meant
-	addresses  map[string]*Entry // lower case
+	networks bart.Table[*Entry]
+	// names has the entries that are no networks, in lower case: an address, a domain, or
+	// a domain with a dot before it, whose sub-domains are meant. No two kinds look alike.
+	names      map[string]*Entry
+	subdomains bool // names has some
 	entries    []*Entry
+	room       []Entry // for the next ones: a hundred thousand are made one by one in no time
+}
+
+func newList() *list { return &list{names: map[string]*Entry{}} }
+
+// keepEntry returns e where it stays.
+func (l *list) keepEntry(e Entry) *Entry {
+	if len(l.room) == cap(l.room) {
+		l.room = make([]Entry, 0, min(256, 1+len(l.entries)))
+	}
+	l.room = append(l.room, e)
+	return &l.room[len(l.room)-1]
 }
 
 // TrustedForwarders is the list that the built-in policy reads.
@@ -77,7 +92,7 @@ func NewLists(defs []configs.List, read func(file string) ([]byte, error), now f
 			fault(def.Position, "there is already a list %q", def.Name)
 			continue
 		}
-		l := &list{domains: map[string]*Entry{}, subdomains: map[string]*Entry{}, addresses: map[string]*Entry{}}
+		l := newList()
 		content[def.Name] = l
 		for _, text := range def.Entries {
 			if err := l.add(def.Name, text, def.Position); err != nil {
@@ -94,7 +109,9 @@ func NewLists(defs []configs.List, read func(file string) ([]byte, error), now f
 		}
 		number := 0
 		for line := range strings.Lines(string(data)) {
-			number++
+			if number++; number == sampled {
+				l.makeRoom(bytes.Count(data, []byte{'\n'}))
+			}
 			at := configs.Position{File: def.File, Line: number, Column: 1 + len(line) - len(strings.TrimLeft(line, " \t"))}
 			if number == 1 {
 				line = strings.TrimPrefix(line, "\ufeff")
@@ -112,6 +129,17 @@ func NewLists(defs []configs.List, read func(file string) ([]byte, error), now f
 	return lists, nil
 }
 
+// sampled is after how many lines of a file its list knows what the others may be.
+const sampled = 1000
+
+// makeRoom makes room for the names in a file of so many lines, if they go on as they began:
+// a map that grows costs as much again as one that has the room.
+func (l *list) makeRoom(lines int) {
+	names := make(map[string]*Entry, len(l.names)*(lines/sampled))
+	maps.Copy(names, l.names)
+	l.names = names
+}
+
 // add reads one line.
 func (l *list) add(name, line string, at configs.Position) error {
 	text, comment, _ := strings.Cut(line, "#")
@@ -123,7 +151,7 @@ func (l *list) add(name, line string, at configs.Position) error {
 	if err != nil {
 		return err
 	}
-	e := &Entry{List: name, Value: text, Comment: comment, Until: until, Position: at}
+	e := l.keepEntry(Entry{List: name, Value: text, Comment: comment, Until: until, Position: at})
 	if err := l.insert(e); err != nil {
 		return err
 	}
@@ -168,9 +196,9 @@ func (l *list) insert(e *Entry) error {
 		if local == "" || !isDomain(domain) {
 			return fmt.Errorf("%q is no address: write it as bob@example.org", e.Value)
 		}
-		keep(l.addresses, text, e)
+		l.keep(text, e)
 	default:
-		if addr, err := netip.ParseAddr(text); err == nil {
+		if addr, err := parseAddr(text); err == nil {
 			if addr.Zone() != "" {
 				return fmt.Errorf("%q: an address in a list has no zone", e.Value)
 			}
@@ -178,32 +206,55 @@ func (l *list) insert(e *Entry) error {
 			l.insertNetwork(netip.PrefixFrom(addr, addr.BitLen()), e)
 			return nil
 		}
-		domain, sub := strings.CutPrefix(text, "*.")
-		if !sub {
-			domain, sub = strings.CutPrefix(text, ".")
+		if strings.HasPrefix(text, "*.") {
+			text = text[len("*"):]
 		}
-		domain = strings.TrimSuffix(domain, ".")
+		text = strings.TrimSuffix(text, ".")
+		domain, sub := strings.CutPrefix(text, ".")
 		if !isDomain(domain) {
 			return fmt.Errorf("%q is no IP address, network, domain or address (domains are written as A-labels, xn--...)", e.Value)
 		}
-		if sub {
-			keep(l.subdomains, domain, e)
-		} else {
-			keep(l.domains, domain, e)
-		}
+		l.subdomains = l.subdomains || sub
+		l.keep(text, e)
 	}
 	return nil
 }
 
+var errNoAddr = errors.New("no IP address")
+
+// parseAddr is netip.ParseAddr, whose error for a domain costs an allocation.
+func parseAddr(text string) (netip.Addr, error) {
+	if strings.IndexByte(text, ':') < 0 && !isNumeric(text) {
+		return netip.Addr{}, errNoAddr
+	}
+	return netip.ParseAddr(text)
+}
+
+// isNumeric says whether s is digits and dots alone, as an IPv4 address is.
+func isNumeric(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c != '.' && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
+}
+
 // isDomain says whether s is letters, digits, hyphens and underscores between dots.
 func isDomain(s string) bool {
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+	label := 0 // octets of it so far
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '.' && label > 0:
+			label = 0
+		case ('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_') && label < 63:
+			label++
+		default:
 			return false
 		}
 	}
 	// Digits and dots alone were meant to be an IP address.
-	return len(s) <= 253 && strings.Trim(s, "0123456789.") != ""
+	return label > 0 && len(s) <= 253 && !isNumeric(s)
 }
 
 func (l *list) insertNetwork(p netip.Prefix, e *Entry) {
@@ -212,9 +263,9 @@ func (l *list) insertNetwork(p netip.Prefix, e *Entry) {
 	}
 }
 
-func keep(m map[string]*Entry, key string, e *Entry) {
-	if old, ok := m[key]; !ok || e.outlives(old) {
-		m[key] = e
+func (l *list) keep(name string, e *Entry) {
+	if old, ok := l.names[name]; !ok || e.outlives(old) {
+		l.names[name] = e
 	}
 }
 
@@ -270,17 +321,13 @@ func (ls *Lists) Find(name, value string) (*Entry, bool) {
 	}
 	value = strings.ToLower(value)
 	if _, domain, ok := smtp.CutAddress(value); ok {
-		if e, ok := l.addresses[value]; ok && ls.counts(e) {
+		if e, ok := l.names[value]; ok && ls.counts(e) {
 			return e, true
 		}
 		return ls.findDomain(l, domain)
 	}
-	// A cheap look first: the error that ParseAddr would make of a domain
-	// costs an allocation.
-	if strings.Contains(value, ":") || strings.Trim(value, "0123456789.") == "" {
-		if addr, err := netip.ParseAddr(value); err == nil {
-			return ls.findAddr(l, addr.Unmap().WithZone(""))
-		}
+	if addr, err := parseAddr(value); err == nil {
+		return ls.findAddr(l, addr.Unmap().WithZone(""))
 	}
 	return ls.findDomain(l, strings.TrimSuffix(value, "."))
 }
@@ -300,10 +347,10 @@ func (ls *Lists) findAddr(l *list, addr netip.Addr) (*Entry, bool) {
 }
 
 func (ls *Lists) findDomain(l *list, domain string) (*Entry, bool) {
-	if e, ok := l.domains[domain]; ok && ls.counts(e) {
+	if e, ok := l.names[domain]; ok && ls.counts(e) {
 		return e, true
 	}
-	if len(l.subdomains) == 0 {
+	if !l.subdomains {
 		return nil, false
 	}
 	for {
@@ -311,10 +358,10 @@ func (ls *Lists) findDomain(l *list, domain string) (*Entry, bool) {
 		if dot < 0 {
 			return nil, false
 		}
-		domain = domain[dot+1:]
-		if e, ok := l.subdomains[domain]; ok && ls.counts(e) {
+		if e, ok := l.names[domain[dot:]]; ok && ls.counts(e) {
 			return e, true
 		}
+		domain = domain[dot+1:]
 	}
 }
 

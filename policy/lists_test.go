@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"slices"
@@ -259,4 +260,39 @@ func TestNetworksAgainstNaiveSearch(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A long list has all of its entries, of whatever kinds: what it makes room for after its
+// first lines is a guess.
+func TestLongList(t *testing.T) {
+	var file strings.Builder
+	value := func(i int) (entry, listed, not string) {
+		switch {
+		case i < sampled/2: // the first half of what is looked at tells nothing of the others
+			return fmt.Sprintf("192.0.%d.%d", i/250, i%250), fmt.Sprintf("192.0.%d.%d", i/250, i%250), "192.0.9.9"
+		case i%3 == 0:
+			return fmt.Sprintf("d%d.example", i), fmt.Sprintf("u@d%d.example", i), fmt.Sprintf("x.d%d.example", i)
+		case i%3 == 1:
+			return fmt.Sprintf("*.d%d.example.", i), fmt.Sprintf("a.b.d%d.example", i), fmt.Sprintf("d%d.example", i)
+		}
+		return fmt.Sprintf("Bob@d%d.example", i), fmt.Sprintf("bob@D%d.example", i), fmt.Sprintf("alice@d%d.example", i)
+	}
+	const lines = 5*sampled + 7
+	for i := range lines {
+		entry, _, _ := value(i)
+		file.WriteString(entry + " # comment\r\n")
+	}
+	lists, err := NewLists([]configs.List{{Name: "l", File: "forwarders.txt"}}, readFile(file.String()), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range lines {
+		entry, listed, not := value(i)
+		if e, ok := lists.Find("l", listed); !ok || e.Value != entry || e.Line != i+1 {
+			t.Fatalf("%s, for %s in line %d: %+v", listed, entry, i+1, e)
+		}
+		if e, ok := lists.Find("l", not); ok {
+			t.Fatalf("%s is in the list: %+v", not, e)
+		}
+	}
 }
