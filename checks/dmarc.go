@@ -380,12 +380,14 @@ func (m *dmarcEvaluation) fetch(ctx context.Context, domain string) (*dmarcRecor
 	return got.rec, got.err
 }
 
+// dmarcPrefix stands before a domain where its record is asked for.
+const dmarcPrefix = "_dmarc."
+
 func fetchDMARC(ctx context.Context, r memo.Resolver, domain string) (*dmarcRecord, error) {
-	const prefix = "_dmarc."
-	if len(prefix)+len(domain) > smtp.MaxDomain {
+	if len(dmarcPrefix)+len(domain) > smtp.MaxDomain {
 		return nil, nil
 	}
-	txts, err := r.LookupTXT(ctx, prefix+domain)
+	txts, err := r.LookupTXT(ctx, dmarcPrefix+domain)
 	if dnscache.IsNotFound(err) {
 		return nil, nil
 	}

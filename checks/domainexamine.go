@@ -45,7 +45,7 @@ func ExamineDomain(ctx context.Context, r Resolver, domain string, client netip.
 	case rec != nil:
 		x.DMARC, x.DMARCAt = applies, rec.domain
 	}
-	if txts, err := r.LookupTXT(ctx, "_dmarc."+domain); err == nil {
+	if txts, err := r.LookupTXT(ctx, dmarcPrefix+domain); err == nil {
 		n := 0
 		for _, txt := range txts {
 			if isDMARC(txt) {

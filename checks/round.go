@@ -11,6 +11,7 @@ import (
 // round is the checks of one stage on one message.
 type round struct {
 	set    *Set
+	stage  policy.Stage
 	checks []Check
 	ran    []Ran // by the place in checks
 	facts  *policy.Facts
@@ -43,6 +44,7 @@ func (r *round) run(ctx context.Context, readers bool) {
 		later = append(later, i)
 	}
 	if len(later) > 0 {
+		r.set.expectAuthor(ctx, r.stage, r.facts)
 		r.wait(ctx, later)
 	}
 }

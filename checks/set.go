@@ -19,7 +19,8 @@ const defaultTimeout = 20 * time.Second
 // sessions at once.
 type Set struct {
 	deps    Deps
-	cache   bool // the resolver can be asked for what it has
+	cache   bool      // the resolver can be asked for what it has
+	ahead   asksAhead // what it will be asked for; nil where it cannot be
 	byStage [policy.Message + 1][]Check
 
 	size      int  // checks of all stages
@@ -62,6 +63,7 @@ func NewSet(d Deps, wanted func(name string) bool) *Set {
 	}
 	s := &Set{deps: d}
 	_, s.cache = d.Resolver.(interface{ TakesAttempts() })
+	s.ahead, _ = d.Resolver.(asksAhead)
 	for _, c := range all {
 		if want[c.Name] {
 			if c.filter != nil {
@@ -124,7 +126,7 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 		ran = make([]Ran, 0, s.size) // the stages to come have room as well
 	}
 	ran = append(ran, make([]Ran, len(checks))...)
-	r := round{set: s, checks: checks, ran: ran[len(ran)-len(checks):], facts: f, msg: msg}
+	r := round{set: s, checks: checks, ran: ran[len(ran)-len(checks):], facts: f, msg: msg, stage: st}
 	if s.cache {
 		r.cached = dnscache.NewAttempt(ctx)
 		defer r.cached.Close()

@@ -209,6 +209,11 @@ func (s *session) hello(arg string, extended bool) smtp.Reply {
 	}
 	s.abandon() // RFC 5321 §4.1.4: as if by RSET
 	s.peer.helo, s.peer.greeted, s.peer.esmtp = helo, true, extended
+	who := s.peer.who
+	if s.peer.unrationed {
+		who = share.Client{}
+	}
+	s.set.Checks.Expect(s.peer.client, who)
 	return smtp.Reply{}
 }
 

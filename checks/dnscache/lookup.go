@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+
+	"postern/proxy/share"
 )
 
 // The look-ups below return what the cache has, and not a copy of it: all who ask the same
@@ -155,4 +157,26 @@ func newQuestion(name string, t rrtype) (question, error) {
 		return question{}, errNotFound(name, textNXDomain)
 	}
 	return question{n, t}, nil
+}
+
+// AheadTXT asks for the TXT records of a name that will be wanted soon, on behalf of ctx, unless the
+// cache has them; it waits for nothing. While much else is under way it does nothing.
+func (r *Resolver) AheadTXT(ctx context.Context, name string) {
+	if q, err := newQuestion(name, typeTXT); err == nil {
+		r.ahead(q, askerOf(ctx).transaction)
+	}
+}
+
+// AheadAddr asks likewise for the names of an address, on behalf of a client.
+func (r *Resolver) AheadAddr(client share.Client, addr string) {
+	if ip, err := netip.ParseAddr(addr); err == nil {
+		r.ahead(question{reverseName(ip), typePTR}, &Transaction{Client: client})
+	}
+}
+
+func (r *Resolver) ahead(q question, t *Transaction) {
+	s := r.cache.of(q.name)
+	if known, _ := r.cache.get(s, q, r.now().UnixNano()); known == nil && t.kept(q) == nil && !r.retired.Load() {
+		_, _ = r.start(s, q, t, r.maxInFlight/2, true, false)
+	}
 }

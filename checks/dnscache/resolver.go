@@ -70,9 +70,17 @@ type call struct {
 	cancel context.CancelFunc
 
 	// The shard's lock guards what follows.
-	waiting int  // callers
-	wanted  bool // by the cache: what it has has come to its end, or soon will
-	given   bool // up
+	waiting int        // callers
+	wanted  bool       // by the cache: what it has has come to its end, or soon will
+	given   bool       // up
+	keeps   []*keeping // of the transactions that asked
+}
+
+// keptFor has the answer kept for a transaction's checks, where nobody else may have it.
+func (c *call) keptFor(k *keeping) {
+	if n := len(c.keeps); k != nil && (n == 0 || c.keeps[n-1] != k) { // twice is no harm
+		c.keeps = append(c.keeps, k)
+	}
 }
 
 // Retire is for a resolver whose place another has taken. It still answers whoever
@@ -133,7 +141,7 @@ func (r *Resolver) begin(ctx context.Context, q question) pending {
 			return p
 		}
 		p.source = SourceNetwork
-		p.call, p.answer = r.start(s, q, t.client(), r.maxInFlight, p.stale != nil)
+		p.call, p.answer = r.start(s, q, t, r.maxInFlight, p.stale != nil, false)
 		if p.stale != nil && s.failed(q, now-int64(failedLately)) {
 			p.answer, p.source = p.stale, SourceStale
 		}
@@ -207,7 +215,6 @@ func (r *Resolver) wait(ctx context.Context, p pending) (*entry, Source) {
 		if p.call.e.kind == kindFailure && p.stale != nil {
 			return p.stale, SourceStale
 		}
-		p.asker.transaction.keep(p.question, p.call.e)
 		return p.call.e, SourceNetwork
 	case <-patience:
 		return p.stale, SourceStale // the query goes on, for the cache
@@ -224,19 +231,28 @@ func (r *Resolver) wait(ctx context.Context, p pending) (*entry, Source) {
 // there is much else to do.
 func (r *Resolver) prefetch(ctx context.Context, s *shard, q question, now int64) {
 	if !s.failed(q, now) && !r.retired.Load() {
-		_, _ = r.start(s, q, askerOf(ctx).transaction.client(), r.maxInFlight/2, true)
+		_, _ = r.start(s, q, askerOf(ctx).transaction, r.maxInFlight/2, true, true)
 	}
 }
 
 // start joins the query for q that is under way, or starts one. With limit
 // queries under way, or as many of the client's as its share has, or after Close,
 // it returns a failure instead, which is not kept. What is wanted for the cache
-// goes on without anybody who waits.
-func (r *Resolver) start(s *shard, q question, client share.Client, limit int, wanted bool) (*call, *entry) {
+// goes on without anybody who waits; to renew is to ask though the cache has an answer.
+func (r *Resolver) start(s *shard, q question, t *Transaction, limit int, wanted, renew bool) (*call, *entry) {
+	client, keeps := t.client(), t.keeping()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// The answer may have come since the caller looked: nobody is asked twice for it.
+	if e := keeps.kept(q); e != nil {
+		return nil, e
+	}
+	if e, _ := r.cache.get(s, q, r.now().UnixNano()); e != nil && !renew {
+		return nil, e
+	}
 	if c := s.calls[q]; c != nil {
 		c.waiting++
+		c.keptFor(keeps)
 		c.wanted = c.wanted || wanted
 		return c, nil
 	}
@@ -254,6 +270,7 @@ func (r *Resolver) start(s *shard, q question, client share.Client, limit int, w
 	// The caller's string may be a part of something large.
 	q.name = strings.Clone(q.name)
 	c := &call{done: make(chan struct{}), client: client, start: r.now(), waiting: 1, wanted: wanted}
+	c.keptFor(keeps)
 	ctx, cancel := context.WithTimeout(r.ctx, r.total)
 	c.cancel = cancel
 	s.calls[q] = c
@@ -303,6 +320,9 @@ func (r *Resolver) settle(s *shard, q question, c *call) (telling bool) {
 			return false
 		}
 		c.e = r.failure(s, q, errTimeout(q.name, "", textTimeout))
+	}
+	for _, k := range c.keeps { // before somebody else could ask again
+		k.keep(q, c.e)
 	}
 	if successor := s.calls[q]; successor == nil || successor == c {
 		s.put(q, c.e, r.now().UnixNano())

@@ -2,6 +2,7 @@ package dnscache
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 
@@ -20,9 +21,8 @@ type Transaction struct {
 	// Trace collects the look-ups; nil: nobody wants to know of them.
 	Trace *Trace
 
-	mu     sync.Mutex
-	once   map[question]*entry // answers with a TTL of 0
-	octets int64               // of them, by estimate
+	mu    sync.Mutex
+	keeps *keeping // nil until something had to be asked
 }
 
 type transactionKey struct{}
@@ -80,40 +80,85 @@ func (t *Transaction) client() share.Client {
 	return t.Client
 }
 
-// maxOnce bounds the answers that a transaction keeps for itself, in octets: it
-// may last as long as its client likes.
-const maxOnce = 16 << 10
-
-// keep keeps an answer with a TTL of 0, which "can only be used for the
-// transaction in progress" (RFC 1035 §3.2.1). To us that is the message: no check
-// asks again for what another one was just told, and none judges by another
-// answer than the others did. t may be nil.
-func (t *Transaction) keep(q question, e *entry) {
-	if t == nil || e.ttl != 0 || e.kind == kindFailure {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	size := e.size(q)
-	if t.octets+size > maxOnce || t.once[q] != nil {
-		return
-	}
-	if t.once == nil {
-		t.once = make(map[question]*entry)
-	}
-	q.name = strings.Clone(q.name)
-	t.once[q] = e
-	t.octets += size
-}
-
-// kept returns what keep has kept, or nil. t may be nil.
-func (t *Transaction) kept(q question) *entry {
+// keeping returns where answers are kept for t alone, which may be nil.
+func (t *Transaction) keeping() *keeping {
 	if t == nil {
 		return nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.once[q]
+	if t.keeps == nil {
+		t.keeps = &keeping{once: make(map[question]*entry)}
+	}
+	return t.keeps
+}
+
+// kept returns what was kept for t, or nil. t may be nil.
+func (t *Transaction) kept(q question) *entry {
+	if t == nil {
+		return nil
+	}
+	t.mu.Lock()
+	k := t.keeps
+	t.mu.Unlock()
+	return k.kept(q)
+}
+
+// keeping is the answers with a TTL of 0, which "can only be used for the
+// transaction in progress" (RFC 1035 §3.2.1). To us that is the message: no check
+// asks again for what another one was just told, and none judges by another
+// answer than the others did.
+//
+// NOT: in the Transaction itself, which may be over while an answer is under way.
+type keeping struct {
+	mu     sync.Mutex
+	once   map[question]*entry
+	octets int64 // of them, by estimate
+}
+
+// maxOnce bounds the answers that a transaction keeps for itself, in octets: it
+// may last as long as its client likes.
+const maxOnce = 16 << 10
+
+// keep keeps an answer with a TTL of 0. That there is no such name is kept for all types, as the
+// cache does it (see putNXDomain).
+func (k *keeping) keep(q question, e *entry) {
+	if e.ttl != 0 || e.kind == kindFailure {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if e.kind == kindNXDomain && !k.knows(q.name) {
+		q.rrtype = 0
+	}
+	size := e.size(q)
+	if k.octets+size > maxOnce || k.once[q] != nil {
+		return
+	}
+	q.name = strings.Clone(q.name)
+	k.once[q] = e
+	k.octets += size
+}
+
+// knows says whether records of a name were found.
+func (k *keeping) knows(name string) bool {
+	return slices.ContainsFunc(types[:], func(t rrtype) bool {
+		e := k.once[question{name, t}]
+		return e != nil && e.kind == kindFound
+	})
+}
+
+// kept returns what was kept for a question, or nil. k may be nil.
+func (k *keeping) kept(q question) *entry {
+	if k == nil {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if e := k.once[q]; e != nil {
+		return e
+	}
+	return k.once[question{name: q.name}]
 }
 
 // boundConnections is, beside the bounds of a share, what the metric says where no

@@ -311,7 +311,7 @@ func TestOnceForEachMessage(t *testing.T) {
 		for i := range 1000 {
 			_, _ = r.LookupTXT(ctx, fmt.Sprintf("n%d.example", i))
 		}
-		if kept := askerOf(ctx).transaction.octets; kept > maxOnce {
+		if kept := askerOf(ctx).transaction.keeping().octets; kept > maxOnce {
 			t.Errorf("%d octets are kept", kept)
 		}
 	})

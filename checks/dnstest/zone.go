@@ -20,6 +20,7 @@ package dnstest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -160,6 +161,20 @@ func (z *Zone) Asked(name, rrtype string) int {
 	z.mu.RLock()
 	defer z.mu.RUnlock()
 	return z.asked[key(name)+" "+strings.ToUpper(rrtype)]
+}
+
+// Repeated returns the questions that were asked more than once, as "name TYPE"; aliases
+// followed on the way are not counted.
+func (z *Zone) Repeated() (questions []string) {
+	z.mu.RLock()
+	defer z.mu.RUnlock()
+	for q, n := range z.asked {
+		if n > 1 {
+			questions = append(questions, q)
+		}
+	}
+	slices.Sort(questions)
+	return questions
 }
 
 // Replace makes z answer as other does, which is not to be used any more. The
