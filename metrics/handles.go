@@ -38,8 +38,33 @@ func (k *known) inc(value string) {
 	k.vec.WithLabelValues(clean(value)).Inc()
 }
 
-// inc counts one of what is rare, or has values that a configuration makes.
-func inc(vec *prometheus.CounterVec, a, b string) { vec.WithLabelValues(clean(a), clean(b)).Inc() }
+// pairs counts by two labels, whose values are those of a configuration and of the program. A counter
+// is resolved once.
+type pairs struct {
+	vec   *prometheus.CounterVec
+	mu    sync.RWMutex
+	known map[pair]prometheus.Counter
+}
+
+type pair struct{ a, b string }
+
+func newPairs(vec *prometheus.CounterVec) *pairs {
+	return &pairs{vec: vec, known: map[pair]prometheus.Counter{}}
+}
+
+// of returns the counter of two values.
+func (p *pairs) of(a, b string) prometheus.Counter {
+	p.mu.RLock()
+	c, ok := p.known[pair{a, b}]
+	p.mu.RUnlock()
+	if !ok {
+		c = p.vec.WithLabelValues(clean(a), clean(b))
+		p.mu.Lock()
+		p.known[pair{a, b}] = c // two who come together have the same
+		p.mu.Unlock()
+	}
+	return c
+}
 
 // clean makes a text a legal label value; the library panics on bad UTF-8.
 func clean(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

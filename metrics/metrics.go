@@ -24,9 +24,9 @@ type Metrics struct {
 	registry *prometheus.Registry
 	glanced  *prometheus.Registry // those of Glance, which are in the other too
 
-	connections  *prometheus.CounterVec
+	connections  *pairs
 	sessions     prometheus.Gauge
-	transactions *prometheus.CounterVec
+	transactions *pairs
 	outcomes     known
 	messages     known
 
@@ -53,7 +53,7 @@ type Metrics struct {
 	exemplars        []atomic.Int64 // when the buckets of timeToFinalReply had their last, in ns since 1970
 	outcomeUnknown   prometheus.Counter
 
-	tlsHandshakes       *prometheus.CounterVec
+	tlsHandshakes       *pairs
 	certificateNotAfter *prometheus.GaugeVec
 
 	stateHealthy atomic.Pointer[func() bool]
@@ -70,7 +70,7 @@ type Metrics struct {
 	retrievals  known
 	amtp        amtp
 
-	disagreements *prometheus.CounterVec
+	disagreements *pairs
 	configReloads known
 	journal       known
 	buildInfo     *prometheus.GaugeVec
@@ -109,9 +109,9 @@ func New() *Metrics {
 		}
 	}
 
-	m.connections = counter("connections_total", "Connections of clients, by listener and by how they ended.", "listener", "result")
+	m.connections = newPairs(counter("connections_total", "Connections of clients, by listener and by how they ended.", "listener", "result"))
 	m.sessions = f.NewGauge(gauge("sessions_active", "Sessions open now."))
-	m.transactions = counter("transactions_total", "Mail transactions, by verdict and by the rule that decided.", "disposition", "rule")
+	m.transactions = newPairs(counter("transactions_total", "Mail transactions, by verdict and by the rule that decided.", "disposition", "rule"))
 
 	m.messages = newKnown(counter("messages_total", "Messages that were passed to a backend or refused, by the strongest proof of who the sender is, weakest first: none, iprev, amtp, spf, submitter, tls.", "identity"),
 		"none", "iprev", "amtp", "spf", "submitter", "tls")
@@ -164,11 +164,11 @@ func New() *Metrics {
 		Help: "Messages whose end went to the backend and whose answer never came: they may arrive twice.",
 	})
 
-	m.tlsHandshakes = counter("tls_handshakes_total", "TLS handshakes with clients.", "version", "result")
+	m.tlsHandshakes = newPairs(counter("tls_handshakes_total", "TLS handshakes with clients.", "version", "result"))
 	for _, version := range []string{"1.2", "1.3"} {
-		m.tlsHandshakes.WithLabelValues(version, "ok")
+		m.tlsHandshakes.of(version, "ok")
 	}
-	m.tlsHandshakes.WithLabelValues("", "error") // of which no version is known
+	m.tlsHandshakes.of("", "error") // of which no version is known
 	m.certificateNotAfter = f.NewGaugeVec(gauge("tls_certificate_not_after_seconds", "When a certificate ends, in seconds since 1970."), []string{"name"})
 
 	f.NewGaugeFunc(gauge("state_healthy", "Whether the store of what lasts between sessions is asked: 0 while it gives no sign of life."), func() float64 {
@@ -204,7 +204,7 @@ func New() *Metrics {
 		waiting:       f.NewGauge(gauge("amtp_waiting", "Mail that was announced and not yet fetched.")),
 	}
 
-	m.disagreements = counter("policy_disagreement_total", "Transactions on which the active and the candidate policy disagree.", "active", "candidate")
+	m.disagreements = newPairs(counter("policy_disagreement_total", "Transactions on which the active and the candidate policy disagree.", "active", "candidate"))
 	m.configReloads = newKnown(counter("config_reloads_total", "Attempts to load the configuration anew.", "result"), "ok", "error")
 	m.journal = newKnown(counter("journal_records_total", "Records of transactions for the journal, by what became of them.", "result"),
 		"written", "dropped", "error")
@@ -237,7 +237,7 @@ func (m *Metrics) Listener(name string, results []string) {
 		return
 	}
 	for _, r := range results {
-		m.connections.WithLabelValues(clean(name), clean(r))
+		m.connections.of(name, r)
 	}
 }
 
@@ -247,7 +247,7 @@ func (m *Metrics) Rule(disposition, rule string) {
 	if m == nil {
 		return
 	}
-	m.transactions.WithLabelValues(clean(disposition), ruleLabel(rule))
+	m.transactions.of(disposition, ruleLabel(rule))
 	if disposition == "hold" {
 		if _, known := m.holding.LoadOrStore(rule, nil); !known {
 			m.held.WithLabelValues(clean(rule)).Set(0)
@@ -263,7 +263,7 @@ func (m *Metrics) Candidate(dispositions []string) {
 	for _, active := range dispositions {
 		for _, candidate := range dispositions {
 			if active != candidate {
-				m.disagreements.WithLabelValues(active, candidate)
+				m.disagreements.of(active, candidate)
 			}
 		}
 	}
@@ -272,7 +272,7 @@ func (m *Metrics) Candidate(dispositions []string) {
 // Connection counts a connection when it ends, or when it is turned away.
 func (m *Metrics) Connection(listener, result string) {
 	if m != nil {
-		inc(m.connections, listener, result)
+		m.connections.of(listener, result).Inc()
 	}
 }
 
@@ -309,7 +309,7 @@ func (m *Metrics) Message(identity string) {
 // it; no rule is "none".
 func (m *Metrics) Transaction(disposition, rule string) {
 	if m != nil {
-		inc(m.transactions, disposition, ruleLabel(rule))
+		m.transactions.of(disposition, ruleLabel(rule)).Inc()
 	}
 }
 
@@ -317,7 +317,7 @@ func ruleLabel(rule string) string {
 	if rule == "" {
 		return "none"
 	}
-	return clean(rule)
+	return rule
 }
 
 // Reply counts a reply to a client. enhanced comes without its class, as in
@@ -337,7 +337,7 @@ func (m *Metrics) DNSQuery(rrtype, outcome string) {
 		by.inc(outcome)
 		return
 	}
-	inc(m.dnsVec, rrtype, outcome)
+	m.dnsVec.WithLabelValues(clean(rrtype), clean(outcome)).Inc()
 }
 
 // DNSRefused counts a DNS look-up that was not made, by the bound that was
@@ -467,7 +467,7 @@ func (m *Metrics) exemplarDue(took time.Duration, now time.Time) bool {
 // TLSHandshake counts handshakes with clients.
 func (m *Metrics) TLSHandshake(version, result string) {
 	if m != nil {
-		inc(m.tlsHandshakes, version, result)
+		m.tlsHandshakes.of(version, result).Inc()
 	}
 }
 
@@ -549,7 +549,7 @@ func (m *Metrics) Retrieval(reply string) {
 // policy disagree.
 func (m *Metrics) Disagreement(active, candidate string) {
 	if m != nil {
-		inc(m.disagreements, active, candidate)
+		m.disagreements.of(active, candidate).Inc()
 	}
 }
 
