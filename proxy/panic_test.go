@@ -141,7 +141,7 @@ func TestPanicIsAFailure(t *testing.T) {
 	r := newRig(t, rigOptions{policy: &streamPolicy})
 	var rec *journal.Record
 	log := &panicLog{at: func(r slog.Record) bool { return r.Message == "reply" && strings.Contains(attr(r, "reply"), "354") }}
-	r.srv = New(Options{Log: slog.New(log), Record: func(got *journal.Record) { rec = got }}, r.set)
+	r.srv = New(Options{Log: slog.New(log), Record: func(got *journal.Record) { rec = got.Clone() }}, r.set)
 	c := r.until("DATA")
 	c.send("DATA\r\n")
 	c.expect("354 ")

@@ -21,11 +21,9 @@ func (s *session) finish(outcome journal.Outcome) {
 
 // record makes the record of a transaction that has ended, and publishes it.
 func (tx *transaction) record(session string, outcome journal.Outcome) {
-	rec := &journal.Record{
-		Time: tx.began, ID: tx.facts.ID, Session: session,
-		Outcome: outcome, Backend: tx.relay.Backend, BackendReply: tx.relay.Said.String(), Error: tx.relay.Broken, Bytes: tx.bytes,
-		Took: tx.took,
-	}
+	rec := &tx.rec // which is empty
+	rec.Time, rec.ID, rec.Session, rec.Outcome, rec.Bytes, rec.Took = tx.began, tx.facts.ID, session, outcome, tx.bytes, tx.took
+	rec.Backend, rec.BackendReply, rec.Error = tx.relay.Backend, tx.relay.Said.String(), tx.relay.Broken
 	v, about := tx.verdict, tx.rcpts.last()
 	if tx.rcpts.accepted == 0 && outcome == journal.OutcomeRefused {
 		// All recipients were refused: the record is about the last refusal.
@@ -59,13 +57,17 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 	if tx.reached == policy.Header && tx.facts.Message.Size > 0 {
 		rec.Reached = policy.Message.String() // the message was read to its end, since its size is known
 	}
-	if len(tx.rcpts.list) > 0 {
-		rec.Recipients = make([]journal.Recipient, 0, len(tx.rcpts.list))
-	}
+	rec.Recipients = slices.Grow(rec.Recipients, len(tx.rcpts.list))
 	for i := range tx.rcpts.list {
 		r := &tx.rcpts.list[i]
+		reply := ""
+		if i > 0 && r.reply == tx.rcpts.list[i-1].reply {
+			reply = rec.Recipients[i-1].Reply
+		} else {
+			reply = r.reply.String()
+		}
 		rec.Recipients = append(rec.Recipients, journal.Recipient{
-			Address: r.address, Disposition: journal.Concluded(r.verdict.Disposition), Rule: r.verdict.Rule, Reply: r.reply.String(),
+			Address: r.address, Disposition: journal.Concluded(r.verdict.Disposition), Rule: r.verdict.Rule, Reply: reply,
 			Undecided: !r.verdict.Decided, Final: r.final, Taken: r.taken, Hold: r.hold, Service: r.service,
 		})
 		if r.hold != nil && *r.hold == tx.facts.Hold {
@@ -75,9 +77,7 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 			rec.Recipients[i].Service = nil // the same
 		}
 	}
-	if len(tx.ran) > 0 {
-		rec.Checks = make([]journal.Check, 0, len(tx.ran))
-	}
+	rec.Checks = slices.Grow(rec.Checks, len(tx.ran))
 	for _, c := range tx.ran {
 		rec.Checks = append(rec.Checks, journal.Check{Name: c.Name, Result: c.Result, Took: c.Took.Seconds()})
 	}
@@ -85,7 +85,10 @@ func (tx *transaction) record(session string, outcome journal.Outcome) {
 		rec.DNS = t.Answers()
 	}
 	tx.remember(outcome, v)
-	tx.srv.publish(tx.set, rec, &tx.facts, v, tx.judged, tx.reply, tx.tagsOf(v))
+	if rec.Reply = rec.BackendReply; tx.reply != tx.relay.Said {
+		rec.Reply = tx.reply.String()
+	}
+	tx.srv.publish(tx.set, rec, &tx.facts, v, tx.judged, tx.tagsOf(v))
 }
 
 // stage is that at which the transaction ended, by whomever.
@@ -116,12 +119,13 @@ func (tx *transaction) tagsOf(v policy.Verdict) []smtp.Field {
 // connection, or on HELO.
 func (srv *Server) recordRefusal(set *Settings, session string, f *policy.Facts, v policy.Verdict) {
 	rec := &journal.Record{Time: srv.now(), ID: f.ID, Session: session, Outcome: journal.OutcomeRefused, State: journal.StateIdentified, Stage: v.Stage.String(), Reached: v.Stage.String()}
-	srv.publish(set, rec, f, v, true, v.Reply.WithID(f.ID), v.Tags)
+	rec.Reply = v.Reply.WithID(f.ID).String()
+	srv.publish(set, rec, f, v, true, v.Tags)
 }
 
 // publish completes the record and hands it out: to the log, to the journal and to the
 // metrics. What policy was not asked about has no disposition: nobody has let it pass.
-func (srv *Server) publish(set *Settings, rec *journal.Record, f *policy.Facts, v policy.Verdict, judged bool, reply smtp.Reply, tags []smtp.Field) {
+func (srv *Server) publish(set *Settings, rec *journal.Record, f *policy.Facts, v policy.Verdict, judged bool, tags []smtp.Field) {
 	rec.Facts = *f
 	rec.Disposition = journal.NotAsked
 	if judged {
@@ -130,7 +134,6 @@ func (srv *Server) publish(set *Settings, rec *journal.Record, f *policy.Facts, 
 	rec.Undecided = !v.Decided
 	rec.Observed = set.Observe && v.Refuses()
 	rec.Policy = set.Chain.Fingerprint()
-	rec.Reply = reply.String()
 	for _, t := range tags {
 		rec.Tags = append(rec.Tags, t.Name+": "+strings.TrimSpace(t.Value))
 	}

@@ -150,7 +150,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	r.srv = New(Options{Log: slog.New(&r.panics), Record: func(rec *journal.Record) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.records = append(r.records, rec)
+		r.records = append(r.records, rec.Clone())
 	}}, r.set)
 	if !o.noProbe {
 		// One look at the backend, so that EHLO announces what it offers.

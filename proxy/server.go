@@ -63,10 +63,12 @@ type Listener struct {
 
 // Options is what stays the same for the life of a server.
 type Options struct {
-	Log     *slog.Logger          // nil: discard
-	Metrics *metrics.Metrics      // may be nil
-	Record  func(*journal.Record) // called once for each transaction, after it was logged; may be nil
-	Now     func() time.Time      // nil: time.Now
+	Log     *slog.Logger     // nil: discard
+	Metrics *metrics.Metrics // may be nil
+	// Record is called once for each transaction, after it was logged; nil: nobody is told. The record
+	// is the session's: who keeps it takes a copy.
+	Record func(*journal.Record)
+	Now    func() time.Time // nil: time.Now
 }
 
 // Server accepts SMTP sessions. Make it with New.

@@ -320,7 +320,7 @@ func (s *sim) run() {
 	s.srv = New(Options{Log: slog.New(&s.panics), Metrics: s.env.metrics, Record: func(r *journal.Record) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.records = append(s.records, r)
+		s.records = append(s.records, r.Clone())
 	}}, &set)
 	// What the MTA offers is learned once, as the server does when it starts.
 	if conn, err := backends.Route(smtp.Path{}).Open(context.Background(), backend.Client{Addr: netip.MustParseAddrPort("127.0.0.1:1")}); err == nil {

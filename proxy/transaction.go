@@ -51,6 +51,7 @@ type transaction struct {
 	reply   smtp.Reply     // the last one that matters
 	bytes   int64
 
+	rec    journal.Record   // in the end
 	known  policy.Recipient // whoever is judged, or stands for all
 	header smtp.Header      // room for the fields of the message
 }
@@ -88,7 +89,7 @@ func (tx *transaction) release() {
 	}
 	clear(list)
 	clear(header)
-	*tx = transaction{rcpts: recipients{list: list[:0], pending: pending[:0]}, header: header[:0]}
+	*tx = transaction{rcpts: recipients{list: list[:0], pending: pending[:0]}, header: header[:0], rec: tx.rec.Room()}
 	transactions.Put(tx)
 }
 

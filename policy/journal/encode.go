@@ -3,10 +3,10 @@ package journal
 import (
 	"bytes"
 	"errors"
-	"sync"
 
 	"postern/checks/dnscache"
 	"postern/policy/journal/jsonline"
+	"postern/proxy/reuse"
 )
 
 // Version is the schema's: it grows when the meaning of a field changes or one
@@ -95,7 +95,7 @@ func (e *encoder) keep(p part, name string, before int, b jsonline.JSON) jsonlin
 	return b
 }
 
-var encoders = sync.Pool{New: func() any { return new(encoder) }}
+var encoders reuse.Pool[encoder]
 
 // release gives the encoder to whoever needs one next: nobody may use its octets any more.
 func (e *encoder) release() {
@@ -107,7 +107,7 @@ func (e *encoder) release() {
 
 // encode makes the record's line. Whoever called releases the encoder that holds it.
 func (r *Record) encode() (*encoder, error) {
-	e := encoders.Get().(*encoder)
+	e := encoders.Take()
 	for step := 0; ; step++ {
 		if e.make(r); len(e.line) <= maxLine {
 			return e, nil

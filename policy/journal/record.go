@@ -143,6 +143,40 @@ type Recipient struct {
 	Candidate *Candidate `json:"candidate,omitempty"`
 }
 
+// keptRoom is how many elements a list of a copy may have room for, to be used again.
+const keptRoom = 32
+
+// CopyTo makes c a copy of r whose lists are its own, in the memory of those that it had: for who
+// keeps what is another's.
+func (r *Record) CopyTo(c *Record) {
+	recipients, checks, tags, dns := c.Recipients, c.Checks, c.Tags, c.DNS
+	*c = *r
+	c.sealed = nil
+	c.Recipients, c.Checks, c.Tags, c.DNS = own(recipients, r.Recipients), own(checks, r.Checks), own(tags, r.Tags), own(dns, r.DNS)
+}
+
+// Clone returns a copy of r whose lists are its own.
+func (r *Record) Clone() *Record {
+	c := new(Record)
+	r.CopyTo(c)
+	return c
+}
+
+// Room returns an empty record whose lists have the room that those of r had. Nobody may use r any more.
+func (r *Record) Room() Record {
+	return Record{Recipients: emptied(r.Recipients), Checks: emptied(r.Checks), Tags: emptied(r.Tags)}
+}
+
+func own[T any](room, list []T) []T { return append(emptied(room), list...) }
+
+func emptied[T any](list []T) []T {
+	if cap(list) > keptRoom {
+		return nil
+	}
+	clear(list) // what they point to is not to live on
+	return list[:0]
+}
+
 // Has says whether the record is about a recipient.
 func (r *Record) Has(recipient string) bool {
 	for i := range r.Recipients {

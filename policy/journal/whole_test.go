@@ -129,3 +129,34 @@ func (f *filler) fill(v reflect.Value) {
 		f.t.Fatalf("the record has a %v now, which this test does not know how to fill", v.Type())
 	}
 }
+
+// A copy stays as it was, whatever becomes of the record and of its lists; and it takes nothing from
+// the record that was copied to the same place before.
+func TestCopiesOfRecords(t *testing.T) {
+	var c Record
+	for seed := range uint64(200) {
+		f := filler{t: t, Rand: rand.New(rand.NewPCG(seed, 1)), empty: float64(seed%4) / 4}
+		var r Record
+		f.fill(reflect.ValueOf(&r).Elem())
+		if err := r.Seal(); err != nil {
+			t.Fatal(err)
+		}
+		want := byTags(t, &r)
+		r.CopyTo(&c)
+		clone := r.Clone()
+		if c.sealed != nil || clone.sealed != nil {
+			t.Fatal("a copy has the line of its record")
+		}
+		r.Release()
+		clear(r.Recipients)
+		clear(r.Checks)
+		clear(r.Tags)
+		clear(r.DNS)
+		r = Record{}
+		for _, copied := range []*Record{&c, clone} {
+			if got := marshal(t, copied); got != want {
+				t.Fatalf("record %d: %s", seed, difference(got, want))
+			}
+		}
+	}
+}

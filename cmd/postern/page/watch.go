@@ -81,7 +81,7 @@ type watch struct {
 	domains lately              // of senders that were refused
 	clients lately              // that were
 	filters map[string]*heardOf // by the names of their facts
-	last    [maxLast]*journal.Record
+	last    [maxLast]journal.Record
 	count   uint64 // of all; last holds the latest of them
 	glance  metrics.Glance
 	looked  bool // there is a glance
@@ -102,7 +102,7 @@ func stepAt(ring []step, length time.Duration, now time.Time) *step {
 	return s
 }
 
-// record counts one that has ended. It is called in the session's goroutine.
+// record counts one that has ended, whose record is the session's. It is called in the goroutine of that.
 func (w *watch) record(r *journal.Record, now time.Time) {
 	fate := fateOf(r)
 	w.mu.Lock()
@@ -122,7 +122,7 @@ func (w *watch) record(r *journal.Record, now time.Time) {
 		w.domains.add(r.Facts.Mail.Domain, now)
 		w.clients.add(r.Facts.Client.IP, now)
 	}
-	w.last[w.count%maxLast] = r
+	r.CopyTo(&w.last[w.count%maxLast])
 	w.count++
 }
 
@@ -194,7 +194,7 @@ func (w *watch) since(n uint64, most int) (records []*journal.Record, count uint
 	defer w.mu.Unlock()
 	from := max(n, w.count-min(w.count, uint64(min(most, maxLast))))
 	for i := from; i < w.count; i++ {
-		records = append(records, w.last[i%maxLast])
+		records = append(records, w.last[i%maxLast].Clone())
 	}
 	return records, w.count
 }

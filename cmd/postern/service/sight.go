@@ -19,7 +19,8 @@ import (
 // Page is what the admin address shows a person, beside metrics and health.
 type Page interface {
 	http.Handler
-	// Record hears of every transaction, in the session that had it, and comes back at once.
+	// Record hears of every transaction, in the session that had it, and comes back at once. The
+	// record is the session's: who keeps it takes a copy.
 	Record(r *journal.Record)
 	// Close ends what goes on and keeps others from listening.
 	Close()

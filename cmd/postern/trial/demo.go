@@ -167,7 +167,7 @@ func newStage(ctx context.Context, version string, page func(*service.Service) s
 
 func (st *stage) record(r *journal.Record) {
 	select {
-	case st.records <- r:
+	case st.records <- r.Clone():
 	default: // somebody plays with --stay: nobody reads
 	}
 }

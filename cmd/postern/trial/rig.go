@@ -65,7 +65,7 @@ func newRig(ctx context.Context, cfg *configs.Config, w *service.World) (r *rig,
 		r.close()
 		return nil, err
 	}
-	r.server = proxy.New(proxy.Options{Log: w.Log, Record: func(rec *journal.Record) { r.records = append(r.records, rec) }}, r.parts.Settings)
+	r.server = proxy.New(proxy.Options{Log: w.Log, Record: func(rec *journal.Record) { r.records = append(r.records, rec.Clone()) }}, r.parts.Settings)
 	return r, nil
 }
 

@@ -9,7 +9,6 @@ import (
 	"postern/configs"
 	"postern/policy"
 	"postern/policy/journal"
-	"postern/policy/journal/jsonline"
 )
 
 // Moment writes a time as people at this site have it, with the name of their zone.
@@ -44,10 +43,12 @@ func FoundLine(w io.Writer, t Terminal, r *journal.Record) error {
 
 // RecordLine prints a record as the journal has it, in one line.
 func RecordLine(w io.Writer, r *journal.Record) error {
-	return jsonline.NewEncoder(w, "").Encode(struct {
-		V int `json:"v"`
-		*journal.Record
-	}{journal.Version, r})
+	line, err := r.Line()
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(line)
+	return err
 }
 
 // saidOf is what the policy said, and by which rule.

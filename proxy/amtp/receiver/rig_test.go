@@ -128,7 +128,7 @@ func newRig(t testing.TB, script func(smtptest.Step) smtptest.Action) *rig {
 	r.smtp = proxy.New(proxy.Options{Log: log, Record: func(rec *journal.Record) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.records = append(r.records, rec)
+		r.records = append(r.records, rec.Clone())
 	}}, set)
 	r.set = &receiver.Settings{
 		Hostname: "mx.test", Domains: []string{"rcpt.example"}, Lifetime: 5 * 24 * time.Hour, Timeout: 30 * time.Second, Port: 26, Size: 1 << 20,
