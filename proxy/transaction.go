@@ -36,12 +36,10 @@ type transaction struct {
 	text    message
 
 	// What was found out and concluded.
-	began   time.Time
-	facts   policy.Facts         // Recipient is nobody until the end, and then whom the record is about
-	ctx     context.Context      // of its checks: the server's, and what follows
-	asks    dnscache.Transaction // on whose behalf they ask
-	found   dnscache.Trace       // what they were answered, where that is kept
-	waits   memory.Patience      // for what lasts between sessions
+	began time.Time
+	facts policy.Facts    // Recipient is nobody until the end, and then whom the record is about
+	ctx   context.Context // of its checks: the server's, and what follows
+	*asking
 	ran     []checks.Ran
 	took    journal.Took
 	judged  bool           // policy was asked
@@ -54,6 +52,15 @@ type transaction struct {
 	rec    journal.Record   // in the end
 	known  policy.Recipient // whoever is judged, or stands for all
 	header smtp.Header      // room for the fields of the message
+}
+
+// asking is what the contexts of checks consist of. It is NOT used again: when such a context
+// ends by its clock just as its check returns, the clock looks at what is above it a moment later,
+// when the transaction may have ended.
+type asking struct {
+	asks  dnscache.Transaction // on whose behalf they ask
+	found dnscache.Trace       // what they were answered, where that is kept
+	waits memory.Patience      // for what lasts between sessions
 }
 
 // transactions are those that have ended: zero, but for the room that their lists have.
@@ -69,6 +76,7 @@ const (
 func newTransaction(s *session, from smtp.Path, params []smtp.Param) *transaction {
 	tx := transactions.Take()
 	tx.srv, tx.set, tx.wire, tx.peer, tx.loan, tx.began = s.srv, s.set, &s.wire, &s.peer, &s.loan, s.srv.now()
+	tx.asking = new(asking)
 	s.peer.begin(&tx.facts, s.listener.Name, s.peer.helo)
 	tx.facts.Mail = policy.MailFrom{From: smtp.Address(from), Domain: esmtp.Domain(from)}
 	tx.relay.Begin(&s.srv.site, tx, tx.facts.ID, &s.loan, &s.set.Timeouts)
