@@ -105,6 +105,7 @@ func Run(ctx context.Context, opt configs.Options, buildVersion string, page fun
 		s.Log.Error("the process before us was not told that we serve", "error", err.Error())
 	}
 	tell("READY=1")
+	forgetStart()
 	err = s.loop(ctx, signals)
 	if errors.Is(err, errHandedOver) {
 		s.leave(signals)
