@@ -10,7 +10,10 @@ import (
 
 // fiftyRules is a chain as a large site may have grown it; none of its rules
 // matches the facts that come with it, so that all are read.
-func fiftyRules(tb testing.TB) (*Chain, *Facts) {
+func fiftyRules(tb testing.TB) (*Chain, *Facts) { return manyRules(tb, 50) }
+
+// manyRules is fiftyRules of any size.
+func manyRules(tb testing.TB, rules int) (*Chain, *Facts) {
 	lists, err := NewLists([]configs.List{
 		{Name: "forwarders", Entries: []string{"203.0.113.0/24", "2001:db8:1::/48", "*.forwarder.example"}},
 	}, nil, time.Now)
@@ -18,7 +21,7 @@ func fiftyRules(tb testing.TB) (*Chain, *Facts) {
 		tb.Fatal(err)
 	}
 	var p configs.Policy
-	for i := range 10 {
+	for i := range rules / 5 {
 		for j, when := range []string{
 			fmt.Sprintf(`spf.result == "fail" and mail.domain == "sender%d.example"`, i),
 			fmt.Sprintf(`submitter.result in ["fail", "permerror"] and rcpt.domain != "example%d.org"`, i),
@@ -41,6 +44,23 @@ func fiftyRules(tb testing.TB) (*Chain, *Facts) {
 	f.Rcpt = RcptTo{Address: "bob@example.org", Domain: "example.org"}
 	f.TLS.Peer = TLSPeer{Verified: true, Names: []string{"mail.example.com", "example.com"}}
 	return chain, &f
+}
+
+// A decision costs as much for each rule in a thousand rules as in ten, and those of a later
+// stage cost nothing: the whole way of a message is one decision a stage.
+func BenchmarkDecideByRules(b *testing.B) {
+	for _, rules := range []int{10, 100, 1000} {
+		chain, f := manyRules(b, rules)
+		for st := Mail; st <= Message; st++ {
+			b.Run(fmt.Sprintf("%d/%s", rules, st), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					chain.Decide(st, f)
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*rules), "ns/rule")
+			})
+		}
+	}
 }
 
 func BenchmarkDecide50Rules(b *testing.B) {

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"postern/configs"
-	"postern/policy/expr"
 )
 
 // compile compiles rules written as "name: when -> do [reply or header]".
@@ -292,7 +291,7 @@ func TestHeaderIsOneLine(t *testing.T) {
 // TestOurTroubleIsNoRefusal: a mistake in the evaluation defers.
 func TestOurTroubleIsNoRefusal(t *testing.T) {
 	chain := compile(t, `spf: spf.result == "fail" -> reject`)
-	chain.rules[0].when = new(expr.Expression) // that was never compiled
+	chain.turns[0].holds = nil // as if it had never been compiled
 	v := chain.Decide(Mail, known(nil))
 	if v.Disposition != DispositionDefer || !v.Decided || v.Rule != "spf" || v.Reply.String() != "451 4.3.0 Local error in processing, please try again later." {
 		t.Errorf("got %+v", v)

@@ -61,6 +61,9 @@ type Expression struct {
 // Holds says whether the condition is true.
 func (x *Expression) Holds(s Scope) bool { return x.value.truth(s) }
 
+// Holder returns Holds by itself, for who asks it of many expressions in a row.
+func (x *Expression) Holder() func(Scope) bool { return x.value.truth }
+
 // Judge says whether the condition is true where only the facts in known are known.
 func (x *Expression) Judge(s Scope, known Set) Truth { return x.value.judge(s, known) }
 
