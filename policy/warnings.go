@@ -13,6 +13,9 @@ import (
 // rule that has more is not judged.
 const maxCases = 1 << 12
 
+// maxTogether bounds how many rules are looked at together.
+const maxTogether = 100
+
 // Warnings returns what is legal and hardly meant: a rule that can never match,
 // one that always does though its condition looks as if it did not, one that
 // never gets its turn because those above take everything it would match, forwarders
@@ -23,28 +26,81 @@ const maxCases = 1 << 12
 // or false independently. So there is no false alarm, but there may be silence.
 func (c *Chain) Warnings() []configs.Fault {
 	warnings := slices.Concat(c.notes, c.lists.wideForwarders())
+	w := c.imagineWorld()
 	for i, r := range c.rules {
 		above := c.rules[:i]
 		if r.BuiltIn {
 			// That an own rule does the work of a built-in one is no fault of either.
 			above = slices.DeleteFunc(slices.Clone(above), func(a *rule) bool { return !a.BuiltIn })
 		}
-		if text := c.warning(r, above); text != "" {
+		if text := w.warning(r, above); text != "" {
 			warnings = append(warnings, configs.Warning(textPosition(r.WhenPosition, r.Position, r.Name), "rule %q %s", r.Name, text))
 		}
 	}
 	return warnings
 }
 
-func (c *Chain) warning(r *rule, above []*rule) string {
+// world is a message that none of the chain's rules was made for: its facts are none of those that they compare with.
+type world struct {
+	expr.Scope
+	all map[string]*expr.Variable // what the rules turn on, by name
+}
+
+func (c *Chain) imagineWorld() world {
+	w := world{imagine(Facts{}), map[string]*expr.Variable{}}
+	for _, v := range variables(c.rules...) {
+		w.all[v.Name] = v
+		w.restore(v)
+	}
+	return w
+}
+
+// restore makes of a variable what no rule compares it with, if there is such a value; a condition is false.
+func (w world) restore(v *expr.Variable) {
+	v = w.all[v.Name]
+	switch {
+	case v.Count() == 0:
+	case v.Fact == nil || v.Fact.Kind == expr.Bool:
+		v.Set(w.Scope, 0)
+	default:
+		v.Set(w.Scope, v.Count()-1)
+	}
+}
+
+// at calls see with a world in which the rule matches, if there is one: then it is true.
+func (w world) at(r *rule, see func(expr.Scope)) bool {
+	own := variables(r)
+	found := expr.Possible(w.Scope, own, r.when.Holds)
+	if found {
+		see(w.Scope)
+	}
+	for _, v := range own {
+		w.restore(v)
+	}
+	return found
+}
+
+func (w world) warning(r *rule, above []*rule) string {
 	if cases([]*rule{r}) > maxCases {
 		return ""
 	}
-	if !possible([]*rule{r}, r.when.Holds) {
+	var rivals []*rule // that decide where r would match, in the one world that was looked at
+	if !w.at(r, func(s expr.Scope) {
+		for _, a := range above {
+			if a.decides() && a.when.Holds(s) {
+				rivals = append(rivals, a)
+			}
+		}
+	}) {
 		return "can never match: its condition is false whatever the facts are"
 	}
 	if !r.when.Constant() && !possible([]*rule{r}, func(s expr.Scope) bool { return !r.when.Holds(s) }) {
 		return "always matches: its condition is true whatever the facts are; if that is meant, write true"
+	}
+	// Most rules are done with here. NOT: to try each with all others in every combination of their values, which
+	// takes minutes where there are some hundreds.
+	if len(rivals) == 0 {
+		return ""
 	}
 	// One rule above that takes all is the better explanation, so look for it first.
 	together := []*rule{r}
@@ -52,8 +108,11 @@ func (c *Chain) warning(r *rule, above []*rule) string {
 		if !a.decides() {
 			continue
 		}
-		if pair := []*rule{r, a}; cases(pair) <= maxCases && !possible(pair, func(s expr.Scope) bool { return r.when.Holds(s) && !a.when.Holds(s) }) {
+		if pair := []*rule{r, a}; slices.Contains(rivals, a) && cases(pair) <= maxCases && !possible(pair, func(s expr.Scope) bool { return r.when.Holds(s) && !a.when.Holds(s) }) {
 			return fmt.Sprintf("never gets its turn: rule %q above (%s) matches whatever it would match", a.Name, a.Position)
+		}
+		if len(together) > maxTogether {
+			continue
 		}
 		if with := append(together[:len(together):len(together)], a); cases(with) <= maxCases {
 			together = with
@@ -83,8 +142,9 @@ func (c *Chain) warning(r *rule, above []*rule) string {
 // it does not: no rule that gets its turn refuses or tags a message for that SPF
 // failed.
 func (c *Chain) Gaps() []configs.Fault {
+	w := c.imagineWorld()
 	for i, r := range c.rules {
-		if r.do != DispositionPass && r.catchesSPF() && c.warning(r, c.rules[:i]) == "" {
+		if r.do != DispositionPass && r.catchesSPF() && w.warning(r, c.rules[:i]) == "" {
 			return nil
 		}
 	}

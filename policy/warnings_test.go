@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -64,6 +65,19 @@ func TestWarnings(t *testing.T) {
 	chain, _ := fiftyRules(t)
 	if w := chain.Warnings(); len(w) == 0 || !strings.Contains(w[0].Text, "never gets its turn") {
 		t.Errorf("fifty rules, some of them the same: %v", w)
+	}
+}
+
+// Two thousand rules are looked at in no time. In minutes would be too late: a proxy that starts looks at them too.
+func TestWarningsOfManyRules(t *testing.T) {
+	var lines []string
+	for i := range 2000 {
+		lines = append(lines, fmt.Sprintf(`r%d: mail.domain == "partner-%d.example" and spf.result == "fail" and not in_list("forwarders", client.ip) -> reject`, i, i))
+	}
+	lines = append(lines, strings.Replace(lines[17], "r17:", "again:", 1))
+	w := compile(t, lines...).Warnings()
+	if len(w) != 1 || !strings.Contains(w[0].Text, `rule "again" never gets its turn: rule "r17" above`) {
+		t.Errorf("got %v", w)
 	}
 }
 
