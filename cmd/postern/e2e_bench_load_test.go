@@ -32,6 +32,7 @@ type load struct {
 	domains       int           // of senders; they take turns
 	firstDomain   int           // its number: who starts behind those of the last load meets a cold cache
 	pipelined     bool          // MAIL, RCPT and DATA in one write, and the replies after it
+	standing      bool          // all connections are open before the first message, and until the last is answered
 	every         time.Duration // a message is due so often; 0: the next one as soon as the last is answered
 }
 
@@ -78,7 +79,39 @@ func (l load) body(header int) []byte {
 }
 
 // run makes the clients send to addr. The first of them that hears what it does not want ends it.
-func (l load) run(addr string) (outcome, error) {
+// When the clock starts begin is called, and end when it has stopped.
+func (l load) run(addr string, begin, end func()) (outcome, error) {
+	if !l.standing {
+		begin()
+		o, err := l.send(addr, nil, nil)
+		end()
+		return o, err
+	}
+	ready, goOn, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var o outcome
+	var err error
+	go func() {
+		defer close(done)
+		o, err = l.send(addr, ready, goOn)
+	}()
+	for range l.connections {
+		select {
+		case <-ready:
+		case <-done: // with an error
+			return o, err
+		}
+	}
+	begin()
+	began := time.Now()
+	close(goOn)
+	<-done
+	end()
+	o.took = time.Since(began)
+	return o, err
+}
+
+// send is run without a clock. Clients of a standing load say when they are ready, and wait until they may go on.
+func (l load) send(addr string, ready, goOn chan struct{}) (outcome, error) {
 	left := atomic.Int64{}
 	left.Store(int64(l.messages))
 	took := make([][]time.Duration, l.connections)
@@ -90,7 +123,7 @@ func (l load) run(addr string) (outcome, error) {
 	var wg sync.WaitGroup
 	for i := range l.connections {
 		wg.Go(func() {
-			s := sender{load: l, text: text, rest: rest, left: &left, took: make([]time.Duration, 0, l.messages/l.connections*2+1), began: began}
+			s := sender{load: l, text: text, rest: rest, left: &left, took: make([]time.Duration, 0, l.messages/l.connections*2+1), began: began, ready: ready, goOn: goOn}
 			faults[i] = s.work(addr)
 			if faults[i] != nil {
 				left.Store(0)
@@ -119,6 +152,8 @@ type sender struct {
 	left       *atomic.Int64
 	took       []time.Duration
 	began      time.Time
+	ready      chan<- struct{} // nil: need not be told
+	goOn       <-chan struct{}
 
 	conn     net.Conn
 	r        *bufio.Reader
@@ -130,6 +165,9 @@ var hello, quit = []byte("EHLO mx.client.example\r\n"), []byte("QUIT\r\n")
 
 // work sends until there is nothing left to send.
 func (s *sender) work(addr string) error {
+	if s.ready != nil {
+		return s.session(addr, -1)
+	}
 	for n := s.left.Add(-1); n >= 0; n = s.left.Add(-1) {
 		if err := s.session(addr, int(n)); err != nil {
 			return err
@@ -139,7 +177,7 @@ func (s *sender) work(addr string) error {
 }
 
 // session is one connection. Its first message is the nth of the load, and the others
-// it takes off what is left.
+// it takes off what is left; that of a standing load takes all so.
 func (s *sender) session(addr string, n int) error {
 	s.due(n)
 	began := time.Now()
@@ -160,12 +198,20 @@ func (s *sender) session(addr string, n int) error {
 	if err := s.say("EHLO", hello, '2'); err != nil {
 		return err
 	}
+	if s.ready != nil {
+		s.ready <- struct{}{}
+		<-s.goOn
+		if n = int(s.left.Add(-1)); n < 0 {
+			return nil
+		}
+		began = time.Now()
+	}
 	for i := 1; ; i++ {
 		if err := s.message(n); err != nil {
 			return err
 		}
 		s.took = append(s.took, time.Since(began))
-		if i == s.perConnection {
+		if i == s.perConnection && s.ready == nil {
 			break
 		}
 		if n = int(s.left.Add(-1)); n < 0 {
@@ -173,6 +219,9 @@ func (s *sender) session(addr string, n int) error {
 		}
 		s.due(n)
 		began = time.Now()
+	}
+	if s.ready != nil {
+		return nil // NOT: QUIT, which would be counted for those that are ready early, and not for the others
 	}
 	return s.say("QUIT", quit, '2')
 }

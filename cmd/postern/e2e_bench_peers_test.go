@@ -146,25 +146,30 @@ func benchPeers(old string) (peers []peer, missing []string) {
 // ours is the peer that all of this is about, and theirs the one that it is compared with.
 const ours, theirs = "Postern", "HAProxy"
 
-// startBenchPostern starts the built binary with the built-in policy, all its checks,
-// and its log in a file. Limits that would turn away a client who sends all there is are wide.
+// startBenchPostern starts the built binary with benchSetup.
 func startBenchPostern(t *testing.T, s *site, backend int, with setup, journal bool) served {
 	t.Helper()
+	p := startPosternAs(t, benchSetup(t, s, backend, with, journal))
+	return served{addr: p.addr(), pid: p.cmd.Process.Pid, ours: p}
+}
+
+// benchSetup adds to a setup: the built-in policy, all its checks, and the log in a file. Limits that would turn away a
+// client who sends all there is are wide.
+func benchSetup(t *testing.T, s *site, backend int, with setup, journal bool) setup {
 	with.dns = s.dns
 	with.backends = fmt.Sprintf(`[{name: mta, addresses: ["127.0.0.1:%d"], tls: "off", identity: none}]`, backend)
 	with.extra += "limits: {message_size: 200MiB, connections: 20000, connections_per_client: 20000}\n"
 	if journal {
 		with.extra += fmt.Sprintf("journal: {path: %q}\n", t.TempDir())
 	}
-	p := startPosternAs(t, with)
-	return served{addr: p.addr(), pid: p.cmd.Process.Pid, ours: p}
+	return with
 }
 
 func startHAProxy(t *testing.T, _ *site, backend int, with setup) served {
 	t.Helper()
 	port, file := freePort(t), t.TempDir()+"/haproxy.cfg"
 	writeFile(t, file, fmt.Sprintf(`global
-    maxconn 5000
+    maxconn 6000
 defaults
     mode tcp
     timeout connect 10s

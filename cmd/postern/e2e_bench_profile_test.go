@@ -21,6 +21,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Where the time of a message goes: perf (Debian: linux-perf) looks at the built binary some
@@ -65,7 +66,7 @@ var belongings = []struct {
 	functions []string // regular expressions of whole names
 }{
 	{subjectCaller, []string{
-		`postern/proxy/smtp\.ReadReply`, `postern/proxy/smtp\.AppendReply`, `postern/policy/journal/jsonline\..*`, `encoding/json\..*`,
+		`postern/proxy/smtp\.\(\*ReplyReader\)\.Read`, `postern/proxy/smtp\.AppendReply`, `postern/policy/journal/jsonline\..*`, `encoding/json\..*`,
 	}},
 	{subjectCollector, []string{
 		`runtime\.mallocgc.*`, `runtime\.newobject`, `runtime\.makeslice`, `runtime\.growslice`, `runtime\.gcBgMarkWorker.*`, `runtime\.gcAssistAlloc.*`,
@@ -271,7 +272,7 @@ func (c benchCase) allocations(t *testing.T, s *site, binary string) allocated {
 		return a
 	}
 	before := ask()
-	if _, err := c.run(proxy.addr); err != nil {
+	if _, err := c.run(proxy.addr, func() {}, func() {}); err != nil {
 		t.Fatal(err)
 	}
 	after := ask()
@@ -298,11 +299,10 @@ func (c benchCase) look(t *testing.T, s *site) (l looks, microseconds float64) {
 		t.Fatal(err)
 	}
 	eventually(t, "perf to look", func() bool { _, err := os.Stat(data); return err == nil })
-	used := proxy.processor(t)
-	if _, err := c.run(proxy.addr); err != nil {
+	var used time.Duration
+	if _, err := c.run(proxy.addr, func() { used = proxy.processor(t) }, func() { used = proxy.processor(t) - used }); err != nil {
 		t.Fatal(err)
 	}
-	used = proxy.processor(t) - used
 	perf.Process.Signal(syscall.SIGINT)
 	perf.Wait()
 	script := exec.Command("perf", "script", "-i", data, "--no-inline", "-F", "ip,sym")

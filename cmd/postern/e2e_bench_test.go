@@ -37,6 +37,7 @@ type benchCase struct {
 	delay time.Duration // of every answer of the DNS
 	cold  bool          // no sender domain was seen before
 	large bool          // for the MTA that takes large messages
+	idle  int           // connections besides, which have said EHLO and then nothing
 }
 
 // theCases are what a proxy for mail meets, from the worst for it to the best.
@@ -113,6 +114,9 @@ func (c benchCase) warm(t *testing.T, p peer, s *site, with setup) served {
 	}
 	s.zone.SetDelay(0)
 	proxy := p.start(t, s, backend, with)
+	if c.idle > 0 {
+		crowd(t, proxy.addr, c.idle)
+	}
 	l := c.load
 	l.every, l.messages = 0, max(l.messages/5, l.connections)
 	if c.large {
@@ -121,7 +125,8 @@ func (c benchCase) warm(t *testing.T, p peer, s *site, with setup) served {
 	if c.cold {
 		l.firstDomain = l.domains
 	}
-	if _, err := l.run(proxy.addr); err != nil {
+	nothing := func() {}
+	if _, err := l.run(proxy.addr, nothing, nothing); err != nil {
 		t.Fatalf("%s, %s: %v", c.name, p.name, err)
 	}
 	return proxy
@@ -136,15 +141,18 @@ func (c benchCase) measure(t *testing.T, p peer, s *site, with setup) (m measure
 	defer s.zone.SetDelay(0)
 
 	runtime.GC() // the clients' and the MTA's, not in the middle of it
-	asking := proxy.garbage(t)
-	before := proxy.garbage(t)
-	asking = before.less(asking)
-	questions, used := s.zone.Queries(), proxy.processor(t)
-	o, err := l.run(proxy.addr)
+	var asking, before garbage
+	var questions int
+	var used time.Duration
+	o, err := l.run(proxy.addr, func() {
+		asking = proxy.garbage(t)
+		before = proxy.garbage(t)
+		asking = before.less(asking)
+		questions, used = s.zone.Queries(), proxy.processor(t)
+	}, func() { used = proxy.processor(t) - used })
 	if err != nil {
 		t.Fatalf("%s, %s: %v", c.name, p.name, err)
 	}
-	used = proxy.processor(t) - used
 	left := proxy.garbage(t).less(before).less(asking)
 	n := float64(l.messages)
 	m = measurement{
@@ -155,7 +163,7 @@ func (c benchCase) measure(t *testing.T, p peer, s *site, with setup) (m measure
 	}
 	if *benchCalls && proxy.pid != 0 && !c.cold {
 		l.messages = min(l.messages, callsMessages)
-		m.Calls = float64(proxy.calls(t, func() { _, err = l.run(proxy.addr) })) / float64(l.messages)
+		m.Calls = float64(proxy.calls(t, func() { _, err = l.run(proxy.addr, func() {}, func() {}) })) / float64(l.messages)
 		if err != nil {
 			t.Fatalf("%s, %s, under strace: %v", c.name, p.name, err)
 		}
@@ -173,7 +181,7 @@ func milliseconds(sorted []time.Duration, percent int) float64 {
 
 // TestBench measures what -bench.cases names; without it there is nothing to do.
 func TestBench(t *testing.T) {
-	if *benchCases == "" {
+	if *benchCases == "" && !*benchGrowth {
 		return
 	}
 	descriptors(t, 4000)
@@ -205,8 +213,12 @@ func TestBench(t *testing.T) {
 		}
 	}
 	s := newSite(t)
-	if *benchProfile {
+	switch {
+	case *benchProfile:
 		tellProfiles(t, s)
+		return
+	case *benchGrowth:
+		tellGrowth(t, s, report)
 		return
 	}
 	var all []measurement

@@ -357,6 +357,14 @@ type setup struct {
 // startPosternAs is startPostern for those who need another configuration.
 func startPosternAs(t *testing.T, own setup) *postern {
 	t.Helper()
+	p := configurePostern(t, own)
+	p.serve(t)
+	return p
+}
+
+// configurePostern writes the configuration of one that is not started yet.
+func configurePostern(t *testing.T, own setup) *postern {
+	t.Helper()
 	needs(t)
 	if own.binary == "" {
 		var err error
@@ -397,14 +405,36 @@ admin: {address: "127.0.0.1:%d"}
 log: {level: info, format: json}
 timeouts: {backend_connect: 1m%s}
 %s`, p.port, own.listeners, p.ca, p.key, own.backends, own.dns, p.admin, own.timeouts, own.extra))
-
-	p.serve(t)
 	return p
 }
 
 // serve runs the binary with the configuration that p has, until the test ends.
-// What it puts down without being told where lands beside the configuration.
 func (p *postern) serve(t *testing.T) {
+	t.Helper()
+	p.launch(t)
+	eventually(t, "Postern to be ready", func() bool {
+		select {
+		case err := <-p.exited:
+			p.exited <- err
+			t.Fatalf("postern ended at once: %v", err)
+		default:
+		}
+		if !p.backendDown {
+			// Not before it knows what the backend offers, which it announces in its turn.
+			status, _ := p.get("/readyz")
+			return status == http200
+		}
+		c, err := net.DialTimeout("tcp", p.addr(), time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+// launch starts the binary. What it puts down without being told where lands beside the
+// configuration.
+func (p *postern) launch(t *testing.T) {
 	t.Helper()
 	log, err := os.Create(p.log)
 	if err != nil {
@@ -432,24 +462,6 @@ func (p *postern) serve(t *testing.T) {
 		if t.Failed() {
 			t.Logf("Postern's log:\n%s", readFile(t, p.log))
 		}
-	})
-	eventually(t, "Postern to be ready", func() bool {
-		select {
-		case err := <-p.exited:
-			p.exited <- err
-			t.Fatalf("postern ended at once: %v", err)
-		default:
-		}
-		if !p.backendDown {
-			// Not before it knows what the backend offers, which it announces in its turn.
-			status, _ := p.get("/readyz")
-			return status == http200
-		}
-		c, err := net.DialTimeout("tcp", p.addr(), time.Second)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
 	})
 }
 
