@@ -148,7 +148,7 @@ type Session struct {
 
 // Resolver asks the DNS; *net.Resolver has these methods. Errors are bare
 // *net.DNSError: IsNotFound for NXDOMAIN and NODATA, IsTimeout or IsTemporary
-// for trouble.
+// for trouble. An answer belongs to all who ask, and no check changes one, NOT even by sorting it.
 type Resolver interface {
 	LookupTXT(ctx context.Context, name string) ([]string, error)
 	LookupMX(ctx context.Context, name string) ([]*net.MX, error)
