@@ -156,7 +156,7 @@ const (
 // ReplyReader reads the replies of one server, one after another. Of the short texts that
 // it says again and again it keeps one copy. The zero ReplyReader is ready.
 type ReplyReader struct {
-	said [16]string // each at the place that its octets come to
+	said [16]string // each at one of the two places that its octets come to
 }
 
 // maxSaid is how long a text may be that a ReplyReader keeps, in octets: what it keeps
@@ -172,11 +172,16 @@ func (rr *ReplyReader) text(b []byte) string {
 	for _, c := range b {
 		sum = (sum ^ uint32(c)) * 16777619
 	}
-	said := &rr.said[(sum^sum>>16)%uint32(len(rr.said))]
-	if *said != string(b) {
-		*said = string(b)
+	place := sum ^ sum>>16
+	first, second := &rr.said[place%uint32(len(rr.said))], &rr.said[(place+1)%uint32(len(rr.said))]
+	switch string(b) {
+	case *first:
+		return *first
+	case *second:
+		return *second
 	}
-	return *said
+	*first, *second = string(b), *first
+	return *first
 }
 
 // ReadReply is Read for a single reply.
