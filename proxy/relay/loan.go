@@ -20,9 +20,10 @@ type Loan struct {
 	conn   *backend.Conn // of the session's goroutine, which changes it under mu; nil: none
 	ending *time.Timer   // of the session's goroutine: calls HangUp; nil: never needed so far
 
-	mu    sync.Mutex
-	asked bool // to give conn up
-	gone  bool // Abort was called
+	mu     sync.Mutex
+	asked  bool      // to give conn up
+	gone   bool      // Abort was called
+	hangAt time.Time // when HangUp may end the conversation; zero: never
 }
 
 // Client is the conversation with the client that a session waits for. Interrupt makes
@@ -74,10 +75,14 @@ func (l *Loan) Abort() {
 	}
 }
 
-// HangUp ends the conversation, and none that is begun later.
+// HangUp ends the conversation, and none that is begun later. It is for the timer, which may
+// call it when its time was taken back, and the next message has another one.
 func (l *Loan) HangUp() {
 	l.mu.Lock()
 	bc := l.conn
+	if l.hangAt.IsZero() || time.Now().Before(l.hangAt) {
+		bc = nil
+	}
 	l.mu.Unlock()
 	if bc != nil {
 		bc.Abort()
@@ -86,6 +91,7 @@ func (l *Loan) HangUp() {
 
 // hangUpAfter hangs up after d, unless keepUp is called before.
 func (l *Loan) hangUpAfter(d time.Duration) {
+	l.setHangAt(time.Now().Add(d))
 	if l.ending == nil {
 		l.ending = time.AfterFunc(d, l.HangUp)
 		return
@@ -94,7 +100,16 @@ func (l *Loan) hangUpAfter(d time.Duration) {
 }
 
 // keepUp takes back what hangUpAfter has said.
-func (l *Loan) keepUp() { l.ending.Stop() }
+func (l *Loan) keepUp() {
+	l.ending.Stop()
+	l.setHangAt(time.Time{})
+}
+
+func (l *Loan) setHangAt(t time.Time) {
+	l.mu.Lock()
+	l.hangAt = t
+	l.mu.Unlock()
+}
 
 // Aborted says whether Abort was called.
 func (l *Loan) Aborted() bool {

@@ -455,3 +455,31 @@ func TestLoan(t *testing.T) {
 		}
 	})
 }
+
+// A timer that could not be stopped in time does not end the conversation of the message
+// that came next.
+func TestALateTimerEndsNothing(t *testing.T) {
+	tell(t, smtptest.SinkOptions{}, func(s *story) {
+		pool := s.talk.Pool()
+		for range 2 {
+			s.rcpt(bob)
+			s.wantFate("the message", journal.OutcomeDelivered, "250 2.", s.message(Shape{}, "Subject: x\r\n\r\n"))
+			s.out.Close()
+			s.loan.HangUp() // that of this message, late
+			s.begin(pool)
+			s.out.Ends()
+			s.loan.HangUp() // and later still, when the next one has a time of its own
+			s.out.Close()
+			s.begin(pool)
+		}
+		s.want("the recipient of the last one", "250 ", s.rcpt(bob))
+		s.out.Ends()
+		conn := s.loan.Conn()
+		time.Sleep(s.timeouts.EndOfData + time.Second)
+		synctest.Wait()
+		if r, err := conn.Reply(); err == nil {
+			t.Errorf("the conversation outlives the time for the end: %+v", r)
+		}
+		s.loan.Drop()
+	})
+}
