@@ -46,7 +46,7 @@ type list struct {
 	names      map[string]*Entry
 	subdomains bool // names has some
 	entries    []*Entry
-	room       []Entry // for the next ones: a hundred thousand are made one by one in no time
+	room       []Entry // for the next ones, which are made many at a time
 }
 
 func newList() *list { return &list{names: map[string]*Entry{}} }
@@ -107,10 +107,10 @@ func NewLists(defs []configs.List, read func(file string) ([]byte, error), now f
 			fault(def.Position, "list %s: %v", def.Name, err)
 			continue
 		}
-		number := 0
+		number, before := 0, len(l.names)
 		for line := range strings.Lines(string(data)) {
 			if number++; number == sampled {
-				l.makeRoom(bytes.Count(data, []byte{'\n'}))
+				l.makeRoom(len(l.names)-before, bytes.Count(data, []byte{'\n'}))
 			}
 			at := configs.Position{File: def.File, Line: number, Column: 1 + len(line) - len(strings.TrimLeft(line, " \t"))}
 			if number == 1 {
@@ -132,10 +132,15 @@ func NewLists(defs []configs.List, read func(file string) ([]byte, error), now f
 // sampled is after how many lines of a file its list knows what the others may be.
 const sampled = 1000
 
-// makeRoom makes room for the names in a file of so many lines, if they go on as they began:
-// a map that grows costs as much again as one that has the room.
-func (l *list) makeRoom(lines int) {
-	names := make(map[string]*Entry, len(l.names)*(lines/sampled))
+// makeRoom makes room for the names in a file of so many lines, if they go on as they began,
+// found of them in the first ones: a map that grows costs as much again as one that has the
+// room.
+func (l *list) makeRoom(found, lines int) {
+	more := found * (lines/sampled - 1)
+	if more <= 0 {
+		return
+	}
+	names := make(map[string]*Entry, len(l.names)+more)
 	maps.Copy(names, l.names)
 	l.names = names
 }

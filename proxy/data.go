@@ -67,13 +67,13 @@ func (m *message) receive() error {
 	for {
 		pace.Arm(tx.wire, sc.Octets()+skipped)
 		spare := !tx.awaitsBackend() && tx.loan.Spare()
-		b, block, err := tx.wire.ReadBlock(tail)
+		b, block, err := tx.wire.ReadBlock(tail, m.state == streaming)
 		if tx.gaveUp(spare, err) {
-			wire.PutBlock(block)
+			tx.wire.PutBlock(block)
 			continue
 		}
 		if err != nil {
-			wire.PutBlock(block)
+			tx.wire.PutBlock(block)
 			return err
 		}
 		var n int
@@ -103,11 +103,11 @@ func (m *message) receive() error {
 		}
 		if end {
 			tx.wire.Unread(b[n+len(".\r\n"):])
-			wire.PutBlock(block)
+			tx.wire.PutBlock(block)
 			return nil
 		}
 		tail = append(keep[:0], b[n:]...)
-		wire.PutBlock(block)
+		tx.wire.PutBlock(block)
 	}
 }
 
@@ -197,13 +197,13 @@ func readChunk(c *wire.Conn, m *message, p wire.Pace, before, n int64) error {
 		}
 		p.Arm(c, before+got)
 		spare := m != nil && !m.tx.awaitsBackend() && m.tx.loan.Spare()
-		b, block, err := c.ReadBlock(nil)
+		b, block, err := c.ReadBlock(nil, m != nil && m.state == streaming)
 		if spare && m.tx.gaveUp(spare, err) {
-			wire.PutBlock(block)
+			c.PutBlock(block)
 			continue
 		}
 		if err != nil {
-			wire.PutBlock(block)
+			c.PutBlock(block)
 			return err
 		}
 		if over := int64(len(b)) - (n - got); over > 0 {
@@ -214,7 +214,7 @@ func readChunk(c *wire.Conn, m *message, p wire.Pace, before, n int64) error {
 		if m != nil {
 			m.chunkPart(b)
 		}
-		wire.PutBlock(block)
+		c.PutBlock(block)
 	}
 	return nil
 }

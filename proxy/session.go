@@ -179,7 +179,8 @@ func (s *session) apologise() {
 	if tx.message != nil {
 		tx.message.close()
 	}
-	s.finish(outcome)
+	s.tx = nil
+	tx.record(s.id, outcome) // NOT: released. What has panicked may have left others at work on it.
 }
 
 // open does what comes before the first command: the PROXY header, the limits,

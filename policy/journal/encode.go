@@ -62,6 +62,7 @@ func (r *Record) Line() ([]byte, error) {
 func (r *Record) handOver() (*encoder, error) {
 	if e := r.sealed; e != nil {
 		r.sealed = nil
+		clear(e.parts[:]) // they point into the record, which is used again while the line waits
 		return e, nil
 	}
 	return r.encode()

@@ -62,9 +62,9 @@ func (t *text) Read(p []byte) (int, error) {
 func (t *text) next() {
 	t.pace.Rest(time.Since(t.read))
 	t.pace.Arm(t.wire, t.sc.Octets()+t.skipped)
-	b, block, err := t.wire.ReadBlock(t.tail)
+	b, block, err := t.wire.ReadBlock(t.tail, false)
 	t.read = time.Now()
-	defer wire.PutBlock(block)
+	defer t.wire.PutBlock(block)
 	if err != nil {
 		t.lost = err
 		if t.err == nil {

@@ -104,10 +104,15 @@ func (c *Conn) WaitLine() error { return c.in.waitLine() }
 func (c *Conn) ReadLine() ([]byte, error) { return smtp.ReadLine(c.in.br, LineLimit) }
 
 // ReadBlock returns the next octets of a message: tail, the few undecided octets of the
-// block before, followed by what has arrived. The block goes back with PutBlock.
-func (c *Conn) ReadBlock(tail []byte) (b []byte, block *Block, err error) {
-	return c.in.readBlock(tail)
+// block before, followed by what has arrived. Where streams says that they go on at once
+// and nobody makes a copy, there may be 128 KiB of them, else 32. The block goes back with
+// PutBlock, or at the end of the session.
+func (c *Conn) ReadBlock(tail []byte, streams bool) (b []byte, block *Block, err error) {
+	return c.in.readBlock(tail, streams)
 }
+
+// PutBlock gives the block of the last ReadBlock back; nil is none.
+func (c *Conn) PutBlock(block *Block) { c.in.putBlock(block) }
 
 // Unread gives octets back that were read too far. b is copied, and goes before what
 // was given back earlier.
@@ -230,9 +235,9 @@ const dropLimit = 64 << 10
 func (c *Conn) Drop() {
 	for n := 0; n < dropLimit && c.Ahead(); {
 		c.ReadBy(time.Now().Add(lookAgain))
-		b, block, err := c.in.readBlock(nil)
+		b, block, err := c.in.readBlock(nil, false)
 		n += len(b)
-		PutBlock(block)
+		c.PutBlock(block)
 		if err != nil {
 			return
 		}

@@ -35,7 +35,8 @@ var (
 	wide atomic.Int64
 )
 
-// Block is what octets of a message are read into.
+// Block is what octets of a message are read into. It is its session's until that has put
+// it back, or ends.
 type Block struct{ octets []byte }
 
 func takeBlock(large bool) *Block {
@@ -66,7 +67,8 @@ type input struct {
 	have  bool   // first holds an octet
 	back  []byte // read too far and to be read again
 	large bool   // back counts as a wide block
-	flood bool   // the last block was full
+	flood bool   // the last block brought as much as a usual one has room for
+	lent  *Block // what readBlock has returned, until it is put back
 
 	// While try or tryB runs:
 	trying bool
@@ -103,6 +105,7 @@ func (in *input) release() {
 // close forgets everything; in is not used any more.
 func (in *input) close() {
 	in.release()
+	in.putBlock(in.lent)
 	in.keepBack(nil)
 }
 
@@ -246,19 +249,24 @@ func readFD(fd int, p []byte) (int, error) {
 }
 
 // readBlock returns the next octets of a message: tail, the few undecided
-// octets of the block before, followed by what has arrived. The block goes back
-// with PutBlock. What is buffered comes before what the connection has.
-func (in *input) readBlock(tail []byte) (b []byte, block *Block, err error) {
+// octets of the block before, followed by what has arrived; streams: they go on at once,
+// and there may be more of them where a block was full. The block goes back with putBlock.
+// What is buffered comes before what the connection has.
+func (in *input) readBlock(tail []byte, streams bool) (b []byte, block *Block, err error) {
 	if in.buffered() == 0 && in.raw != nil {
 		in.release()
 		in.tail = append(in.tail[:0], tail...)
+		in.flood = in.flood && streams
 		in.block = nil
 		if err := in.raw.Read(in.tryB); err != nil {
 			return nil, nil, err
 		}
-		return in.block.octets[:len(in.tail)+in.n], in.block, in.err
+		block = in.block
+		in.block, in.lent = nil, block
+		return block.octets[:len(in.tail)+in.n], block, in.err
 	}
 	block = takeBlock(false) // of a buffer, or a record of TLS: never more
+	in.lent = block
 	k := copy(block.octets, tail)
 	n := 0
 	if in.buffered() > 0 {
@@ -280,15 +288,16 @@ func (in *input) tryBlock(fd uintptr) bool {
 	k := copy(block.octets, in.tail)
 	in.n, in.err = readFD(int(fd), block.octets[k:])
 	if errors.Is(in.err, syscall.EAGAIN) {
-		PutBlock(block)
+		in.putBlock(block)
 		return false
 	}
 	in.block, in.flood = block, k+in.n >= BlockSize
 	return true
 }
 
-// PutBlock gives a block of ReadBlock back; nil is none.
-func PutBlock(block *Block) {
+// putBlock gives a block back; nil is none.
+func (in *input) putBlock(block *Block) {
+	in.lent = nil
 	switch {
 	case block == nil:
 	case len(block.octets) > BlockSize:

@@ -138,12 +138,12 @@ func TestLinesAndBlocks(t *testing.T) {
 			}
 			var text []byte
 			for !bytes.Contains(text, []byte("\r\n.\r\n")) {
-				b, block, err := c.ReadBlock(text)
+				b, block, err := c.ReadBlock(text, false)
 				if err != nil {
 					t.Fatal(err)
 				}
 				text = bytes.Clone(b)
-				PutBlock(block)
+				c.PutBlock(block)
 			}
 			message, rest, _ := bytes.Cut(text, []byte("\r\n.\r\n"))
 			if string(message) != "text" {
@@ -173,8 +173,9 @@ func TestLinesAndBlocks(t *testing.T) {
 	}
 }
 
-// A message that comes fast is read in larger pieces, within a bound for all sessions; what
-// was read too far counts too while it is kept.
+// A message that comes fast and goes on at once is read in larger pieces, within a bound
+// for all sessions; what was read too far counts too while it is kept. Not parallel: it
+// looks at what all sessions have.
 func TestWideBlocks(t *testing.T) {
 	c, client := socketPair(t)
 	go func() {
@@ -184,8 +185,9 @@ func TestWideBlocks(t *testing.T) {
 			}
 		}
 	}()
+	streams := true
 	next := func() ([]byte, *Block) {
-		b, block, err := c.ReadBlock([]byte("tail"))
+		b, block, err := c.ReadBlock([]byte("tail"), streams)
 		if err != nil || !bytes.HasPrefix(b, []byte("tail\x00")) {
 			t.Fatalf("%d octets, %v", len(b), err)
 		}
@@ -194,24 +196,24 @@ func TestWideBlocks(t *testing.T) {
 	if b, block := next(); len(b) > BlockSize {
 		t.Errorf("the first block has %d octets", len(b))
 	} else {
-		PutBlock(block)
+		c.PutBlock(block)
 	}
 	b, block := next()
 	for len(b) <= BlockSize { // until the client was faster than we are
-		PutBlock(block)
+		c.PutBlock(block)
 		b, block = next()
 	}
 	if wide.Load() != 1 {
 		t.Errorf("%d wide blocks are in use, want that one", wide.Load())
 	}
 	c.Unread(b[len("tail"):])
-	PutBlock(block)
+	c.PutBlock(block)
 	if wide.Load() != 1 {
 		t.Errorf("%d count as wide blocks, want what was read too far", wide.Load())
 	}
-	for c.Buffered() > 0 { // in pieces of a line's buffer
+	for c.Buffered() > 0 {
 		_, block := next()
-		PutBlock(block)
+		c.PutBlock(block)
 	}
 	if wide.Load() != 0 {
 		t.Errorf("%d wide blocks are in use, want none", wide.Load())
@@ -223,16 +225,33 @@ func TestWideBlocks(t *testing.T) {
 		if len(b) > BlockSize {
 			t.Fatalf("a block of %d octets where no wide one was left", len(b))
 		}
-		PutBlock(block)
+		c.PutBlock(block)
 	}
 	wide.Store(0)
 	for b, block = next(); len(b) <= BlockSize; b, block = next() {
-		PutBlock(block)
+		c.PutBlock(block)
 	}
 	c.Unread(b[len("tail"):])
-	PutBlock(block)
-	c.Close()
-	if wide.Load() != 0 {
+	c.PutBlock(block)
+	streams = false // it is held: who makes a copy has the bound of a usual block
+	for c.Buffered() > 0 {
+		_, block := next()
+		c.PutBlock(block)
+	}
+	for range 100 {
+		b, block := next()
+		if len(b) > BlockSize {
+			t.Fatalf("a block of %d octets for what does not stream", len(b))
+		}
+		c.PutBlock(block)
+	}
+	streams = true
+	for b, block = next(); len(b) <= BlockSize; b, block = next() {
+		c.PutBlock(block)
+	}
+	c.Unread(b[len("tail"):])
+	c.Close() // with a block that a panic has left where it was
+	if wide.Load() != 0 || c.in.block != nil || c.in.lent != nil {
 		t.Errorf("%d wide blocks are in use behind the end of the session", wide.Load())
 	}
 }
