@@ -15,8 +15,8 @@ import (
 // A chart of several diagrams as SVG, in colours that can be read on white and on black.
 
 const (
-	panelWidth, panelHeight                             = 400.0, 250.0
-	marginLeft, marginRight, marginTop, marginBelowAxis = 62.0, 14.0, 44.0, 44.0
+	panelWidth, panelHeight                             = 410.0, 250.0
+	marginLeft, marginRight, marginTop, marginBelowAxis = 66.0, 30.0, 48.0, 44.0
 )
 
 var colours = []string{"#3584c4", "#cf6a1a", "#4c9a50"}
@@ -59,7 +59,7 @@ func (p panel) draw(b *strings.Builder) {
 		fmt.Fprintf(b, `<path d="M%.1f %.1fh%.1f" stroke="#808080" stroke-opacity="0.3"/>`+"\n", marginLeft, y(v), width)
 		text(marginLeft-6, y(v)+4, "end", "", count(int(v)))
 	}
-	text(marginLeft-6, marginTop-12, "end", "", p.y)
+	text(4, marginTop-14, "start", "", p.y)
 	for v := math.Pow(10, math.Floor(math.Log10(least))); v <= most*1.001; v *= 10 {
 		if v >= least*0.999 {
 			fmt.Fprintf(b, `<path d="M%.1f %.1fv4" stroke="#808080"/>`+"\n", x(v), y(0))
@@ -76,7 +76,7 @@ func (p panel) draw(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, `<path d="%s" fill="none" stroke="%s" stroke-width="2"/>`+"\n", d.String(), colour)
 		if c.name != "" {
-			at := marginLeft + float64(i)*width/3
+			at := marginLeft + float64(i)*width*0.29
 			fmt.Fprintf(b, `<path d="M%.1f 28h14" stroke="%s" stroke-width="2"/>`+"\n", at, colour)
 			text(at+18, 32, "start", "", c.name)
 		}
