@@ -330,8 +330,13 @@ func TestAnOwnRuleSwitchesNothingOff(t *testing.T) {
 	if v := chain.Decide(Message, f); len(v.Tags) != 1 {
 		t.Errorf("%+v", v.Tags)
 	}
-	if !chain.SiteReads("spf") || chain.SiteReads("pra") || chain.SiteReads("submitter") {
+	if chain.SiteReadsSender() {
 		t.Error("the site reads spf, and not what the built-in rules read")
+	}
+	for _, own := range []string{`mine: pra.result == "fail" -> tag X-Postern-Tag: x`, `mine: submitter.domain == "x.example" -> reject`, `mine: header.count > 99 -> tag X-Postern-Tag: ${pra.address}`} {
+		if !mustCompile(t, after(own), nil).SiteReadsSender() {
+			t.Errorf("%s: reads the sender", own)
+		}
 	}
 }
 

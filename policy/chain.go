@@ -28,6 +28,7 @@ type Chain struct {
 	tagsSize    int
 	oneDomain   bool
 	readsWhole  bool
+	siteSender  bool             // a rule of the site reads who the header says has sent it
 	untold      []*check         // those that it reads and whose facts are not measured where they are in trouble
 	notes       []configs.Fault  // warnings about overrides
 	place       configs.Position // of what says whether the built-in rules count
@@ -131,6 +132,7 @@ func (c *Chain) sum() {
 		c.tagsSize += r.header.most()
 		c.oneDomain = c.oneDomain || r.oneDomain()
 		c.readsWhole = c.readsWhole || r.reads("message.size") || r.reads(milters)
+		c.siteSender = c.siteSender || !r.BuiltIn && (r.reads("pra") || r.reads("submitter"))
 	}
 	for _, of := range checksKnown {
 		if of.untold && slices.ContainsFunc(c.rules, func(r *rule) bool { return r.needs(of.name) }) {

@@ -98,11 +98,9 @@ func (r *rule) needs(name string) bool {
 	return false
 }
 
-// SiteReads says whether a rule that the site wrote itself, or what such a rule
-// writes, uses a fact of a check. Overrides are the site's, the built-in rules are not.
-func (c *Chain) SiteReads(check string) bool {
-	return slices.ContainsFunc(c.rules, func(r *rule) bool { return !r.BuiltIn && r.reads(check) })
-}
+// SiteReadsSender says whether a rule that the site wrote itself, or what such a rule writes, uses the
+// PRA or SUBMITTER. Overrides are the site's, the built-in rules are not.
+func (c *Chain) SiteReadsSender() bool { return c.siteSender }
 
 // Reader returns the first rule whose condition reads a fact, and where it stands;
 // an override before others, since those read it for the override's sake.

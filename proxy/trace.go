@@ -23,7 +23,7 @@ func (tx *transaction) appendFields(b []byte) []byte {
 		b = fields.AppendAuthResults(b, tx.set.Hostname, f)
 	}
 	if tx.set.Headers.ReceivedSPF {
-		b = fields.AppendReceivedSPFs(b, tx.set.Hostname, f, tx.set.Chain.SiteReads("pra") || tx.set.Chain.SiteReads("submitter"))
+		b = fields.AppendReceivedSPFs(b, tx.set.Hostname, f, tx.set.Chain.SiteReadsSender())
 	}
 	for _, t := range tx.tags() {
 		b = fields.AppendTag(b, t)
