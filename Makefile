@@ -48,8 +48,7 @@ test: ## vet, and every test with the race detector, in random order
 	$(GO) test -race -shuffle=on -timeout $(TIMEOUT) ./...
 
 poison: ## tests in a build that spoils the memory which is used again, to find who reads it too late
-	$(GO) vet -tags poison ./...
-	$(GO) test -tags poison -short -timeout $(TIMEOUT) ./proxy/... ./checks/... ./policy/journal/... ./cmd/postern/page ./cmd/postern/service ./cmd/postern/trial
+	$(GO) test -tags poison -short -timeout $(TIMEOUT) ./proxy/... ./checks ./checks/dkim ./checks/dnscache ./policy/journal/... ./cmd/postern/page ./cmd/postern/trial
 
 e2e: $(BIN)/mtas ## the built binary with a real Postfix, DNS and clients, SPF against pyspf and DKIM against opendkim (Debian: see .ci/run for the packages)
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/postern ./cmd/postern
