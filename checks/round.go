@@ -71,11 +71,13 @@ func (r round) wait(ctx context.Context, later []int) {
 		}
 		r.one(limited, i)
 	}
+	// Not even where writing the log of a check that panicked panics may the others go on to
+	// write into facts that somebody else has by then.
+	defer others.Wait()
 	for _, i := range later[1:] {
 		others.Go(func() { one(i) })
 	}
 	one(later[0])
-	others.Wait()
 }
 
 // one runs the check at that place.

@@ -219,6 +219,32 @@ func TestAPanicIsLoggedAndLeavesTemperror(t *testing.T) {
 	}
 }
 
+// broken is a log that cannot be written.
+type broken struct{ slog.Handler }
+
+func (broken) Enabled(context.Context, slog.Level) bool { return true }
+
+func (broken) Handle(context.Context, slog.Record) error { panic("the log is broken") }
+
+// Whatever ends a stage, no check of it is left behind that still writes.
+func TestAPanicInTheLogWaitsForTheOtherChecks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := setOf(Deps{Log: slog.New(broken{slog.DiscardHandler})},
+			fake("spf", spfResult, func(context.Context, *policy.Facts) { panic("while asking") }),
+			fake("iprev", iprevResult, func(_ context.Context, f *policy.Facts) {
+				time.Sleep(time.Second)
+				f.Iprev.Result = policy.Pass
+			}))
+		f := transaction("192.0.2.1", "client.example", "a@example.com")
+		defer func() {
+			if p := recover(); p != "the log is broken" || f.Iprev.Result != policy.Pass {
+				t.Errorf("%v; iprev %s", p, f.Iprev.Result)
+			}
+		}()
+		set.Run(t.Context(), policy.Mail, f, Message{}, nil)
+	})
+}
+
 func TestNoCheckThatRanStaysSkipped(t *testing.T) {
 	set := setOf(Deps{}, fake("spf", spfResult, func(context.Context, *policy.Facts) {}))
 	f := transaction("192.0.2.1", "client.example", "a@example.com")
