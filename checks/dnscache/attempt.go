@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"postern/proxy/reuse"
 )
 
 // Attempt is look-ups that take what is in the cache and wait for nothing: those with
@@ -13,7 +15,13 @@ type Attempt struct {
 	context.Context //nolint:containedctx // it is one
 
 	transaction *Transaction // of Context; may be nil
+	*looking
+}
 
+// looking is what came of an attempt. It is used again, and is NOT the attempt itself: when a context
+// that was made of that ends by its clock just as it is given back, the clock looks at what is
+// above it a moment later, and must find what was there.
+type looking struct {
 	mu     sync.Mutex // a check may ask several questions at once
 	waited bool
 	looks  []look
@@ -37,24 +45,24 @@ func (r *Resolver) TakesAttempts() {}
 // most messages come to.
 const maxLooks = 32
 
-var attempts = sync.Pool{New: func() any { return new(Attempt) }}
+// lookings are those of attempts that are over: empty, but for their room.
+var lookings reuse.Pool[looking]
 
-// NewAttempt begins an attempt on behalf of ctx. Whoever began it gives it back by Close.
+// NewAttempt begins an attempt on behalf of ctx. Whoever began it ends it by Close.
 func NewAttempt(ctx context.Context) *Attempt {
-	a := attempts.Get().(*Attempt)
-	a.Context, a.transaction = ctx, askerOf(ctx).transaction
-	return a
+	return &Attempt{Context: ctx, transaction: askerOf(ctx).transaction, looking: lookings.Take()}
 }
 
-// Close gives the attempt back for somebody else's. Nobody may use it from then on, or a
-// context that was made of it: such a look-up panics.
+// Close ends the attempt. A look-up on its behalf, or on that of a context that was made of it,
+// panics from then on.
 func (a *Attempt) Close() {
-	looks := a.looks
-	if clear(looks); cap(looks) > maxLooks {
-		looks = nil
+	l := a.looking
+	a.looking = nil
+	if clear(l.looks); cap(l.looks) > maxLooks {
+		l.looks = nil
 	}
-	*a = Attempt{looks: looks[:0]}
-	attempts.Put(a)
+	l.waited, l.looks = false, l.looks[:0]
+	lookings.Put(l)
 }
 
 type attemptKey struct{}
