@@ -230,10 +230,8 @@ func (s *shard) put(q question, e *entry, now int64) {
 // putNXDomain stores that there is no such name: for all its types (RFC 2308 §5,
 // RFC 8020 §2), and what was known of any of them goes, lest it stand in later.
 //
-// It holds for its own type alone while an answer of another type is in its time:
-// then one of the two is wrong, and there are servers that say NXDOMAIN for the
-// AAAA of a host that has an A (RFC 4074 §4.2). The addresses of such a host must
-// not go from an SPF record with it.
+// It is doubtful, and holds for its own type alone, while an answer of another type is in its time,
+// see beside. The addresses of such a host must not go from an SPF record with it.
 //
 // NOT: for the names below as well, as RFC 8020 would have it. The name may be an
 // alias, which exists, and names below it do too. And servers of DNS lists, above
@@ -241,15 +239,10 @@ func (s *shard) put(q question, e *entry, now int64) {
 // cuts there only what DNSSEC has proven, which we do not ask for. What is below
 // costs a query more; a listing that is overlooked costs more than that.
 func (s *shard) putNXDomain(q question, e *entry, now int64) {
-	doubtful := false
-	for _, t := range types {
-		known, ok := s.found.Peek(question{q.name, t})
-		if ok = ok && t != q.rrtype && now < known.expires; ok {
+	if others := s.beside(q, now); len(others) > 0 {
+		for _, known := range others {
 			known.contradicted.Store(true)
-			doubtful = true
 		}
-	}
-	if doubtful {
 		s.remove(s.found, q)
 		s.set(s.negative, s.maxNegative, q, e)
 		return
@@ -259,6 +252,19 @@ func (s *shard) putNXDomain(q question, e *entry, now int64) {
 		s.remove(s.negative, question{q.name, t})
 	}
 	s.set(s.negative, s.maxNegative, question{name: q.name}, e)
+}
+
+// beside returns the records of the name of q that were found, are of other types, and in their
+// time. Where there are some, an answer that there is no such name is doubtful: one of the two
+// is wrong, and there are servers that say NXDOMAIN for the AAAA of a host that has an A
+// (RFC 4074 §4.2).
+func (s *shard) beside(q question, now int64) (others []*entry) {
+	for _, t := range types {
+		if known, ok := s.found.Peek(question{q.name, t}); ok && t != q.rrtype && now < known.expires {
+			others = append(others, known)
+		}
+	}
+	return others
 }
 
 // set stores an entry. The bounds are kept here and NOT: by the caches, which

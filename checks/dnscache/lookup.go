@@ -176,7 +176,8 @@ func (r *Resolver) AheadAddr(client share.Client, addr string) {
 
 func (r *Resolver) ahead(q question, t *Transaction) {
 	s := r.cache.of(q.name)
-	if known, _ := r.cache.get(s, q, r.now().UnixNano()); known == nil && t.kept(q) == nil && !r.retired.Load() {
+	now := r.now().UnixNano()
+	if known, _ := r.cache.get(s, q, now); known == nil && t.kept(s, q, now) == nil && !r.retired.Load() {
 		_, _ = r.start(s, q, t, r.maxInFlight/2, true, false)
 	}
 }

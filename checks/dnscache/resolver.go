@@ -133,7 +133,7 @@ func (r *Resolver) begin(ctx context.Context, q question) pending {
 	p.source = SourceCache
 	if p.answer == nil {
 		t := p.asker.transaction
-		if p.answer = t.kept(q); p.answer != nil {
+		if p.answer = t.kept(s, q, now); p.answer != nil {
 			return p
 		}
 		if a := p.asker.attempt; a != nil {
@@ -244,10 +244,11 @@ func (r *Resolver) start(s *shard, q question, t *Transaction, limit int, wanted
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// The answer may have come since the caller looked: nobody is asked twice for it.
-	if e := keeps.kept(q); e != nil {
+	now := r.now().UnixNano()
+	if e, _ := r.cache.get(s, q, now); e != nil && !renew {
 		return nil, e
 	}
-	if e, _ := r.cache.get(s, q, r.now().UnixNano()); e != nil && !renew {
+	if e := keeps.kept(s, q, now); e != nil {
 		return nil, e
 	}
 	if c := s.calls[q]; c != nil {
@@ -321,11 +322,13 @@ func (r *Resolver) settle(s *shard, q question, c *call) (telling bool) {
 		}
 		c.e = r.failure(s, q, errTimeout(q.name, "", textTimeout))
 	}
+	now := r.now().UnixNano()
+	doubtful := c.e.kind == kindNXDomain && len(s.beside(q, now)) > 0
 	for _, k := range c.keeps { // before somebody else could ask again
-		k.keep(q, c.e)
+		k.keep(q, c.e, doubtful)
 	}
 	if successor := s.calls[q]; successor == nil || successor == c {
-		s.put(q, c.e, r.now().UnixNano())
+		s.put(q, c.e, now)
 		delete(s.calls, q)
 	}
 	return true

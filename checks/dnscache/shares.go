@@ -93,15 +93,15 @@ func (t *Transaction) keeping() *keeping {
 	return t.keeps
 }
 
-// kept returns what was kept for t, or nil. t may be nil.
-func (t *Transaction) kept(q question) *entry {
+// kept returns what was kept for t, or nil, see keeping.kept. t may be nil.
+func (t *Transaction) kept(s *shard, q question, now int64) *entry {
 	if t == nil {
 		return nil
 	}
 	t.mu.Lock()
 	k := t.keeps
 	t.mu.Unlock()
-	return k.kept(q)
+	return k.kept(s, q, now)
 }
 
 // keeping is the answers with a TTL of 0, which "can only be used for the
@@ -120,22 +120,36 @@ type keeping struct {
 // may last as long as its client likes.
 const maxOnce = 16 << 10
 
-// keep keeps an answer with a TTL of 0. That there is no such name is kept for all types, as the
-// cache does it (see putNXDomain).
-func (k *keeping) keep(q question, e *entry) {
-	if e.ttl != 0 || e.kind == kindFailure {
+// keep keeps an answer with a TTL of 0. That there is no such name is kept for all types as well,
+// unless it is doubtful, as the cache has it (see shard.beside), or records of the name are kept;
+// and it does not count for them any more once some are found, for whatever time.
+func (k *keeping) keep(q question, e *entry, doubtful bool) {
+	if e.kind == kindFailure {
 		return
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if e.kind == kindNXDomain && !k.knows(q.name) {
-		q.rrtype = 0
+	whole := question{name: q.name}
+	if no := k.once[whole]; no != nil && e.kind == kindFound {
+		k.octets -= no.size(whole)
+		delete(k.once, whole)
 	}
+	if e.ttl != 0 {
+		return
+	}
+	q.name = strings.Clone(q.name)
+	k.add(q, e)
+	if e.kind == kindNXDomain && !doubtful && !k.knows(q.name) {
+		k.add(question{name: q.name}, e)
+	}
+}
+
+// add adds an answer where it has room.
+func (k *keeping) add(q question, e *entry) {
 	size := e.size(q)
 	if k.octets+size > maxOnce || k.once[q] != nil {
 		return
 	}
-	q.name = strings.Clone(q.name)
 	k.once[q] = e
 	k.octets += size
 }
@@ -148,8 +162,10 @@ func (k *keeping) knows(name string) bool {
 	})
 }
 
-// kept returns what was kept for a question, or nil. k may be nil.
-func (k *keeping) kept(q question) *entry {
+// kept returns what was kept for a question, or nil. That there is no such name counts for
+// another type only where s, the shard of the name, has no records of it by now: somebody else
+// may have found them. k may be nil.
+func (k *keeping) kept(s *shard, q question, now int64) *entry {
 	if k == nil {
 		return nil
 	}
@@ -158,7 +174,10 @@ func (k *keeping) kept(q question) *entry {
 	if e := k.once[q]; e != nil {
 		return e
 	}
-	return k.once[question{name: q.name}]
+	if e := k.once[question{name: q.name}]; e != nil && len(s.beside(q, now)) == 0 {
+		return e
+	}
+	return nil
 }
 
 // boundConnections is, beside the bounds of a share, what the metric says where no

@@ -317,6 +317,104 @@ func TestOnceForEachMessage(t *testing.T) {
 	})
 }
 
+// That there is no such name, for one message, counts for its other types as it does where it is
+// cached: not beside what was found of the name, before or after, for this message or another.
+func TestNXDomainForOneMessageBesideWhatIsFound(t *testing.T) {
+	const before, passed, after, others = "found before", "found before, and past its time", "found after", "found after, for another"
+	for _, c := range []struct {
+		when      string
+		ttl       uint32 // of what is found
+		questions int
+	}{{before, 300, 4}, {before, 0, 4}, {passed, 300, 5}, {after, 300, 4}, {after, 0, 4}, {others, 300, 4}} {
+		t.Run(fmt.Sprintf("%s, TTL %d", c.when, c.ttl), func(t *testing.T) {
+			story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
+				s.set(func(_ string, q question) *response {
+					switch q.rrtype {
+					case typeAAAA:
+						return &response{rcode: 3, soa: soa(0, 0)}
+					case typeA:
+						return &response{records: []record{a(c.ttl, 192, 0, 2, 1)}}
+					case typeTXT:
+						return &response{records: []record{txt(300, "x")}}
+					}
+					return &response{soa: soa(300, 300)}
+				})
+				mine := of(t.Context(), 1)
+				none := func() {
+					if ips, err := r.LookupNetIP(mine, "ip6", "h.example"); class(err) != "NXDOMAIN" {
+						t.Errorf("AAAA: %v, %v", ips, err)
+					}
+				}
+				some := func(ctx context.Context) {
+					if ips, err := r.LookupNetIP(ctx, "ip4", "h.example"); err != nil || len(ips) != 1 {
+						t.Errorf("A: %v, %v", ips, err)
+					}
+				}
+				switch c.when {
+				case before, passed:
+					some(mine)
+					none()
+					if c.when == passed {
+						time.Sleep(5 * time.Minute)
+					}
+				case after: // both are asked for before either is known
+					p4, p6 := r.begin(mine, question{"h.example", typeA}), r.begin(mine, question{"h.example", typeAAAA})
+					r.finish(mine, p6)
+					r.finish(mine, p4)
+				case others:
+					none()
+					some(of(t.Context(), 2))
+				}
+				if mx, err := r.LookupMX(mine, "h.example"); class(err) != "NODATA" {
+					t.Errorf("MX: %v, %v", mx, err)
+				}
+				if texts, err := r.LookupTXT(mine, "h.example"); err != nil || !slices.Equal(texts, []string{"x"}) {
+					t.Errorf("TXT: %q, %v", texts, err)
+				}
+				some(mine)
+				none()
+				if q := s.asked(); len(q) != c.questions {
+					t.Errorf("asked %v", q)
+				}
+			})
+		})
+	}
+}
+
+// Where nothing speaks against it, a name that does not exist is asked for once in a message.
+func TestNXDomainForOneMessageIsForAllTypes(t *testing.T) {
+	story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
+		s.set(always(response{rcode: 3, soa: soa(0, 0)}))
+		ctx := of(t.Context(), 1)
+		for range 2 {
+			_, err4 := r.LookupNetIP(ctx, "ip4", "h.example")
+			_, errMX := r.LookupMX(ctx, "h.example")
+			if class(err4) != "NXDOMAIN" || class(errMX) != "NXDOMAIN" {
+				t.Error(err4, errMX)
+			}
+		}
+		if q := s.asked(); len(q) != 1 {
+			t.Errorf("asked %v", q)
+		}
+	})
+}
+
+// A context that was made of an attempt may end by its clock just as the attempt does, and then looks
+// at what is above it a moment later.
+func TestContextsOutliveTheirAttempt(t *testing.T) {
+	for range 3 {
+		attempt := NewAttempt(t.Context())
+		ctx, cancel := context.WithTimeout(attempt, time.Hour)
+		attempt.Close()
+		next := NewAttempt(of(t.Context(), 1))
+		cancel() // as the clock does
+		if ctx.Err() == nil || attempt.Err() != nil || attempt.Value(transactionKey{}) != nil {
+			t.Error("the context of an attempt is another's")
+		}
+		next.Close()
+	}
+}
+
 // The share costs nothing where the answer is at hand.
 func TestSharesAreFreeOnHits(t *testing.T) {
 	r := newTest(t, Options{Servers: []string{"192.0.2.1"}, Dial: pipe(func(_, _ string, query []byte) [][]byte { return [][]byte{someTXT.to(query)} })})
