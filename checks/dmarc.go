@@ -47,12 +47,13 @@ func dmarcOf(ctx context.Context, d Deps, f *policy.Facts, author string) policy
 		}
 	}
 	w := memo.NewWitness(d.Resolver)
-	m := newDMARCEvaluation(w, f)
+	m := newDMARCEvaluation(w, f, slices.Clone(ids), unread) // NOT: ids, whose room would be on the heap for all who are known
 	found := m.judge(ctx, author)
 	if fits {
 		kept := found
 		kept.Domain = strings.Clone(kept.Domain)
-		d.judged.dmarc.Keep(of.own(), kept, w)
+		of = of.own()
+		d.judged.dmarc.Keep(of, kept, of.octets()+len(kept.Domain), w)
 	}
 	return found
 }
@@ -78,6 +79,15 @@ func (a aligning) own() aligning {
 	return a
 }
 
+// octets are those of its texts.
+func (a *aligning) octets() int {
+	n := len(a.author)
+	for i := range a.ids {
+		n += len(a.ids[i].domain)
+	}
+	return n
+}
+
 // dmarcOfAll evaluates each author's domain and returns the worst result; not clear: there
 // may be more of them, or they can be read in two ways. RFC 9989
 // §5.3.1 lets a receiver end at more than one; but then whoever puts an address
@@ -86,7 +96,8 @@ func (a aligning) own() aligning {
 // The domains are judged side by side, in the time of one, and the first that is found
 // to be refused ends it: a slow domain beside that of the victim buys nobody time.
 func dmarcOfAll(ctx context.Context, d Deps, f *policy.Facts, authors []string, clear bool) policy.DMARC {
-	m := newDMARCEvaluation(d.Resolver, f)
+	ids, unread := identifiersOf(f, nil)
+	m := newDMARCEvaluation(d.Resolver, f, ids, unread)
 	found := make([]policy.DMARC, len(authors))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -197,10 +208,9 @@ type dmarcEvaluation struct {
 	fetched map[string]fetched // by domain, so that what is slow is waited for once
 }
 
-func newDMARCEvaluation(r memo.Resolver, f *policy.Facts) *dmarcEvaluation {
-	m := &dmarcEvaluation{resolver: r, refusedBySPF: f.SPF.Result == policy.Fail, fetched: map[string]fetched{}}
-	m.identifiers, m.unread = identifiersOf(f, nil)
-	return m
+// newDMARCEvaluation is told what identifiersOf says.
+func newDMARCEvaluation(r memo.Resolver, f *policy.Facts, ids []identifier, unread bool) *dmarcEvaluation {
+	return &dmarcEvaluation{resolver: r, identifiers: ids, unread: unread, refusedBySPF: f.SPF.Result == policy.Fail, fetched: map[string]fetched{}}
 }
 
 // fetched is what was found at one name.

@@ -135,9 +135,9 @@ func (s *signature) chooseKey(keys *Keys, txts []string) reading {
 type keyRecord struct {
 	algorithm string // k=, rsa where there is none
 	data      string // p= in base64; empty: the key was revoked
-	hashes    []string
-	services  []string
-	flags     []string
+	// Of h=, s= and t=, what is asked of them. NOT: the lists, which take sixteen times the memory of
+	// their text where that is colons.
+	sha256, email, ownOnly bool
 	// public is the key out of data, or a reason why there is none: found out for
 	// the first signature that wants it.
 	public func() (publicKey, string)
@@ -152,16 +152,23 @@ func readKey(txt string) (k reading) {
 	if err != nil {
 		return reading{reason: "malformed key record: " + err.Error()}
 	}
-	list := func(name string) []string {
-		if v, ok := tags.get(name); ok {
-			return strings.Split(v, ":")
+	// lists says whether a tag has one of those values, or otherwise, where it is not there.
+	lists := func(name string, otherwise bool, values ...string) bool {
+		v, ok := tags.get(name)
+		if !ok {
+			return otherwise
 		}
-		return nil
+		for value := range strings.SplitSeq(v, ":") {
+			if slices.Contains(values, value) {
+				return true
+			}
+		}
+		return false
 	}
 	if v, ok := tags.get("v"); ok && (v != "DKIM1" || tags[0].name != "v") {
 		return reading{reason: "incompatible key version"}
 	}
-	k.keyRecord = keyRecord{algorithm: "rsa", hashes: list("h"), services: list("s"), flags: list("t")}
+	k.keyRecord = keyRecord{algorithm: "rsa", sha256: lists("h", true, "sha256"), email: lists("s", true, "*", "email"), ownOnly: lists("t", false, "s")}
 	if v, ok := tags.get("k"); ok && v != "" {
 		k.algorithm = v
 	}
@@ -184,11 +191,11 @@ func (k keyRecord) keyFor(s *signature) (publicKey, string) {
 		return nil, "key was revoked"
 	case k.algorithm != s.algorithm:
 		return nil, "inappropriate key algorithm"
-	case k.hashes != nil && !slices.Contains(k.hashes, "sha256"):
+	case !k.sha256:
 		return nil, "inappropriate hash algorithm"
-	case k.services != nil && !slices.Contains(k.services, "*") && !slices.Contains(k.services, "email"):
+	case !k.email:
 		return nil, "inappropriate service"
-	case slices.Contains(k.flags, "s"):
+	case k.ownOnly:
 		if domain, _ := asciiDomain(s.domain); s.agent != domain {
 			return nil, "the key is for the domain itself alone (t=s), and i= is below it"
 		}
@@ -245,7 +252,7 @@ func KeyFault(txts []string) string {
 			if k.algorithm != "rsa" && k.algorithm != "ed25519" {
 				reason = "a key of an algorithm that nobody verifies: " + k.algorithm
 			} else {
-				k.flags = nil // t=s is about a signature
+				k.ownOnly = false // t=s is about a signature
 				_, reason = k.keyFor(s)
 			}
 		}

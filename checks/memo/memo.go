@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unsafe"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -18,7 +19,7 @@ const (
 	// entries and MaxOctets bound a Memo: to 8 MiB where everybody publishes what
 	// takes most, and to less than 2 MiB with the records of honest domains.
 	entries = 2048
-	// MaxOctets is of the answers of one judgement.
+	// MaxOctets is of one judgement: its answers, of whom it is, and what was judged.
 	MaxOctets = 4 << 10
 	// MaxQuestions bounds those of one judgement. It is more than the ten of RFC 7208 §4.6.4,
 	// since the hosts of an mx term are asked for besides.
@@ -83,11 +84,11 @@ func (m *Memo[Of, What]) Known(ctx context.Context, r Resolver, of Of) (what Wha
 	return j.what, true
 }
 
-// Keep remembers what was judged by the answers of a witness, unless they are too many or
-// too large, or one of them was none. Texts in of and what are kept as they are: they should
-// not be parts of something larger.
-func (m *Memo[Of, What]) Keep(of Of, what What, w *Witness) {
-	if m != nil && w.usable() {
+// Keep remembers what was judged by the answers of a witness, unless they are too many, all of
+// it is too large, or one of them was none. Texts in of and what are kept as they are: they should
+// not be parts of something larger. They are of so many octets.
+func (m *Memo[Of, What]) Keep(of Of, what What, octets int, w *Witness) {
+	if m != nil && w.usable(octets+int(unsafe.Sizeof(of)+unsafe.Sizeof(what))) {
 		for i := range w.asked {
 			w.asked[i].name = strings.Clone(w.asked[i].name)
 		}
@@ -176,12 +177,12 @@ func NewWitness(r Resolver) *Witness {
 	return &Witness{Resolver: r, asked: make([]question, 0, 4)}
 }
 
-// usable says whether the answers are such that a judgement may be kept with them.
-func (w *Witness) usable() bool {
+// usable says whether the answers are such that a judgement may be kept with them, and takes no more
+// than it may with size octets besides.
+func (w *Witness) usable(size int) bool {
 	if len(w.asked) > MaxQuestions {
 		return false
 	}
-	size := 0
 	for i := range w.asked {
 		if w.asked[i].trouble {
 			return false

@@ -30,7 +30,7 @@ func judge(t *testing.T, m *Memo[string, string], of string, r *answers) (what s
 	w := NewWitness(r)
 	texts, _ := w.LookupTXT(t.Context(), of)
 	what = strings.Join(texts, "+")
-	m.Keep(of, what, w)
+	m.Keep(of, what, len(of)+len(what), w)
 	return what, false
 }
 
@@ -63,6 +63,23 @@ func TestAJudgementIsKnownWhileItsAnswersAreTheSame(t *testing.T) {
 	}
 	if _, known := judge(t, nil, "d.example", &answers{}); known {
 		t.Error("nobody remembers")
+	}
+}
+
+// All that is kept of a judgement counts, whoever it came from.
+func TestWhatIsKeptOfAJudgementIsBounded(t *testing.T) {
+	long := strings.Repeat("x", MaxOctets/2)
+	for _, x := range []struct {
+		of, what, answer string
+		kept             bool
+	}{{"a", "b", "c", true}, {long, "b", "c", true}, {"a", long, "c", true}, {long, long, "c", false}, {long, "b", long, false}, {"a", long, long, false}} {
+		m, r := New[string, string](), &answers{texts: []string{x.answer}}
+		w := NewWitness(r)
+		_, _ = w.LookupTXT(t.Context(), "d.example")
+		m.Keep(x.of, x.what, len(x.of)+len(x.what), w)
+		if _, ok := m.Known(t.Context(), r, x.of); ok != x.kept {
+			t.Errorf("of %d octets, %d and %d: kept: %v", len(x.of), len(x.what), len(x.answer), ok)
+		}
 	}
 }
 

@@ -3,7 +3,8 @@ package memo
 import lru "github.com/hashicorp/golang-lru/v2"
 
 const (
-	// texts and MaxText bound a Texts, to 2 MiB of text and what was read of it.
+	// texts and MaxText bound a Texts, to 2 MiB of text. What is read of a text should
+	// not be a multiple of it.
 	texts = 1024
 	// MaxText is the longest text that is remembered, in octets.
 	MaxText = 2 << 10

@@ -42,7 +42,7 @@ func (m *Memo) Evaluate(ctx context.Context, r Request) Outcome {
 		kept := o
 		kept.of = nil
 		who.domain = strings.Clone(who.domain)
-		known.Keep(who, kept, w)
+		known.Keep(who, kept, len(who.domain)+len(kept.Reason), w)
 	}
 	return o
 }
