@@ -146,8 +146,9 @@ type Recipient struct {
 // keptRoom is how many elements a list of a copy may have room for, to be used again.
 const keptRoom = 32
 
-// CopyTo makes c a copy of r whose lists are its own, in the memory of those that it had: for who
-// keeps what is another's.
+// CopyTo makes c a copy of r whose lists Recipients, Checks, Tags and DNS are its own, in the memory of
+// those that it had: for who keeps what is another's. What is below these, and every other list, is shared
+// with r: nobody changes it once it is in a record.
 func (r *Record) CopyTo(c *Record) {
 	recipients, checks, tags, dns := c.Recipients, c.Checks, c.Tags, c.DNS
 	*c = *r
@@ -155,7 +156,7 @@ func (r *Record) CopyTo(c *Record) {
 	c.Recipients, c.Checks, c.Tags, c.DNS = own(recipients, r.Recipients), own(checks, r.Checks), own(tags, r.Tags), own(dns, r.DNS)
 }
 
-// Clone returns a copy of r whose lists are its own.
+// Clone returns a copy of r, as CopyTo does.
 func (r *Record) Clone() *Record {
 	c := new(Record)
 	r.CopyTo(c)
