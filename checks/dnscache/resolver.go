@@ -142,6 +142,9 @@ func (r *Resolver) begin(ctx context.Context, q question) pending {
 		}
 		p.source = SourceNetwork
 		p.call, p.answer = r.start(s, q, t, r.maxInFlight, p.stale != nil, false)
+		if p.answer != nil && p.answer.kind != kindFailure { // it has just come
+			p.source = SourceCache
+		}
 		if p.stale != nil && s.failed(q, now-int64(failedLately)) {
 			p.answer, p.source = p.stale, SourceStale
 		}
@@ -263,7 +266,7 @@ func (r *Resolver) start(s *shard, q question, t *Transaction, limit int, wanted
 		return nil, &entry{kind: kindFailure, err: errTemporary(q.name, "", textClosed)}
 	}
 	if bound := r.places.Take(client, 1, r.questions(limit)); bound != share.None {
-		if limit == r.maxInFlight { // else it was a prefetch, which can wait
+		if limit == r.maxInFlight { // else it was to be renewed, or asked ahead: that can wait
 			r.metrics.DNSRefused(string(bound))
 		}
 		return nil, &entry{kind: kindFailure, err: errTemporary(q.name, "", textBusy)}

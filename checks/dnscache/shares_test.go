@@ -415,6 +415,94 @@ func TestContextsOutliveTheirAttempt(t *testing.T) {
 	}
 }
 
+// What is asked ahead is not waited for, and serves whoever wants it later, though whoever asked
+// has gone; its share is given back.
+func TestAskedAhead(t *testing.T) {
+	story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
+		s.set(func(_ string, q question) *response {
+			time.Sleep(time.Second)
+			if q.rrtype == typePTR {
+				return &response{records: []record{{rrtype: typePTR, ttl: 300, rdata: wireName("c.example")}}}
+			}
+			return &response{records: []record{txt(300, "x")}}
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		start := time.Now()
+		r.AheadTXT(of(ctx, 1), "a.example")
+		r.AheadAddr(client(1), "192.0.2.1")
+		if n := underWay(r); n != 2 || time.Since(start) != 0 {
+			t.Errorf("%d questions are under way after %v", n, time.Since(start))
+		}
+		r.AheadTXT(of(ctx, 1), "a.example") // which is under way
+		cancel()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if n, q := underWay(r), s.asked(); n != 0 || len(q) != 2 {
+			t.Errorf("%d are under way; asked %v", n, q)
+		}
+		r.AheadTXT(of(t.Context(), 1), "a.example")
+		r.AheadAddr(client(1), "192.0.2.1")
+		wantTXT(t, r, "a.example", "x")
+		if names, err := r.LookupAddr(t.Context(), "192.0.2.1"); err != nil || !slices.Equal(names, []string{"c.example."}) {
+			t.Errorf("%q, %v", names, err)
+		}
+		if q := s.asked(); len(q) != 0 {
+			t.Errorf("asked %v again", q)
+		}
+	})
+}
+
+// Nothing is asked ahead where half of the questions that there may be are under way, and
+// by a resolver that has been retired or closed.
+func TestNothingIsAskedAheadInTheWayOfOthers(t *testing.T) {
+	m := metrics.New()
+	story(t, Options{MaxInFlight: 4, Metrics: m}, func(t *testing.T, r *Resolver, s *site) {
+		ahead := func() {
+			r.AheadTXT(t.Context(), "a.example")
+			r.AheadAddr(share.Client{}, "192.0.2.1")
+			synctest.Wait()
+		}
+		var callers sync.WaitGroup
+		for i := range 2 {
+			callers.Go(func() { _, _ = r.LookupTXT(t.Context(), fmt.Sprintf("n%d.example", i)) })
+		}
+		synctest.Wait()
+		if ahead(); underWay(r) != 2 || refused(t, m)["all"] != 0 {
+			t.Errorf("%d questions are under way, %v were refused", underWay(r), refused(t, m))
+		}
+		callers.Wait()
+		r.Retire()
+		if ahead(); underWay(r) != 0 {
+			t.Errorf("a resolver that was retired asks %d questions", underWay(r))
+		}
+		r.retired.Store(false)
+		r.Close()
+		if ahead(); underWay(r) != 0 {
+			t.Errorf("a resolver that was closed asks %d questions", underWay(r))
+		}
+	})
+}
+
+// An answer that comes while a look-up begins is one from the cache.
+func TestAnAnswerThatHasJustComeIsFromTheCache(t *testing.T) {
+	m := metrics.New()
+	story(t, Options{Metrics: m}, func(t *testing.T, r *Resolver, _ *site) {
+		q, asked := question{"a.example", typeTXT}, 0
+		r.now = func() time.Time {
+			if asked++; asked == 2 { // the cache has been looked into, and is about to be again
+				r.cache.of(q.name).put(q, &entry{kind: kindFound, text: []string{"x"}, ttl: 300, expires: time.Now().Add(time.Hour).UnixNano()}, time.Now().UnixNano())
+			}
+			return time.Now()
+		}
+		if from := source(t, r, q.name); from != SourceCache {
+			t.Errorf("from %s", from)
+		}
+		if got := outcomes(t, m, "TXT"); got["hit"] != 1 || got["miss"] != 0 {
+			t.Errorf("counted %v", got)
+		}
+	})
+}
+
 // The share costs nothing where the answer is at hand.
 func TestSharesAreFreeOnHits(t *testing.T) {
 	r := newTest(t, Options{Servers: []string{"192.0.2.1"}, Dial: pipe(func(_, _ string, query []byte) [][]byte { return [][]byte{someTXT.to(query)} })})
