@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -80,7 +79,6 @@ func Run(ctx context.Context, opt configs.Options, buildVersion string, page fun
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(signals)
 
-	defer runtime.KeepAlive(newReserve())
 	lines := newGathering(errout)
 	defer lines.Flush()
 	s := New(Options{
