@@ -40,6 +40,10 @@ func TestWorstSession(t *testing.T) {
 			c.cmd("DATA", "354 ")
 			c.send(worstHeader(smallHeader-100) + "\r\n" + strings.Repeat(strings.Repeat("x", 998)+"\r\n", 60))
 		}},
+		{"in a message with a large header", true, func(c *client) {
+			c.cmd("DATA", "354 ")
+			c.send("From: alice@worst.example\r\n" + worstHeader(250<<10) + "\r\n" + strings.Repeat(strings.Repeat("x", 998)+"\r\n", 60))
+		}},
 		{"in a chunk", false, func(c *client) {
 			text := worstHeader(smallHeader-100) + "\r\n" + strings.Repeat(strings.Repeat("x", 998)+"\r\n", 60)
 			c.send(fmt.Sprintf("BDAT %d\r\n%s", len(text)+1000, text))
@@ -104,7 +108,7 @@ func TestWorstSession(t *testing.T) {
 			if each > sessionMemory {
 				t.Errorf("%d octets each", each)
 			}
-			if large := strings.Contains(tt.name, "large"); each < 200<<10 && !large {
+			if large := strings.Contains(tt.name, "in a large"); each < 200<<10 && !large {
 				t.Errorf("%d octets each: these are not the worst", each)
 			}
 			for _, c := range r.clients {

@@ -129,6 +129,7 @@ func (m *message) gather(b []byte) {
 	if m.roomForHeader(len(m.head)) {
 		m.judgeHeader()
 	}
+	m.tx.forgetFields()
 	m.head = nil
 	m.room.Close()
 }
@@ -468,6 +469,7 @@ func (m *message) cannotHold(err error) {
 
 // judgeMessage judges a held message and passes it on.
 func (m *message) judgeMessage() {
+	tx := m.tx
 	start := time.Now()
 	head := make([]byte, m.hold.Head())
 	if _, err := m.hold.ReadAt(head, 0); err != nil && len(head) > 0 {
@@ -475,11 +477,13 @@ func (m *message) judgeMessage() {
 		return
 	}
 	sec := section{octets: head}
-	sec.fields, sec.bad = m.tx.fields(head)
-	if !m.judge(policy.Message, checks.Message{Header: sec.fields, Section: head, Whole: m.hold, Size: m.hold.Size(), Session: m.tx.envelope()}, start) {
+	sec.fields, sec.bad = tx.fields(head)
+	if !m.judge(policy.Message, checks.Message{Header: sec.fields, Section: head, Whole: m.hold, Size: m.hold.Size(), Session: tx.envelope()}, start) {
 		return
 	}
-	if !m.passOn(sec, m.hold.Size()-m.hold.Head()) {
+	passed := m.passOn(sec, m.hold.Size()-m.hold.Head())
+	tx.forgetFields()
+	if !passed {
 		return
 	}
 	if err := m.hold.BodyTo(sender{m}); err != nil {

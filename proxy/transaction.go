@@ -91,21 +91,27 @@ func (tx *transaction) release() {
 	if cap(list) > keptRecipients {
 		list, pending = nil, nil
 	}
-	header := tx.header
-	if cap(header) > keptFields {
-		header = nil
-	}
 	clear(list)
-	clear(header)
-	*tx = transaction{rcpts: recipients{list: list[:0], pending: pending[:0]}, header: header[:0], rec: tx.rec.Room()}
+	tx.forgetFields()
+	*tx = transaction{rcpts: recipients{list: list[:0], pending: pending[:0]}, header: tx.header, rec: tx.rec.Room()}
 	transactions.Put(tx)
 }
 
-// fields parses a header section, as smtp.ParseHeader does. What it returned before is no
-// longer of use.
+// fields parses a header section, as smtp.ParseHeader does. Its fields are of use until
+// forgetFields.
 func (tx *transaction) fields(section []byte) (h smtp.Header, bad int) {
-	tx.header, bad = smtp.AppendHeader(tx.header[:0], section)
+	tx.header, bad = smtp.AppendHeader(tx.header, section)
 	return tx.header, bad
+}
+
+// forgetFields is called as soon as a header section is judged: with each field, a copy of
+// the whole section stays in memory, and a message may take its time from there on.
+func (tx *transaction) forgetFields() {
+	clear(tx.header)
+	tx.header = tx.header[:0]
+	if cap(tx.header) > keptFields {
+		tx.header = nil
+	}
 }
 
 // runChecks runs the checks of a stage for the current transaction.
