@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"postern/checks/dkim"
@@ -73,6 +74,10 @@ func verifyDKIM(ctx context.Context, keys *dkim.Keys, lookup dkim.Lookup, msg Me
 	out := policy.DKIM{Result: policy.None, Domains: []string{}}
 	for _, s := range keys.Verify(ctx, split, lookup, time.Now()) {
 		domain, ok := domainName(s.Domain)
+		if !ok {
+			domain = printable(s.Domain, smtp.MaxDomain)
+		}
+		domain = strings.Clone(domain) // of a header section, which nobody shall keep
 		switch {
 		case !ok:
 		case s.Result == policy.Pass && !slices.Contains(out.Domains, domain):
@@ -80,11 +85,8 @@ func verifyDKIM(ctx context.Context, keys *dkim.Keys, lookup dkim.Lookup, msg Me
 		case s.Result == policy.TempError && !slices.Contains(out.Unknown, domain):
 			out.Unknown = append(out.Unknown, domain)
 		}
-		if !ok {
-			domain = printable(s.Domain, smtp.MaxDomain)
-		}
 		out.Signatures = append(out.Signatures, policy.DKIMSignature{
-			Domain: domain, Selector: printable(s.Selector, smtp.MaxDomain), Result: s.Result, Reason: printable(s.Reason, maxReason),
+			Domain: domain, Selector: strings.Clone(printable(s.Selector, smtp.MaxDomain)), Result: s.Result, Reason: printable(s.Reason, maxReason),
 		})
 		if better(s.Result, out.Result) {
 			out.Result = s.Result

@@ -50,10 +50,8 @@ func dmarcOf(ctx context.Context, d Deps, f *policy.Facts, author string) policy
 	m := newDMARCEvaluation(w, f, slices.Clone(ids), unread) // NOT: ids, whose room would be on the heap for all who are known
 	found := m.judge(ctx, author)
 	if fits {
-		kept := found
-		kept.Domain = strings.Clone(kept.Domain)
 		of = of.own()
-		d.judged.dmarc.Keep(of, kept, of.octets()+len(kept.Domain), w)
+		d.judged.dmarc.Keep(of, found, of.octets()+len(found.Domain), w)
 	}
 	return found
 }
@@ -235,7 +233,7 @@ func (m *dmarcEvaluation) judge(ctx context.Context, author string) policy.DMARC
 	case err != nil:
 		return policy.DMARC{Result: policy.TempError}
 	}
-	out := policy.DMARC{Result: policy.Fail, Policy: applies, Domain: rec.domain}
+	out := policy.DMARC{Result: policy.Fail, Policy: applies, Domain: strings.Clone(rec.domain)}
 	switch {
 	case own:
 		out.Result = policy.Pass

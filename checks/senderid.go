@@ -121,12 +121,13 @@ func cutLast(s string, c byte) (before, after string, found bool) {
 	return s, "", false
 }
 
-// HeaderFacts sums up the header section of a message.
+// HeaderFacts sums up the header section of a message. Like all facts, its texts are no
+// parts of the section, which would stay in memory with them.
 func HeaderFacts(msg Message) policy.HeaderSum {
 	a := ReadAuthors(msg)
 	sum := policy.HeaderSum{Author: a.Word, FromCount: a.Fields, Count: len(msg.Header)}
 	if a.Word == policy.AuthorOne && len(a.Domains) == 1 {
-		sum.FromDomain = a.Domains[0]
+		sum.FromDomain = strings.Clone(a.Domains[0])
 	}
 	return sum
 }
