@@ -24,6 +24,7 @@ const shards = 16
 // counter.
 type entry struct {
 	kind kind
+	name string // that was asked for, as a text of its own; empty of a failure
 	// Of a failure: our own name servers may be to blame, and were not even reached.
 	blame, unreached bool
 

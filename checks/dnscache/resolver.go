@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"postern/metrics"
 	"postern/proxy/share"
@@ -70,17 +71,27 @@ type call struct {
 	cancel context.CancelFunc
 
 	// The shard's lock guards what follows.
-	waiting int        // callers
-	wanted  bool       // by the cache: what it has has come to its end, or soon will
-	given   bool       // up
-	keeps   []*keeping // of the transactions that asked
+	waiting int  // callers
+	wanted  bool // by the cache: what it has has come to its end, or soon will
+	given   bool // up
+	// keeps is of the transactions that asked. They may have ended: what they keep goes
+	// with them, however long this takes.
+	keeps []weak.Pointer[keeping]
 }
 
 // keptFor has the answer kept for a transaction's checks, where nobody else may have it.
 func (c *call) keptFor(k *keeping) {
-	if n := len(c.keeps); k != nil && (n == 0 || c.keeps[n-1] != k) { // twice is no harm
-		c.keeps = append(c.keeps, k)
+	if k == nil {
+		return
 	}
+	w, n := weak.Make(k), len(c.keeps)
+	if n > 0 && c.keeps[n-1] == w {
+		return // twice would be no harm
+	}
+	if n == cap(c.keeps) {
+		c.keeps = slices.DeleteFunc(c.keeps, func(w weak.Pointer[keeping]) bool { return w.Value() == nil })
+	}
+	c.keeps = append(c.keeps, w)
 }
 
 // Retire is for a resolver whose place another has taken. It still answers whoever
@@ -327,8 +338,10 @@ func (r *Resolver) settle(s *shard, q question, c *call) (telling bool) {
 	}
 	now := r.now().UnixNano()
 	doubtful := c.e.kind == kindNXDomain && len(s.beside(q, now)) > 0
-	for _, k := range c.keeps { // before somebody else could ask again
-		k.keep(q, c.e, doubtful)
+	for _, w := range c.keeps { // before somebody else could ask again
+		if k := w.Value(); k != nil {
+			k.keep(q, c.e, doubtful)
+		}
 	}
 	if successor := s.calls[q]; successor == nil || successor == c {
 		s.put(q, c.e, now)
@@ -361,7 +374,7 @@ func (r *Resolver) resolve(ctx context.Context, s *shard, q question) *entry {
 
 // entry makes an answer ready for use and for the cache.
 func (r *Resolver) entry(q question, a *answer, ttl uint32) *entry {
-	e := &entry{kind: a.kind, text: slices.Clip(a.text), mx: slices.Clip(a.mx), ips: slices.Clip(a.ips), ttl: min(ttl, r.maxTTL)}
+	e := &entry{kind: a.kind, name: q.name, text: slices.Clip(a.text), mx: slices.Clip(a.mx), ips: slices.Clip(a.ips), ttl: min(ttl, r.maxTTL)}
 	switch a.kind {
 	case kindFound:
 		slices.SortStableFunc(e.mx, func(x, y *net.MX) int { return int(x.Pref) - int(y.Pref) })

@@ -3,7 +3,6 @@ package dnscache
 import (
 	"context"
 	"slices"
-	"strings"
 	"sync"
 
 	"postern/proxy/share"
@@ -137,7 +136,6 @@ func (k *keeping) keep(q question, e *entry, doubtful bool) {
 	if e.ttl != 0 {
 		return
 	}
-	q.name = strings.Clone(q.name)
 	k.add(q, e)
 	if e.kind == kindNXDomain && !doubtful && !k.knows(q.name) {
 		k.add(question{name: q.name}, e)

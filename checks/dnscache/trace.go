@@ -101,7 +101,14 @@ func conceal(name, secret string) string {
 
 // record adds a look-up to the trace.
 func (t *Trace) record(q question, e *entry, src Source, now time.Time, took time.Duration, secret string) {
-	a := Answer{Name: conceal(q.name, secret), Type: q.rrtype.String(), Answer: e.shown, Source: src, Took: took}
+	name := e.name
+	switch {
+	case secret != "":
+		name = conceal(q.name, secret)
+	case name != q.name:
+		name = strings.Clone(q.name) // it may be a part of a header section, or of a large record
+	}
+	a := Answer{Name: name, Type: q.rrtype.String(), Answer: e.shown, Source: src, Took: took}
 	if left := time.Unix(0, e.expires).Sub(now); left > 0 {
 		a.TTL = int((left + time.Second - 1) / time.Second)
 	}
