@@ -21,9 +21,10 @@ type Loan struct {
 	ending *time.Timer   // of the session's goroutine: calls HangUp; nil: never needed so far
 
 	mu     sync.Mutex
-	asked  bool      // to give conn up
-	gone   bool      // Abort was called
-	hangAt time.Time // when HangUp may end the conversation; zero: never
+	asked  bool          // to give conn up
+	gone   bool          // Abort was called
+	hangAt time.Time     // when HangUp may end the conversation; zero: never
+	hung   *backend.Conn // which HangUp ends; of the session's goroutine again while hangAt is zero
 }
 
 // Client is the conversation with the client that a session waits for. Interrupt makes
@@ -78,15 +79,21 @@ func (l *Loan) Abort() {
 // HangUp ends the conversation, and none that is begun later. It is for the timer, which may
 // call it when its time was taken back, and the next message has another one.
 func (l *Loan) HangUp() {
-	l.mu.Lock()
-	bc := l.conn
-	if l.hangAt.IsZero() || time.Now().Before(l.hangAt) {
-		bc = nil
-	}
-	l.mu.Unlock()
-	if bc != nil {
+	if bc := l.timeIsUp(); bc != nil {
 		bc.Abort()
 	}
+}
+
+// timeIsUp returns the conversation that is to be ended, if it is. No other message begins
+// on it from here on, however late Abort comes (see keepUp).
+func (l *Loan) timeIsUp() *backend.Conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.hangAt.IsZero() || time.Now().Before(l.hangAt) {
+		return nil
+	}
+	l.hung = l.conn
+	return l.hung
 }
 
 // hangUpAfter hangs up after d, unless keepUp is called before.
@@ -99,10 +106,15 @@ func (l *Loan) hangUpAfter(d time.Duration) {
 	l.ending.Reset(d)
 }
 
-// keepUp takes back what hangUpAfter has said.
+// keepUp takes back what hangUpAfter has said. Where that is too late, the connection is
+// dropped: the message may have its answer all the same, and the next one goes elsewhere.
 func (l *Loan) keepUp() {
 	l.ending.Stop()
 	l.setHangAt(time.Time{})
+	if l.hung != nil && l.hung == l.conn {
+		l.Drop()
+	}
+	l.hung = nil
 }
 
 func (l *Loan) setHangAt(t time.Time) {

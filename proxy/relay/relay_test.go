@@ -472,6 +472,21 @@ func TestALateTimerEndsNothing(t *testing.T) {
 			s.out.Close()
 			s.begin(pool)
 		}
+		s.want("the recipient of one whose time is up just as its answer comes", "250 ", s.rcpt(bob))
+		s.out.Ends()
+		time.Sleep(s.timeouts.EndOfData - 1)
+		s.loan.setHangAt(time.Now())
+		late := s.loan.timeIsUp()
+		s.out.Close()
+		if late == nil || s.loan.Conn() == late {
+			t.Error("the next message begins on the connection that is about to be ended")
+		}
+		s.begin(pool)
+		s.want("the recipient of the last one", "250 ", s.rcpt(bob))
+		late.Abort()
+		s.wantFate("the message behind it", journal.OutcomeDelivered, "250 2.", s.message(Shape{}, "Subject: x\r\n\r\n"))
+		s.out.Close()
+		s.begin(pool)
 		s.want("the recipient of the last one", "250 ", s.rcpt(bob))
 		s.out.Ends()
 		conn := s.loan.Conn()
