@@ -153,12 +153,12 @@ func (srv *Server) publish(set *Settings, rec *journal.Record, f *policy.Facts, 
 
 // logTransaction writes the transaction's line.
 func (srv *Server) logTransaction(rec *journal.Record) {
-	if !srv.log.Enabled(srv.ctx, slog.LevelInfo) {
-		return
-	}
 	level := slog.LevelInfo
 	if rec.Outcome == journal.OutcomeFailed || rec.Outcome == journal.OutcomeUnknown {
 		level = slog.LevelError
+	}
+	if !srv.log.Enabled(srv.ctx, level) {
+		return
 	}
 	// What is more than a word has in the log the octets that it has in the journal.
 	if err := rec.Seal(); err != nil {

@@ -57,6 +57,20 @@ func TestTheLogHasTheRecordsOctets(t *testing.T) {
 	}
 }
 
+// Whoever has the log at warnings hears of the messages that failed or are unknown all the same.
+func TestTheLogAtWarningsHasWhatFailed(t *testing.T) {
+	for outcome, want := range map[journal.Outcome]bool{
+		journal.OutcomeDelivered: false, journal.OutcomeRefused: false, journal.OutcomeFailed: true, journal.OutcomeUnknown: true,
+	} {
+		var log bytes.Buffer
+		srv := New(Options{Log: slog.New(jsonline.NewHandler(&log, slog.LevelWarn)), Metrics: metrics.New()}, rigSettings(t, rigOptions{}))
+		srv.logTransaction(&journal.Record{ID: "0123456789ab", Outcome: outcome})
+		if got := strings.Contains(log.String(), "0123456789ab"); got != want {
+			t.Errorf("%s: %q", outcome, log.String())
+		}
+	}
+}
+
 // BenchmarkPublish is what the end of a transaction costs.
 func BenchmarkPublish(b *testing.B) {
 	for _, on := range []bool{false, true} {
