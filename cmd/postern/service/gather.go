@@ -63,7 +63,9 @@ func (g *gathering) flush() {
 	if len(g.lines) == 0 {
 		return
 	}
-	g.timer.Stop()
+	if g.timer != nil { // else the first line of all was long
+		g.timer.Stop()
+	}
 	if _, err := g.w.Write(g.lines); err != nil {
 		g.err = err
 	}

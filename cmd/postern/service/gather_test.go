@@ -52,6 +52,10 @@ func TestLinesAreGathered(t *testing.T) {
 				t.Errorf("%d %v", n, err)
 			}
 		}
+		longer := strings.Repeat("x", 3*gatherMost) + "\n"
+		write(longer)
+		want("a first line that is long", longer)
+
 		write("a\n")
 		time.Sleep(gatherFor / 2)
 		write("b\n")
@@ -71,7 +75,6 @@ func TestLinesAreGathered(t *testing.T) {
 		time.Sleep(time.Second)
 		want("nothing is left")
 
-		longer := strings.Repeat("x", 3*gatherMost) + "\n"
 		write("d\n")
 		write(longer)
 		want("more than there is room for", "d\n", longer)
