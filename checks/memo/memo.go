@@ -89,10 +89,11 @@ func (m *Memo[Of, What]) Known(ctx context.Context, r Resolver, of Of) (what Wha
 // not be parts of something larger. They are of so many octets.
 func (m *Memo[Of, What]) Keep(of Of, what What, octets int, w *Witness) {
 	if m != nil && w.usable(octets+int(unsafe.Sizeof(of)+unsafe.Sizeof(what))) {
-		for i := range w.asked {
-			w.asked[i].name = strings.Clone(w.asked[i].name)
+		asked := slices.Clone(w.asked) // without the room behind them
+		for i := range asked {
+			asked[i].name = strings.Clone(asked[i].name)
 		}
-		m.known.Add(of, &judgement[What]{what, slices.Clip(w.asked)})
+		m.known.Add(of, &judgement[What]{what, asked})
 	}
 }
 
@@ -137,7 +138,7 @@ func (f *found) failed(err error) {
 
 // size is in octets, about.
 func (q *question) size() int {
-	n := len(q.name) + 64 + 24*len(q.addrs)
+	n := len(q.name) + int(unsafe.Sizeof(*q)) + int(unsafe.Sizeof(netip.Addr{}))*len(q.addrs)
 	for _, t := range q.texts {
 		n += len(t) + 16
 	}
