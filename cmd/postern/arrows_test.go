@@ -54,7 +54,7 @@ var floors = map[string]int{
 	"proxy/hold":              1,
 	"proxy/wire":              3,
 	"proxy/backend/mta":       1,
-	"policy/journal/jsonline": 0,
+	"policy/journal/jsonline": 1,
 	"proxy/smtp":              0,
 	"proxy/reuse":             0,
 	"proxy/share":             0,

@@ -5,6 +5,8 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+
+	"postern/proxy/reuse"
 )
 
 // handler writes the lines of slog.JSONHandler. What consists of texts, numbers and the octets of
@@ -13,7 +15,6 @@ import (
 type handler struct {
 	slog.Handler // takes the rest
 	w            io.Writer
-	lines        sync.Pool // of *line
 }
 
 // line is where a line is made.
@@ -22,13 +23,14 @@ type line struct {
 	attrs []slog.Attr // of Attrs
 }
 
+// lines are those that have been written.
+var lines reuse.Pool[line]
+
 // NewHandler returns a handler that writes to w what slog.NewJSONHandler would, with
 // characters escaped that are not printable, from that level on. Each record is one Write, and no two at a time.
 func NewHandler(w io.Writer, level slog.Leveler) slog.Handler {
 	w = &serial{w: w}
-	h := &handler{Handler: slog.NewJSONHandler(escaper{w}, &slog.HandlerOptions{Level: level}), w: w}
-	h.lines.New = func() any { return new(line) }
-	return h
+	return &handler{Handler: slog.NewJSONHandler(escaper{w}, &slog.HandlerOptions{Level: level}), w: w}
 }
 
 // serial keeps the two that write to w apart.
@@ -48,10 +50,10 @@ const maxKept = 16 << 10
 
 // Handle implements slog.Handler.
 func (h *handler) Handle(ctx context.Context, r slog.Record) error {
-	l := h.lines.Get().(*line)
+	l := lines.Take()
 	defer func() {
 		if cap(l.json) <= maxKept {
-			h.lines.Put(l)
+			lines.Put(l)
 		}
 	}()
 	if !l.set(&r) {
