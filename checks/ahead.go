@@ -4,24 +4,21 @@ import (
 	"context"
 
 	"postern/policy"
-	"postern/proxy/share"
 )
 
 // asksAhead is a resolver that can be asked for what will be wanted later, so that the
 // answer is on its way while something else is waited for.
 type asksAhead interface {
 	AheadTXT(ctx context.Context, name string)
-	AheadAddr(client share.Client, addr string)
+	AheadAddr(ctx context.Context, addr string) (asked bool)
 }
 
-// Expect asks ahead for what stage mail will want to know of a client who has said HELO, in
-// the share of one. It waits for nothing.
+// Expect asks ahead for what stage mail will want to know of a client who has said HELO, on
+// behalf of his first message, whose context is ctx, and says whether it did. It waits for nothing.
 //
 // NOT: when he connects. Many who connect say nothing that is of interest.
-func (s *Set) Expect(c policy.Client, client share.Client) {
-	if s.ahead != nil && c.User == "" && s.Wants("iprev") {
-		s.ahead.AheadAddr(client, c.IP)
-	}
+func (s *Set) Expect(ctx context.Context, c policy.Client) (asked bool) {
+	return s.ahead != nil && c.User == "" && s.Wants("iprev") && s.ahead.AheadAddr(ctx, c.IP)
 }
 
 // expectAuthor asks ahead for the DMARC record of the domain of MAIL FROM, which most often is

@@ -7,7 +7,6 @@ import (
 
 	"postern/checks/dnstest"
 	"postern/policy"
-	"postern/proxy/share"
 )
 
 // expecting is a resolver that notes what it is asked ahead.
@@ -18,7 +17,10 @@ type expecting struct {
 
 func (e *expecting) AheadTXT(_ context.Context, name string) { e.ahead = append(e.ahead, "TXT "+name) }
 
-func (e *expecting) AheadAddr(_ share.Client, addr string) { e.ahead = append(e.ahead, "PTR "+addr) }
+func (e *expecting) AheadAddr(_ context.Context, addr string) bool {
+	e.ahead = append(e.ahead, "PTR "+addr)
+	return true
+}
 
 // What a check will want is asked ahead: of a client and of an author whom somebody wants to know,
 // and of no user who has logged in.
@@ -40,7 +42,7 @@ func TestWhatIsAskedAhead(t *testing.T) {
 			set := NewSet(Deps{Resolver: r}, func(name string) bool { return slices.Contains(c.wanted, name) })
 			f := transaction("192.0.2.1", "client.example", c.from)
 			f.Client.User = c.user
-			set.Expect(f.Client, share.Client{})
+			set.Expect(t.Context(), f.Client)
 			set.Run(t.Context(), policy.Mail, f, Message{}, nil)
 			if !slices.Equal(r.ahead, c.ahead) {
 				t.Errorf("%q, want %q", r.ahead, c.ahead)

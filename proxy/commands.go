@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"postern/checks/dnscache"
 	"postern/policy"
 	"postern/proxy/esmtp"
 	"postern/proxy/share"
@@ -209,12 +210,19 @@ func (s *session) hello(arg string, extended bool) smtp.Reply {
 	}
 	s.abandon() // RFC 5321 §4.1.4: as if by RSET
 	s.peer.helo, s.peer.greeted, s.peer.esmtp = helo, true, extended
-	who := s.peer.who
-	if s.peer.unrationed {
-		who = share.Client{}
-	}
-	s.set.Checks.Expect(s.peer.client, who)
+	s.expect()
 	return smtp.Reply{}
+}
+
+// expect asks ahead for what the first message will want to know.
+func (s *session) expect() {
+	next := s.next
+	if next == nil {
+		next = s.peer.asking()
+	}
+	if s.set.Checks.Expect(dnscache.WithTransaction(s.srv.ctx, &next.asks), s.peer.client) {
+		s.next = next
+	}
 }
 
 func (s *session) startTLS(arg string) smtp.Reply {

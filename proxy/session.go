@@ -52,6 +52,7 @@ type session struct {
 	peer         peer
 	manners      manners
 	tx           *transaction // nil: none
+	next         *asking      // of the first one, where something was asked ahead for it
 	barred       bool         // refused at connect: only QUIT is served (RFC 5321 §3.1)
 	closing      bool
 	result       ending // how the connection ended, for its log line

@@ -63,6 +63,15 @@ type asking struct {
 	waits memory.Patience      // for what lasts between sessions
 }
 
+// asking is that of a transaction of p.
+func (p *peer) asking() *asking {
+	a := new(asking)
+	if !p.unrationed {
+		a.asks.Client = share.Of(p.addr.Addr())
+	}
+	return a
+}
+
 // transactions are those that have ended: zero, but for the room that their lists have.
 var transactions reuse.Pool[transaction]
 
@@ -76,7 +85,9 @@ const (
 func newTransaction(s *session, from smtp.Path, params []smtp.Param) *transaction {
 	tx := transactions.Take()
 	tx.srv, tx.set, tx.wire, tx.peer, tx.loan, tx.began = s.srv, s.set, &s.wire, &s.peer, &s.loan, s.srv.now()
-	tx.asking = new(asking)
+	if tx.asking, s.next = s.next, nil; tx.asking == nil {
+		tx.asking = s.peer.asking()
+	}
 	s.peer.begin(&tx.facts, s.listener.Name, s.peer.helo)
 	tx.facts.Mail = policy.MailFrom{From: smtp.Address(from), Domain: esmtp.Domain(from)}
 	tx.relay.Begin(&s.srv.site, tx, tx.facts.ID, &s.loan, &s.set.Timeouts)
@@ -117,9 +128,6 @@ func (tx *transaction) forgetFields() {
 // runChecks runs the checks of a stage for the current transaction.
 func (tx *transaction) runChecks(st policy.Stage, msg checks.Message) {
 	if tx.ctx == nil {
-		if !tx.peer.unrationed {
-			tx.asks.Client = share.Of(tx.peer.addr.Addr())
-		}
 		if tx.set.TraceDNS {
 			tx.asks.Trace = &tx.found
 		}

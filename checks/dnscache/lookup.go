@@ -5,8 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-
-	"postern/proxy/share"
 )
 
 // The look-ups below return what the cache has, and not a copy of it: all who ask the same
@@ -167,17 +165,19 @@ func (r *Resolver) AheadTXT(ctx context.Context, name string) {
 	}
 }
 
-// AheadAddr asks likewise for the names of an address, on behalf of a client.
-func (r *Resolver) AheadAddr(client share.Client, addr string) {
-	if ip, err := netip.ParseAddr(addr); err == nil {
-		r.ahead(question{reverseName(ip), typePTR}, &Transaction{Client: client})
-	}
+// AheadAddr asks likewise for the names of an address, and says whether it did: then the answer
+// may be one that ctx's transaction alone keeps.
+func (r *Resolver) AheadAddr(ctx context.Context, addr string) (asked bool) {
+	ip, err := netip.ParseAddr(addr)
+	return err == nil && r.ahead(question{reverseName(ip), typePTR}, askerOf(ctx).transaction)
 }
 
-func (r *Resolver) ahead(q question, t *Transaction) {
+func (r *Resolver) ahead(q question, t *Transaction) (asked bool) {
 	s := r.cache.of(q.name)
 	now := r.now().UnixNano()
-	if known, _ := r.cache.get(s, q, now); known == nil && t.kept(s, q, now) == nil && !r.retired.Load() {
-		_, _ = r.start(s, q, t, r.maxInFlight/2, true, false)
+	if known, _ := r.cache.get(s, q, now); known != nil || t.kept(s, q, now) != nil || r.retired.Load() {
+		return false
 	}
+	c, _ := r.start(s, q, t, r.maxInFlight/2, true, false)
+	return c != nil
 }

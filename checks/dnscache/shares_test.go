@@ -429,7 +429,7 @@ func TestAskedAhead(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		start := time.Now()
 		r.AheadTXT(of(ctx, 1), "a.example")
-		r.AheadAddr(client(1), "192.0.2.1")
+		r.AheadAddr(of(t.Context(), 1), "192.0.2.1")
 		if n := underWay(r); n != 2 || time.Since(start) != 0 {
 			t.Errorf("%d questions are under way after %v", n, time.Since(start))
 		}
@@ -441,13 +441,43 @@ func TestAskedAhead(t *testing.T) {
 			t.Errorf("%d are under way; asked %v", n, q)
 		}
 		r.AheadTXT(of(t.Context(), 1), "a.example")
-		r.AheadAddr(client(1), "192.0.2.1")
+		r.AheadAddr(of(t.Context(), 1), "192.0.2.1")
 		wantTXT(t, r, "a.example", "x")
 		if names, err := r.LookupAddr(t.Context(), "192.0.2.1"); err != nil || !slices.Equal(names, []string{"c.example."}) {
 			t.Errorf("%q, %v", names, err)
 		}
 		if q := s.asked(); len(q) != 0 {
 			t.Errorf("asked %v again", q)
+		}
+	})
+}
+
+// An answer for one use that was asked for ahead is there for the message that it was asked for, and
+// for no other.
+func TestAskedAheadForOneUse(t *testing.T) {
+	story(t, Options{}, func(t *testing.T, r *Resolver, s *site) {
+		s.set(func(string, question) *response {
+			return &response{records: []record{{rrtype: typePTR, ttl: 0, rdata: wireName("c.example")}}}
+		})
+		first := of(t.Context(), 1)
+		if !r.AheadAddr(first, "192.0.2.1") {
+			t.Error("nothing was asked")
+		}
+		synctest.Wait() // the answer has come
+		if r.AheadAddr(first, "192.0.2.1") {
+			t.Error("it was asked for again")
+		}
+		for _, c := range []struct {
+			message context.Context
+			asks    int
+		}{{first, 0}, {of(t.Context(), 1), 1}, {t.Context(), 1}} {
+			s.asked()
+			if names, err := r.LookupAddr(c.message, "192.0.2.1"); err != nil || !slices.Equal(names, []string{"c.example."}) {
+				t.Errorf("%q, %v", names, err)
+			}
+			if q := s.asked(); len(q) != c.asks {
+				t.Errorf("asked %v, want %d", q, c.asks)
+			}
 		}
 	})
 }
@@ -459,7 +489,7 @@ func TestNothingIsAskedAheadInTheWayOfOthers(t *testing.T) {
 	story(t, Options{MaxInFlight: 4, Metrics: m}, func(t *testing.T, r *Resolver, s *site) {
 		ahead := func() {
 			r.AheadTXT(t.Context(), "a.example")
-			r.AheadAddr(share.Client{}, "192.0.2.1")
+			r.AheadAddr(t.Context(), "192.0.2.1")
 			synctest.Wait()
 		}
 		var callers sync.WaitGroup
