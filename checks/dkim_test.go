@@ -589,3 +589,31 @@ func FuzzDKIMHeader(f *testing.F) {
 		}
 	})
 }
+
+// The key of a signature is read once, and what was read serves the next message: NOT as if each check
+// remembered for itself, or none did.
+func TestTheKeyOfASignatureIsReadOnce(t *testing.T) {
+	signer := dnstest.NewSigner()
+	raw, err := signer.Sign([]byte("From: a@good.example\r\n\r\nText\r\n"), "good.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := only(Deps{Resolver: parseZone(t, signer.Record("good.example"))}, "dkim")
+	msg := held(string(raw))
+	// A key that is not known has to be read, which allocates.
+	verifying := func(before func()) float64 {
+		return testing.AllocsPerRun(100, func() {
+			before()
+			f := transaction("192.0.2.1", "client.example", "")
+			if set.Run(t.Context(), policy.Message, f, msg, nil); f.DKIM.Result != policy.Pass {
+				t.Fatalf("%+v", f.DKIM)
+			}
+		})
+	}
+	known := verifying(func() {})
+	unknown := verifying(func() { *set.deps.judged.keys = *dkim.NewKeys() })
+	made := testing.AllocsPerRun(100, func() { *set.deps.judged.keys = *dkim.NewKeys() })
+	if read := unknown - made - known; read < 5 {
+		t.Errorf("a message whose key is known takes %v allocations, one whose key is to be read %v", known, unknown-made)
+	}
+}
