@@ -33,7 +33,7 @@ func (d Deps) milter(m *Milter) Check {
 			v := policy.Milter{Name: m.Name, Action: policy.TempError}
 			switch {
 			case msg.Whole == nil:
-				v.Reason, settled = errNotKept.Error(), true
+				v.Reason, v.Unasked, settled = errNotKept.Error(), policy.UnaskedUnkept, true
 			case msg.Size > m.Size:
 				v.Action, v.Reason, settled = policy.Skipped, fmt.Sprintf("the message has %d octets, and %d are its most", msg.Size, m.Size), true
 			}
@@ -46,7 +46,7 @@ func (d Deps) milter(m *Milter) Check {
 			answer := f.Milter.Of(m.Name)
 			answer.Told = v.Told
 			if err != nil {
-				answer.Reason = printable(err.Error(), maxReason)
+				answer.Reason, answer.Unasked = printable(err.Error(), maxReason), unasked(err)
 				return
 			}
 			answer.Reply, answer.Reason = withoutCodes(v.Reply), v.Reason
@@ -64,7 +64,7 @@ func (d Deps) milter(m *Milter) Check {
 func (d Deps) judgedBy(ctx context.Context, m *Milter, f *policy.Facts, msg Message) (v milter.Verdict, err error) {
 	split, err := splitMessage(msg)
 	if err != nil {
-		return v, err
+		return v, fmt.Errorf("%w: %w", errNotKept, err)
 	}
 	s := &msg.Session
 	message := &milter.Message{

@@ -2,11 +2,13 @@ package checks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
 	"postern/checks/delegation"
+	"postern/checks/filter"
 	"postern/policy"
 )
 
@@ -36,12 +38,25 @@ func (d Deps) service(s *Service) Check {
 			// NOT: all of the element. Those who run beside look for theirs by the names.
 			answer := msg.Rcpt.Service.Of(s.Name)
 			if err != nil {
-				answer.Reason = printable(err.Error(), maxReason)
+				answer.Reason, answer.Unasked = printable(err.Error(), maxReason), unasked(err)
 				return
 			}
 			answer.Action, answer.Text = policy.Result(a.Action), a.Text
 		},
 	}
+}
+
+// unasked says why a question that came to that error did not go out; empty: it did.
+func unasked(err error) policy.Unasked {
+	switch {
+	case errors.Is(err, filter.ErrAlone):
+		return policy.UnaskedAlone
+	case errors.Is(err, filter.ErrUnreached):
+		return policy.UnaskedUnreached
+	case errors.Is(err, errNotKept):
+		return policy.UnaskedUnkept
+	}
+	return ""
 }
 
 // ServiceRequest is what a policy service is told: the attributes of Postfix's protocol, those

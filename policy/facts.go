@@ -335,7 +335,19 @@ type Service struct {
 	Action Result `json:"action" expr:"action" words:"ok dunno reject defer defer_if_reject defer_if_permit discard hold filter redirect prepend bcc info warn temperror skipped" absent:"skipped"`
 	Text   string `json:"text,omitempty" expr:"text"` // behind it, without reply code and enhanced status code
 	Reason string `json:"reason,omitempty"`           // what went wrong, in our own words
+	// Unasked is why the question did not go out; empty where it did.
+	Unasked Unasked `json:"unasked,omitempty" private:"no"`
 }
+
+// Unasked is why a filter of somebody else's was not told what it was to judge.
+type Unasked string
+
+// The words of Unasked.
+const (
+	UnaskedAlone     Unasked = "alone"     // it had failed again and again, and nobody tried
+	UnaskedUnkept    Unasked = "unkept"    // our own trouble: the message was not kept, and there was nothing to show it
+	UnaskedUnreached Unasked = "unreached" // it took no connection, did not negotiate, or had no room for one more question
+)
 
 // HeaderSum is what rules may know of the header section.
 type HeaderSum struct {
@@ -401,6 +413,8 @@ type Milter struct {
 	Reason string   `json:"reason,omitempty" expr:"reason"` // of a quarantine, or in our own words: what went wrong, what was not done
 	Fields []string `json:"fields,omitempty"`               // that it added, "Name: value"
 	Told   string   `json:"told,omitempty" private:"no"`    // what it had been told by then, in words and numbers
+	// Unasked is why it was told nothing; empty where it was, or is skipped.
+	Unasked Unasked `json:"unasked,omitempty" private:"no"`
 }
 
 // MessageIs is what is known once the whole message was read.

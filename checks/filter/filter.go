@@ -95,6 +95,15 @@ type Turn struct {
 // ErrAlone says that the filter is left alone, and was not asked.
 var ErrAlone = errors.New("it is not asked for a while")
 
+// ErrUnreached is what an error of Ask is, beside what it says, where the question did not go out though it was
+// tried: the filter took no connection, or had no room in time.
+var ErrUnreached = errors.New("it was not reached")
+
+// unreachedError is an error that is ErrUnreached. Its text is for a record, and says no more than why.
+type unreachedError struct{ error }
+
+func (e unreachedError) Unwrap() []error { return []error{e.error, ErrUnreached} }
+
 // Begin waits for the turn of a client's question, until the deadline of ctx. The error says in
 // words fit for a record why there is none.
 func (p *Peer) Begin(ctx context.Context, who share.Client) (*Turn, error) {
@@ -105,7 +114,7 @@ func (p *Peer) Begin(ctx context.Context, who share.Client) (*Turn, error) {
 	end, _ := ctx.Deadline()
 	began := time.Now()
 	if !p.turns.Enter(ctx, who, end.Sub(began)) {
-		return nil, fmt.Errorf("%d questions at the most are with it, a half of them one client's, and there was no room in time", MaxQuestions)
+		return nil, unreachedError{fmt.Errorf("%d questions at the most are with it, a half of them one client's, and there was no room in time", MaxQuestions)}
 	}
 	// Meanwhile those before may have found out that it is down.
 	if err := t.admit(); err != nil {
@@ -127,7 +136,9 @@ func (p *Peer) Ask(ctx context.Context, who share.Client, ask func(*Turn) error,
 	}
 	err = errPanic
 	defer func() { tell(t.End(ctx, err), err) }()
-	err = ask(t)
+	if err = ask(t); err != nil && !t.reached {
+		err = unreachedError{err}
+	}
 	return err
 }
 

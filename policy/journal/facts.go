@@ -212,7 +212,8 @@ func appendService(b jsonline.JSON, s *policy.Service) jsonline.JSON {
 	return b.
 		Text("action", string(s.Action)).
 		OptionalText("text", s.Text).
-		OptionalText("reason", s.Reason)
+		OptionalText("reason", s.Reason).
+		OptionalText("unasked", string(s.Unasked))
 }
 
 func milterName(m *policy.Milter) string { return m.Name }
@@ -223,7 +224,8 @@ func appendMilter(b jsonline.JSON, m *policy.Milter) jsonline.JSON {
 		OptionalText("reply", m.Reply).
 		OptionalText("reason", m.Reason).
 		OptionalTexts("fields", m.Fields).
-		OptionalText("told", m.Told)
+		OptionalText("told", m.Told).
+		OptionalText("unasked", string(m.Unasked))
 }
 
 // appendNamed appends what filters said as an object with a member for each, in the order of their

@@ -35,7 +35,7 @@ func WriteFilters(b *strings.Builder, r *journal.Record) {
 		}
 		for i := range f.Milter {
 			m := &f.Milter[i]
-			lines := [][2]string{{"told", m.Told}, {"said", string(m.Action) + named(m.Reply, ": ")}, {"note", m.Reason}}
+			lines := [][2]string{{"told", toldOr(m.Told, m.Unasked)}, {"said", string(m.Action) + named(m.Reply, ": ")}, {"note", m.Reason}}
 			for _, field := range m.Fields {
 				lines = append(lines, [2]string{"added", strings.Join(strings.Fields(field), " ")})
 			}
@@ -44,10 +44,18 @@ func WriteFilters(b *strings.Builder, r *journal.Record) {
 	})
 }
 
+// toldOr is what a filter was told, or that it was not asked; why, the note says.
+func toldOr(told string, unasked policy.Unasked) string {
+	if unasked != "" {
+		return "nothing, it was not asked"
+	}
+	return told
+}
+
 // told are the attributes that a policy service was told, as far as the record has them.
 func told(f *policy.Facts, s *policy.Service) string {
-	if s.Action == policy.Skipped {
-		return ""
+	if s.Action == policy.Skipped || s.Unasked != "" {
+		return toldOr("", s.Unasked)
 	}
 	var all []string
 	for _, a := range checks.ServiceRequest(f, &f.Recipient, checks.Session{}) {

@@ -56,13 +56,17 @@ func TestViewTellsHowItIsKnown(t *testing.T) {
 		},
 		"with filters": {
 			change: func(r *journal.Record) {
-				r.Facts.Service = policy.Services{{Name: "grey", Action: "defer_if_permit", Text: "Greylisted"}, {Name: "other", Action: policy.TempError, Reason: "no answer within 5s"}}
-				r.Facts.Milter = policy.Milters{{Name: "rspamd", Action: "reject", Reply: "Spam", Told: "CONNECT, HELO", Fields: []string{"X-Spam: Yes,\n\tscore=7", "X-Last: z"}}}
+				r.Facts.Service = policy.Services{{Name: "grey", Action: "defer_if_permit", Text: "Greylisted"}, {Name: "other", Action: policy.TempError, Reason: "no answer within 5s"},
+					{Name: "gone", Action: policy.TempError, Reason: "it is not asked for a while", Unasked: policy.UnaskedAlone}, {Name: "late", Action: policy.Skipped}}
+				r.Facts.Milter = policy.Milters{{Name: "rspamd", Action: "reject", Reply: "Spam", Told: "CONNECT, HELO", Fields: []string{"X-Spam: Yes,\n\tscore=7", "X-Last: z"}},
+					{Name: "far", Action: policy.TempError, Reason: "no connection", Unasked: policy.UnaskedUnreached}}
 			},
 			want: []string{
 				"\nFilters\n  service.grey   told   client_address=192.0.2.1 client_name=mail.a.example ",
-				" helo_name=", " sender=ann@a.example recipient=", "\n                 said   defer_if_permit: Greylisted\n",
+				"\n  service.late   said   skipped\n", " helo_name=", " sender=ann@a.example recipient=", "\n                 said   defer_if_permit: Greylisted\n",
 				"\n                 said   temperror\n                 note   no answer within 5s\n",
+				"\n  service.gone   told   nothing, it was not asked\n                 said   temperror\n                 note   it is not asked for a while\n",
+				"\n  milter.far     told   nothing, it was not asked\n                 said   temperror\n                 note   no connection\n",
 				"\n  milter.rspamd  told   CONNECT, HELO\n                 said   reject: Spam\n                 added  X-Spam: Yes, score=7\n                 added  X-Last: z\n",
 			},
 			not: []string{"protocol_name", "server_address"},
