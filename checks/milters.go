@@ -29,6 +29,7 @@ func (d Deps) milter(m *Milter) Check {
 		Name: "milter." + m.Name, Doc: "The verdict of the milter " + m.Name + " (milters).",
 		Stage: policy.Message, result: func(f *policy.Facts, _ *policy.Recipient) *policy.Result { return &f.Milter.Of(m.Name).Action },
 		forRules: true, waits: true, stands: true, within: m.Timeout + grace, filter: policy.MilterActions(),
+		tried: func(f *policy.Facts, _ *policy.Recipient) bool { return f.Milter.Of(m.Name).Tried() },
 		begin: func(f *policy.Facts, msg Message) (settled bool) {
 			v := policy.Milter{Name: m.Name, Action: policy.TempError}
 			switch {

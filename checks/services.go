@@ -29,6 +29,7 @@ func (d Deps) service(s *Service) Check {
 		Name: "service." + s.Name, Doc: "The answer of the policy service " + s.Name + " (policy_services).",
 		Stage: policy.Rcpt, result: func(_ *policy.Facts, rcpt *policy.Recipient) *policy.Result { return &rcpt.Service.Of(s.Name).Action },
 		forRules: true, waits: true, stands: true, within: s.Timeout + grace, filter: policy.ServiceActions(),
+		tried: func(_ *policy.Facts, rcpt *policy.Recipient) bool { return rcpt.Service.Of(s.Name).Tried() },
 		begin: func(_ *policy.Facts, msg Message) (settled bool) {
 			*msg.Rcpt.Service.Of(s.Name) = policy.Service{Name: s.Name, Action: policy.TempError}
 			return false

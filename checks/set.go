@@ -142,6 +142,10 @@ func (s *Set) Run(ctx context.Context, st policy.Stage, f *policy.Facts, msg Mes
 	for i := range checks {
 		c, ran := &checks[i], &r.ran[i]
 		ran.Name, ran.Result = c.Name, *c.result(f, msg.Rcpt)
+		if c.tried != nil && !c.tried(f, msg.Rcpt) {
+			c.counts.Untimed(string(ran.Result))
+			continue
+		}
 		c.counts.Done(string(ran.Result), ran.Took)
 	}
 	return ran

@@ -3,6 +3,8 @@ package checks
 import (
 	"context"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"syscall"
 	"testing"
@@ -11,12 +13,15 @@ import (
 
 	"postern/checks/delegation"
 	"postern/checks/milter"
+	"postern/metrics"
 	"postern/policy"
 )
 
 // A filter that refuses its connections is tried three times, and then left alone. The facts say
 // which: that a question did not go out, and whether anybody tried.
+// All of them are counted as temperror, and those alone that it was tried to ask have a time.
 func TestFiltersThatWereNotAsked(t *testing.T) {
+	m := metrics.New()
 	synctest.Test(t, func(t *testing.T) {
 		dialled := 0
 		refused := func(context.Context, string, string) (net.Conn, error) {
@@ -27,10 +32,12 @@ func TestFiltersThatWereNotAsked(t *testing.T) {
 		service := delegation.New(delegation.Options{Name: "grey", Timeout: 5 * time.Second, Dial: refused})
 		filter := milter.New(milter.Options{Name: "scan", Timeout: 5 * time.Second, Dial: refused})
 		set := NewSet(Deps{
-			Resolver: records{}.zone(t),
+			Resolver: records{}.zone(t), Metrics: m,
 			Services: []Service{{Name: "grey", Timeout: 5 * time.Second, Ask: service.Ask}},
 			Milters:  []Milter{{Name: "scan", Timeout: 5 * time.Second, Size: 100, Ask: filter.Ask}},
-		}, func(name string) bool { return strings.HasPrefix(name, "milter.") || strings.HasPrefix(name, "service.") })
+		}, func(name string) bool {
+			return strings.HasPrefix(name, "milter.") || strings.HasPrefix(name, "service.")
+		})
 		f := transaction("192.0.2.1", "client.example", "alice@client.example")
 		for i := range 6 {
 			want := policy.UnaskedUnreached
@@ -55,6 +62,21 @@ func TestFiltersThatWereNotAsked(t *testing.T) {
 			t.Errorf("too large: %+v", m)
 		}
 	})
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	for _, want := range []string{
+		`postern_filter_results_total{filter="service.grey",result="temperror"} 6`,
+		`postern_filter_results_total{filter="milter.scan",result="temperror"} 7`,
+		`postern_filter_results_total{filter="milter.scan",result="skipped"} 1`,
+		`postern_filter_duration_seconds_count{filter="service.grey"} 3`,
+		`postern_filter_duration_seconds_sum{filter="service.grey"} 3`,
+		`postern_filter_duration_seconds_count{filter="milter.scan"} 3`,
+		`postern_filter_duration_seconds_sum{filter="milter.scan"} 3`,
+	} {
+		if !strings.Contains(w.Body.String(), want+"\n") {
+			t.Errorf("the metrics do not say %s", want)
+		}
+	}
 }
 
 // A question that went out was asked, though no answer came.

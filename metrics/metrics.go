@@ -122,7 +122,7 @@ func New() *Metrics {
 	m.checkDuration = f.NewHistogramVec(histogram("check_duration_seconds", "Time that checks took.", waitBuckets), []string{"check"})
 	m.filterResults = counter("filter_results_total", "Answers of other people's filters, in the words of milter.NAME.action and service.NAME.action.", "filter", "result")
 	m.filterNotAsked = counter("filter_not_asked_total", "Questions that other people's filters were not asked, since they had failed again and again: temperror at once.", "filter")
-	m.filterDuration = f.NewHistogramVec(histogram("filter_duration_seconds", "Time that other people's filters took.", waitBuckets), []string{"filter"})
+	m.filterDuration = f.NewHistogramVec(histogram("filter_duration_seconds", "Time that other people's filters took, where it was tried to ask them.", waitBuckets), []string{"filter"})
 	m.replies.vec = counter("replies_total", "Replies to clients, by code and enhanced status code.", "code", "enhanced")
 	for _, trouble := range []replyCode{{451, "3.0"}, {451, "4.1"}, {451, "4.3"}, {452, "3.1"}} { // of ours; alerts wait for the first of each
 		m.replies.add(trouble)

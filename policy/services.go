@@ -45,6 +45,27 @@ func (m *Milters) Of(name string) *Milter {
 	return &(*m)[len(*m)-1]
 }
 
+// Tried says whether it was tried to ask the service, so that the time that it took is its own.
+func (s *Service) Tried() bool { return tried(s.Action, s.Unasked) }
+
+// Tried says whether it was tried to ask the milter, as that of Service does.
+func (m *Milter) Tried() bool { return tried(m.Action, m.Unasked) }
+
+// TriedFilter is Tried of the service or milter that the check of that name asks; true where the facts do not say.
+func (f *Facts) TriedFilter(check string) bool {
+	list, name, _ := strings.Cut(check, ".")
+	if list == services {
+		s := find((*[]Service)(&f.Service), name)
+		return s == nil || s.Tried()
+	}
+	m := find((*[]Milter)(&f.Milter), name)
+	return list != milters || m == nil || m.Tried()
+}
+
+func tried(action Result, unasked Unasked) bool {
+	return action != Skipped && (unasked == "" || unasked == UnaskedUnreached)
+}
+
 // find returns the element of that name, nil where there is none.
 func find[T any, P named[T]](list *[]T, name string) *T {
 	for i := range *list {

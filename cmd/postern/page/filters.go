@@ -37,17 +37,17 @@ type heardOf struct {
 	result policy.Result // the latest that says how the filter does
 	since  time.Time     // since when it has answered, or has not
 	times  [filterTimes]float32
-	count  uint64 // of those that were asked; times holds the latest of them
+	count  uint64 // of those that it was tried to ask; times holds the latest of them
 }
 
 func (h *heardOf) silent() bool { return h.result == policy.TempError }
 
-// filtered takes down what the filters said of a message. One that was not asked, about a message that
-// is too large for it, say, has shown nothing of how it does.
+// filtered takes down what the filters said of a message. One that nobody tried to ask has shown nothing of how
+// it does, and took no time: the message is too large for it, say, or it is left alone since those before had no answer.
 func (w *watch) filtered(r *journal.Record, now time.Time) {
 	for i := range r.Checks {
 		c := &r.Checks[i]
-		if c.Result == policy.Skipped || !strings.HasPrefix(c.Name, milterFact) && !strings.HasPrefix(c.Name, serviceFact) {
+		if !strings.HasPrefix(c.Name, milterFact) && !strings.HasPrefix(c.Name, serviceFact) || c.Result == policy.Skipped || !r.Facts.TriedFilter(c.Name) {
 			continue
 		}
 		h := w.filters[c.Name]

@@ -55,6 +55,48 @@ policy:
 	}
 }
 
+// One that is left alone gives no answer, and its times are those of the questions that it was tried to ask it. One to
+// which the message could not be shown, which is our own trouble, does as it did before.
+func TestAFilterThatNobodyTriedToAsk(t *testing.T) {
+	type heard struct {
+		times   int
+		result  policy.Result
+		unasked policy.Unasked
+		took    float64
+	}
+	for word, c := range map[string]struct {
+		heard []heard
+		last  float64
+	}{
+		"answers":   {[]heard{{1, "none", "", 0.25}, {1, policy.TempError, policy.UnaskedUnkept, 0}}, 0.25},
+		"no answer": {[]heard{{1, "none", "", 0.25}, {3, policy.TempError, policy.UnaskedUnreached, 5}, {filterTimes, policy.TempError, policy.UnaskedAlone, 0.000001}}, 5},
+	} {
+		t.Run(word, func(t *testing.T) {
+			r, counts := newRig(t, open+"milters: [{name: rspamd, address: \"127.0.0.1:11332\", add_fields: true}]\n", nil), map[policy.Result]int{}
+			for _, h := range c.heard {
+				rec := refusal(1, "bad.example")
+				rec.Facts.Milter = policy.Milters{{Name: "rspamd", Action: h.result, Unasked: h.unasked}}
+				rec.Checks = []journal.Check{{Name: "milter.rspamd", Result: h.result, Took: h.took}}
+				counts[h.result] += h.times
+				for range h.times {
+					r.page.Record(rec)
+				}
+			}
+			var o overview
+			r.get("/api/overview", &o)
+			f := o.Filters[0]
+			if f.Word != word || f.Half == nil || *f.Half != c.last || f.Last == nil || *f.Last != c.last {
+				t.Errorf("%+v", f)
+			}
+			for result, n := range counts {
+				if !slices.Contains(f.Results, counted{string(result), uint64(n)}) {
+					t.Errorf("%s was not counted %d times: %+v", result, n, f.Results)
+				}
+			}
+		})
+	}
+}
+
 // One that answers again has done so since then, and what times are kept is bounded.
 func TestAFilterThatComesBack(t *testing.T) {
 	r := newRig(t, open+"milters: [{name: rspamd, address: \"127.0.0.1:11332\", add_fields: true}]\n", nil)
