@@ -104,7 +104,7 @@ func theSeries(limit int) []series {
 		many.points = append(many.points, point{n, growing(func(c *benchCase) { c.recipients, c.messages = n, max(500, 8000/n) }), at, extra("")})
 	}
 	journal := series{name: "journal (0: off, 1: on)", unit: ""}
-	for x, p := range []peer{named("Postern, no journal"), at} {
+	for x, p := range []peer{named(withoutJournal), at} {
 		journal.points = append(journal.points, point{x, growing(func(*benchCase) {}), p, extra("")})
 	}
 	return append(all, idle, cores, ruled, listed, many, journal)
@@ -149,8 +149,8 @@ policy:
 `, file)
 }
 
-// crowd opens connections that stay until the test ends.
-func crowd(t *testing.T, addr string, n int) {
+// crowd opens connections that have said EHLO and wait until the test ends.
+func crowd(t *testing.T, proxy served, n int, encrypted bool) {
 	t.Helper()
 	conns := make([]*client, n)
 	t.Cleanup(func() {
@@ -161,10 +161,17 @@ func crowd(t *testing.T, addr string, n int) {
 		}
 	})
 	if err := parallel(n, 16, func(i int) (err error) {
-		if conns[i], _, err = connect(addr); err != nil {
+		if conns[i], _, err = connect(proxy.addr); err != nil {
 			return err
 		}
-		return conns[i].ask("250 ", "EHLO mx.client.example")
+		const hello = "EHLO mx.client.example"
+		if err := conns[i].ask("250 ", hello); err != nil || !encrypted {
+			return err
+		}
+		if _, err := conns[i].startTLS(proxy.roots); err != nil {
+			return err
+		}
+		return conns[i].ask("250 ", hello)
 	}); err != nil {
 		t.Fatal(err)
 	}

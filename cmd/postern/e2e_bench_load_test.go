@@ -4,6 +4,8 @@ package main_test
 
 import (
 	"bufio"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"os"
@@ -24,16 +26,17 @@ import (
 
 // load is what the clients do.
 type load struct {
-	connections   int           // open at a time
-	perConnection int           // messages of one; then QUIT and the next
-	messages      int           // in all
-	size          int           // octets of a message, its header among them
-	recipients    int           // of a message
-	domains       int           // of senders; they take turns
-	firstDomain   int           // its number: who starts behind those of the last load meets a cold cache
-	pipelined     bool          // MAIL, RCPT and DATA in one write, and the replies after it
-	standing      bool          // all connections are open before the first message, and until the last is answered
-	every         time.Duration // a message is due so often; 0: the next one as soon as the last is answered
+	connections   int            // open at a time
+	perConnection int            // messages of one; then QUIT and the next
+	messages      int            // in all
+	size          int            // octets of a message, its header among them
+	recipients    int            // of a message
+	domains       int            // of senders; they take turns
+	firstDomain   int            // its number: who starts behind those of the last load meets a cold cache
+	pipelined     bool           // MAIL, RCPT and DATA in one write, and the replies after it
+	standing      bool           // all connections are open before the first message, and until the last is answered
+	roots         *x509.CertPool // STARTTLS, and of whom the certificate must be; nil: none
+	every         time.Duration  // a message is due so often; 0: the next one as soon as the last is answered
 }
 
 // outcome is what came of a load.
@@ -161,7 +164,7 @@ type sender struct {
 	own      []byte // a message of another domain
 }
 
-var hello, quit = []byte("EHLO mx.client.example\r\n"), []byte("QUIT\r\n")
+var hello, startTLS, quit = []byte("EHLO mx.client.example\r\n"), []byte("STARTTLS\r\n"), []byte("QUIT\r\n")
 
 // work sends until there is nothing left to send.
 func (s *sender) work(addr string) error {
@@ -198,6 +201,11 @@ func (s *sender) session(addr string, n int) error {
 	if err := s.say("EHLO", hello, '2'); err != nil {
 		return err
 	}
+	if s.roots != nil {
+		if err := s.startTLS(); err != nil {
+			return err
+		}
+	}
 	if s.ready != nil {
 		s.ready <- struct{}{}
 		<-s.goOn
@@ -224,6 +232,20 @@ func (s *sender) session(addr string, n int) error {
 		return nil // NOT: QUIT, which would be counted for those that are ready early, and not for the others
 	}
 	return s.say("QUIT", quit, '2')
+}
+
+// startTLS says EHLO behind a full handshake, of a kind that all peers know.
+func (s *sender) startTLS() error {
+	if err := s.say("STARTTLS", startTLS, '2'); err != nil {
+		return err
+	}
+	tc := tls.Client(s.conn, &tls.Config{ServerName: "mx.example.org", RootCAs: s.roots, MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519}})
+	if err := tc.Handshake(); err != nil {
+		return err
+	}
+	s.conn = tc
+	s.r.Reset(tc)
+	return s.say("EHLO behind STARTTLS", hello, '2')
 }
 
 // due waits until the nth message from the end is to be sent.

@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"bytes"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -101,56 +102,67 @@ func serveProgram(t *testing.T, port int, prefix []string, name string, args ...
 
 // served is a peer that runs.
 type served struct {
-	addr string
-	pid  int      // 0: there is no proxy
-	ours *postern // nil: another's
+	addr  string
+	pid   int            // 0: there is no proxy
+	ours  *postern       // nil: another's
+	roots *x509.CertPool // its certificate, if it has STARTTLS
 }
 
 // peer is a way to the MTA.
 type peer struct {
-	name  string
-	start func(t *testing.T, s *site, backend int, with setup) served
+	name     string
+	encrypts bool // has STARTTLS
+	slow     bool // waits so long in every message that a quarter of them is enough
+	start    func(t *testing.T, s *site, backend int, with setup) served
 }
 
 // benchPeers are all that there are on this machine, and in words which are not.
 func benchPeers(old string) (peers []peer, missing []string) {
 	peers = append(peers,
-		peer{"direct", func(_ *testing.T, _ *site, backend int, _ setup) served {
+		peer{name: "direct", start: func(_ *testing.T, _ *site, backend int, _ setup) served {
 			return served{addr: fmt.Sprintf("127.0.0.1:%d", backend)}
 		}},
-		peer{"HAProxy", startHAProxy})
+		peer{name: theirs, start: startHAProxy})
 	const module = "/usr/lib/nginx/modules/ngx_mail_module.so"
 	_, err := exec.LookPath("nginx")
 	if found, _ := filepath.Glob(module); err == nil && len(found) == 1 {
-		peers = append(peers, peer{"nginx", func(t *testing.T, s *site, backend int, with setup) served {
+		peers = append(peers, peer{name: "nginx", encrypts: true, slow: true, start: func(t *testing.T, s *site, backend int, with setup) served {
 			return startNginxMail(t, module, backend, with)
 		}})
 	} else {
 		missing = append(missing, "nginx was not measured: "+module+" is not here (Debian: apt-get install nginx-light libnginx-mod-mail)")
 	}
-	if old != "" {
-		peers = append(peers, peer{"Postern, old", func(t *testing.T, s *site, backend int, with setup) served {
-			with.binary = old
-			return startBenchPostern(t, s, backend, with, true)
+	postern := func(name string, journal bool, change func(*setup)) {
+		peers = append(peers, peer{name: name, encrypts: true, start: func(t *testing.T, s *site, backend int, with setup) served {
+			change(&with)
+			return startBenchPostern(t, s, backend, with, journal)
 		}})
 	}
-	return append(peers,
-		peer{"Postern, no journal", func(t *testing.T, s *site, backend int, with setup) served {
-			return startBenchPostern(t, s, backend, with, false)
-		}},
-		peer{ours, func(t *testing.T, s *site, backend int, with setup) served {
-			return startBenchPostern(t, s, backend, with, true)
-		}}), missing
+	if old != "" {
+		postern(oldOnes, true, func(with *setup) { with.binary = old })
+	}
+	postern(unchecked, false, func(with *setup) {
+		with.extra += "policy: {builtin: \"off\"}\nheaders: {authentication_results: false, received_spf: false, received: false}\n"
+	})
+	postern(withoutJournal, false, func(*setup) {})
+	postern(ours, true, func(*setup) {})
+	return peers, missing
 }
 
-// ours is the peer that all of this is about, and theirs the one that it is compared with.
-const ours, theirs = "Postern", "HAProxy"
+// The peers that are compared with others. Ours is what all of this is about.
+const (
+	theirs         = "HAProxy"
+	oldOnes        = "Postern, old"
+	unchecked      = "Postern, no checks" // neither rules nor journal nor fields on top, each of which would ask for some
+	withoutJournal = "Postern, no journal"
+	ours           = "Postern"
+)
 
 // startBenchPostern starts the built binary with benchSetup.
 func startBenchPostern(t *testing.T, s *site, backend int, with setup, journal bool) served {
 	t.Helper()
 	p := startPosternAs(t, benchSetup(t, s, backend, with, journal))
-	return served{addr: p.addr(), pid: p.cmd.Process.Pid, ours: p}
+	return served{addr: p.addr(), pid: p.cmd.Process.Pid, ours: p, roots: p.roots(t)}
 }
 
 // benchSetup adds to a setup: the built-in policy, all its checks, and the log in a file. Limits that would turn away a
@@ -194,6 +206,9 @@ func startNginxMail(t *testing.T, module string, backend int, with setup) served
 	}))
 	t.Cleanup(where.Close)
 	port, dir := freePort(t), t.TempDir()
+	writeCertificate(t, dir+"/cert.pem", dir+"/key.pem")
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(readFile(t, dir+"/cert.pem"))
 	writeFile(t, dir+"/nginx.conf", fmt.Sprintf(`load_module %s;
 daemon off;
 pid %s/pid;
@@ -210,10 +225,14 @@ mail {
         protocol smtp;
         smtp_auth none;
         xclient off;
+        starttls on;
+        ssl_protocols TLSv1.3;
+        ssl_certificate cert.pem;
+        ssl_certificate_key key.pem;
     }
 }
 `, module, dir, dir, where.URL, port))
-	return served{addr: fmt.Sprintf("127.0.0.1:%d", port), pid: serveProgram(t, port, with.prefix, "nginx", "-p", dir, "-c", dir+"/nginx.conf")}
+	return served{addr: fmt.Sprintf("127.0.0.1:%d", port), pid: serveProgram(t, port, with.prefix, "nginx", "-p", dir, "-c", dir+"/nginx.conf"), roots: roots}
 }
 
 // processor is what the whole process tree has used of the processors.
@@ -244,14 +263,14 @@ func (g garbage) less(o garbage) garbage {
 	return garbage{g.allocations - o.allocations, g.octets - o.octets}
 }
 
-// peak is the most memory that was resident at a time, in octets.
-func (s served) peak(t *testing.T) (octets int64) {
+// memory is that of the whole process tree: VmRSS, what is resident, or VmHWM, the most that was; in octets.
+func (s served) memory(t *testing.T, field string) (octets int64) {
 	t.Helper()
 	if s.pid == 0 {
 		return 0
 	}
 	for _, pid := range processTree(t, s.pid) {
-		octets += memory(t, pid, "VmHWM")
+		octets += memory(t, pid, field)
 	}
 	return octets
 }
