@@ -72,6 +72,11 @@ func (d *patient) resolvers(ctx context.Context, r *Report) {
 	for i, server := range each {
 		wg.Go(func() {
 			x := server.Examine(ctx)
+			if slow(x) {
+				// The first question may have taken a resolver that has just started to the
+				// root servers.
+				x = server.Examine(ctx)
+			}
 			d.server(&answers[i], texts[i], x)
 			if x.UDP.Code == "" && x.Stream.Code == "" {
 				return
@@ -136,8 +141,8 @@ func (d *patient) server(r *Report, text string, x dnscache.Examination) {
 		it.Warn("let datagrams of up to 1232 octets pass, with their fragments: each answer of that size costs a wait of dns.timeout",
 			"sent no answer of %d octets by UDP, although it may: %v", x.Large.Octets, x.Large.Datagram)
 	}
-	if took := max(x.UDP.Took, x.Stream.Took); x.Stream.Err == nil && x.UDP.Err == nil && took > slowServer {
-		it.Warn("use a resolver that is nearer: a message may need twenty answers, one after the other", "is slow: %v for an answer", took.Round(time.Millisecond))
+	if slow(x) {
+		it.Warn("use a resolver that is nearer: a message may need twenty answers, one after the other", "is slow: %v for an answer", max(x.UDP.Took, x.Stream.Took).Round(time.Millisecond))
 	}
 	if len(r.Findings) > 0 {
 		return
@@ -153,6 +158,11 @@ func (d *patient) server(r *Report, text string, x dnscache.Examination) {
 		}
 	}
 	it.OK("%s", seen)
+}
+
+// slow says whether a server answers, and takes too long for it.
+func slow(x dnscache.Examination) bool {
+	return x.Stream.Err == nil && x.UDP.Err == nil && max(x.UDP.Took, x.Stream.Took) > slowServer
 }
 
 func whereServers(cfg *configs.Config) string {

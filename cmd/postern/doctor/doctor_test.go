@@ -24,6 +24,7 @@ import (
 
 	"postern/cmd/postern/service"
 	"postern/cmd/postern/view"
+	"postern/checks/dnscache"
 	"postern/configs"
 	"postern/policy/journal"
 	"postern/proxy"
@@ -439,6 +440,19 @@ func TestDoctorKnowsAddressesAndNames(t *testing.T) {
 	}
 	if got := fmt.Sprint(size(3<<30), " ", size(20<<30), " ", size(5<<10)); got != "3072 MiB 20 GiB 5 KiB" {
 		t.Error(got)
+	}
+}
+
+func TestDoctorSeesASlowNameServer(t *testing.T) {
+	for took, want := range map[time.Duration]string{
+		500 * time.Millisecond: "answers by UDP in 500ms and by TCP in 1ms", 600 * time.Millisecond: "is slow: 600ms for an answer",
+	} {
+		x := dnscache.Examination{Stream: dnscache.Exchange{Took: time.Millisecond, Code: "NXDOMAIN"}, UDP: dnscache.Exchange{Took: took, Code: "NXDOMAIN"}}
+		var r Report
+		new(patient).server(&r, "192.0.2.53", x)
+		if len(r.Findings) != 1 || !strings.Contains(r.Findings[0].Seen, want) {
+			t.Errorf("%v: %+v", took, r.Findings)
+		}
 	}
 }
 
