@@ -144,7 +144,7 @@ func TestParked(t *testing.T) {
 
 // TestParkedTimeout: to be parked prolongs nothing.
 func TestParkedTimeout(t *testing.T) {
-	const limit = max(12*parkAfter, 5*time.Second) // long enough to be seen parked
+	const limit = max(12*parkAfter, 15*time.Second) // long enough to be seen parked
 	r := newRig(t, rigOptions{config: func(c *configs.Config) { c.Timeouts.Command = limit }})
 	c := r.serveTCP()()
 	began := time.Now() // before the server's time for the next command begins

@@ -24,6 +24,8 @@ import (
 	"time"
 
 	guides "postern/cmd/postern"
+
+	"postern/proxy/smtptest"
 )
 
 // Each extension with each backend that Debian has: what was announced through
@@ -195,7 +197,7 @@ func runIn(t *testing.T, dir string, argv ...string) (log func() string) {
 }
 
 func eximBackend(t *testing.T) *backendMTA {
-	dir, port := unpacked(t), freePort(t)
+	dir, port := unpacked(t), smtptest.FreePort(t)
 	authority(t, dir+"/etc/exim4/cert.pem", dir+"/etc/exim4/key.pem")
 	for _, f := range []string{"/etc/exim4/cert.pem", "/etc/exim4/key.pem"} {
 		if err := os.Chown(dir+f, 5100, 5100); err != nil {
@@ -203,7 +205,7 @@ func eximBackend(t *testing.T) *backendMTA {
 		}
 	}
 	// Port 25 of the guide is a port that nobody connects to.
-	said := strings.NewReplacer("25 : 10025", fmt.Sprintf("%d : %d", freePort(t), port), "10025", strconv.Itoa(port)).Replace(guides.BlockOf(t, deployGuide, "daemon_smtp_ports"))
+	said := strings.NewReplacer("25 : 10025", fmt.Sprintf("%d : %d", smtptest.FreePort(t), port), "10025", strconv.Itoa(port)).Replace(guides.BlockOf(t, deployGuide, "daemon_smtp_ports"))
 	writeFile(t, dir+"/etc/exim4/exim4.conf", fmt.Sprintf(string(readFile(t, "testdata/e2e/exim4.conf")), said))
 	log := runIn(t, dir, "/usr/sbin/exim4", "-bdf", "-q1h")
 	return &backendMTA{
@@ -214,7 +216,7 @@ func eximBackend(t *testing.T) *backendMTA {
 }
 
 func openSMTPDBackend(t *testing.T) *backendMTA {
-	dir, port := unpacked(t), freePort(t)
+	dir, port := unpacked(t), smtptest.FreePort(t)
 	authority(t, dir+"/etc/smtpd.crt", dir+"/etc/smtpd.key")
 	said := strings.Replace(guides.BlockOf(t, deployGuide, "listen on 127.0.0.1 port 10025"), "port 10025", fmt.Sprintf("port %d tls pki mail", port), 1)
 	writeFile(t, dir+"/etc/smtpd.conf", fmt.Sprintf(string(readFile(t, "testdata/e2e/smtpd.conf")), said))

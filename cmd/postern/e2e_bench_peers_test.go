@@ -36,7 +36,7 @@ type site struct {
 // newSite starts what stands behind the peers.
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{small: freePort(t)}
+	s := &site{small: smtptest.FreePort(t)}
 	var err error
 	if s.zone, err = dnstest.Parse(benchZone); err != nil {
 		t.Fatal(err)
@@ -179,7 +179,7 @@ func benchSetup(t *testing.T, s *site, backend int, with setup, journal bool) se
 
 func startHAProxy(t *testing.T, _ *site, backend int, with setup) served {
 	t.Helper()
-	port, file := freePort(t), t.TempDir()+"/haproxy.cfg"
+	port, file := smtptest.FreePort(t), t.TempDir()+"/haproxy.cfg"
 	writeFile(t, file, fmt.Sprintf(`global
     maxconn 6000
 defaults
@@ -205,7 +205,7 @@ func startNginxMail(t *testing.T, module string, backend int, with setup) served
 		h.Set("Auth-Port", strconv.Itoa(backend))
 	}))
 	t.Cleanup(where.Close)
-	port, dir := freePort(t), t.TempDir()
+	port, dir := smtptest.FreePort(t), t.TempDir()
 	writeCertificate(t, dir+"/cert.pem", dir+"/key.pem")
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(readFile(t, dir+"/cert.pem"))

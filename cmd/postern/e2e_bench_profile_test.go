@@ -22,6 +22,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/proxy/smtptest"
 )
 
 // Where the time of a message goes: perf (Debian: linux-perf) looks at the built binary some
@@ -254,7 +256,7 @@ func buildWithProfiler(t *testing.T) string {
 // allocations says what a message of the case allocates.
 func (c benchCase) allocations(t *testing.T, s *site, binary string) allocated {
 	t.Helper()
-	port := freePort(t)
+	port := smtptest.FreePort(t)
 	proxy := c.warm(t, peer{name: ours, start: func(t *testing.T, s *site, backend int, with setup) served {
 		return startBenchPostern(t, s, backend, with, true)
 	}}, s, setup{binary: binary, env: []string{fmt.Sprintf("PROFILER=127.0.0.1:%d", port)}})

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"postern/proxy/smtptest"
 )
 
 // doctor examines p's installation with the built binary.
@@ -47,7 +49,7 @@ func finds(t *testing.T, report string, patterns ...string) {
 func TestE2EDoctor(t *testing.T) {
 	dns := startNameServers(t)
 	mta := startPostfix(t)
-	p := startPosternOn(t, freePort(t), mta.port, `limits: {connections: 1000}
+	p := startPosternOn(t, smtptest.FreePort(t), mta.port, `limits: {connections: 1000}
 checks: {dnsbl: {zones: [{zone: bl.example}]}}
 `)
 	if err := os.Chmod(p.key, 0o600); err != nil {

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/proxy/smtptest"
 )
 
 // daemon runs a filter until the test ends, and waits until it listens.
@@ -54,8 +56,8 @@ func daemon(t *testing.T, address, name string, args ...string) {
 func TestE2EPostgrey(t *testing.T) {
 	needs(t, "postgrey")
 	mta := startPostfix(t)
-	at := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	p := startPosternOn(t, freePort(t), mta.port, fmt.Sprintf(`policy_services: [{name: postgrey, address: %q, timeout: 15s}]
+	at := fmt.Sprintf("127.0.0.1:%d", smtptest.FreePort(t))
+	p := startPosternOn(t, smtptest.FreePort(t), mta.port, fmt.Sprintf(`policy_services: [{name: postgrey, address: %q, timeout: 15s}]
 policy:
   builtin: off
   rules:
@@ -137,7 +139,7 @@ func TestE2ESPFEngine(t *testing.T) {
 	dir := t.TempDir()
 	config, wrapper := dir+"/policyd-spf.conf", dir+"/policyd-spf.py"
 	writeFile(t, config, "debugLevel = 0\nTestOnly = 1\nHELO_reject = False\nMail_From_reject = Fail\nPermError_reject = False\nTempError_Defer = False\nskip_addresses = 203.0.113.1\n")
-	placeholder := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	placeholder := fmt.Sprintf("127.0.0.1:%d", smtptest.FreePort(t))
 	// NOT: with Postfix behind it, which waits a second (in_flow_delay) at each recipient after a
 	// hundred that came to no message.
 	p := startPosternAs(t, setup{extra: fmt.Sprintf(`policy_services: [{name: spfengine, address: %q, timeout: 1m}]

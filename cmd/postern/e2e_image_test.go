@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/proxy/smtptest"
 )
 
 // image is what deploy/Dockerfile makes, as far as its last stage says: a root, and how the program is run in it.
@@ -105,7 +107,7 @@ func newImage(t *testing.T) *image {
 func TestE2EImage(t *testing.T) {
 	needs(t)
 	m := newImage(t)
-	port, admin := freePort(t), freePort(t)
+	port, admin := smtptest.FreePort(t), smtptest.FreePort(t)
 	writeFile(t, m.root+"/etc/postern/postern.yaml", `
 hostname: mx.example.org
 listeners: [{address: "127.0.0.1:`+strconv.Itoa(port)+`"}]

@@ -13,14 +13,16 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/proxy/smtptest"
 )
 
 // Listeners with settings of their own in one process, by the built binary.
 func TestE2EListeners(t *testing.T) {
-	implicit, early, balanced := freePort(t), freePort(t), freePort(t)
+	implicit, early, balanced := smtptest.FreePort(t), smtptest.FreePort(t), smtptest.FreePort(t)
 	p := startPosternAs(t, setup{
 		listeners: fmt.Sprintf(`  - {name: implicit, address: "127.0.0.1:%d", tls: implicit}
-  - {name: early, address: "127.0.0.1:%d", tls: "off", pregreet: 3s}
+  - {name: early, address: "127.0.0.1:%d", tls: "off", pregreet: 8s}
   - {name: balanced, address: "127.0.0.1:%d", tls: starttls, proxy_protocol: ["127.0.0.11"]}
 `, implicit, early, balanced),
 		extra: "limits: {connection_rate: 6, tarpit: 300ms, errors: 6}\npolicy: {rules: [{name: talker, when: client.pregreet, do: reject}, {name: forged, when: 'spf.result == \"fail\"', do: reject}]}\n",

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"postern/proxy/smtptest"
 )
 
 const (
@@ -25,11 +27,11 @@ func text(body string) []byte {
 func TestE2EClamAVAndOpenDKIM(t *testing.T) {
 	needs(t, "clamd", "clamav-milter", "opendkim")
 	dir := t.TempDir()
-	clamav, opendkim := fmt.Sprintf("127.0.0.1:%d", freePort(t)), fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	clamav, opendkim := fmt.Sprintf("127.0.0.1:%d", smtptest.FreePort(t)), fmt.Sprintf("127.0.0.1:%d", smtptest.FreePort(t))
 	host, port, _ := strings.Cut(opendkim, ":")
 	writeFile(t, dir+"/one.ndb", "Eicar-Test:0:*:"+hex.EncodeToString([]byte(eicar))+"\n")
 	writeFile(t, dir+"/clamd.conf", fmt.Sprintf("DatabaseDirectory %[1]s\nLocalSocket %[1]s/clamd.sock\nForeground yes\nUser root\nPidFile %[1]s/clamd.pid\n", dir))
-	clamdPort := freePort(t)
+	clamdPort := smtptest.FreePort(t)
 	writeFile(t, dir+"/clamd.conf", string(readFile(t, dir+"/clamd.conf"))+fmt.Sprintf("TCPSocket %d\nTCPAddr 127.0.0.1\n", clamdPort))
 	clamHost, clamPort, _ := strings.Cut(clamav, ":")
 	writeFile(t, dir+"/milter.conf", fmt.Sprintf("MilterSocket inet:%s@%s\nClamdSocket unix:%s/clamd.sock\nForeground yes\nUser root\nOnInfected Reject\nRejectMsg Virus found: %%v\nAddHeader Replace\nPidFile %[3]s/milter.pid\n", clamPort, clamHost, dir))
@@ -39,7 +41,7 @@ func TestE2EClamAVAndOpenDKIM(t *testing.T) {
 	daemon(t, opendkim, "opendkim", "-f", "-x", dir+"/opendkim.conf")
 
 	mta := startPostfix(t)
-	p := startPosternOn(t, freePort(t), mta.port, fmt.Sprintf(`milters:
+	p := startPosternOn(t, smtptest.FreePort(t), mta.port, fmt.Sprintf(`milters:
   - {name: clamav, address: %q, timeout: 1m, add_fields: true}
   - {name: opendkim, address: %q, timeout: 1m, add_fields: true}
 policy:
@@ -75,7 +77,7 @@ func onDiskText(body string) string { return string(onDisk(text(body))) }
 func TestE2ERspamd(t *testing.T) {
 	needs(t, "rspamd")
 	dir := t.TempDir()
-	at := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	at := fmt.Sprintf("127.0.0.1:%d", smtptest.FreePort(t))
 	// NOT: Debian's list of top level domains, which takes rspamd minutes to compile on a slow machine.
 	writeFile(t, dir+"/tld", "example\norg\n")
 	writeFile(t, dir+"/rspamd.conf", fmt.Sprintf(`options {
@@ -90,7 +92,7 @@ milter_headers { use = ["x-spamd-bar"]; skip_local = false; }
 `, dir, at))
 	daemon(t, at, "rspamd", "-f", "-i", "-c", dir+"/rspamd.conf", "--var=DBDIR="+dir, "--var=RUNDIR="+dir)
 	mta := startPostfix(t)
-	p := startPosternOn(t, freePort(t), mta.port, fmt.Sprintf(`milters: [{name: rspamd, address: %q, timeout: 1m, add_fields: true}]
+	p := startPosternOn(t, smtptest.FreePort(t), mta.port, fmt.Sprintf(`milters: [{name: rspamd, address: %q, timeout: 1m, add_fields: true}]
 policy:
   builtin: off
   rules:

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"postern/proxy/smtptest"
 )
 
 // prometheus is a private one, which scrapes a Postern every second.
@@ -43,7 +45,7 @@ scrape_configs:
   - job_name: postern
     static_configs: [{targets: ["127.0.0.1:%d"]}]
 `, scraped))
-	p := &prometheus{port: freePort(t)}
+	p := &prometheus{port: smtptest.FreePort(t)}
 	log, err := os.Create(dir + "/log")
 	if err != nil {
 		t.Fatal(err)
@@ -171,7 +173,7 @@ func TestE2EPrometheus(t *testing.T) {
 	mta := startPostfix(t)
 	candidate := filepath.Join(t.TempDir(), "candidate.yaml")
 	writeFile(t, candidate, `policy: {builtin: off, rules: [{name: nobody, when: 'mail.from contains "forged"', do: reject}]}`+"\n")
-	postern := startPosternOn(t, freePort(t), mta.port, fmt.Sprintf(`
+	postern := startPosternOn(t, smtptest.FreePort(t), mta.port, fmt.Sprintf(`
 journal: {path: %q}
 state: {path: %q}
 policy_services: [{name: gone, address: "127.0.0.1:9"}]

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"postern/proxy/smtptest"
 )
 
 // recorder is a milter that wants to be told everything, agrees to everything, and writes
@@ -192,7 +194,7 @@ func compare(t *testing.T, theirs, ours []string) {
 func TestE2EMilterIsToldAsByPostfix(t *testing.T) {
 	theirs, ours := newRecorder(t), newRecorder(t)
 	postfix := newPostfix(t)
-	balanced := freePort(t)
+	balanced := smtptest.FreePort(t)
 	behind := startPostfix(t)
 	p := startPosternAs(t, setup{
 		backends:  fmt.Sprintf(`[{name: mta, addresses: ["127.0.0.1:%d"], tls: off, identity: none}]`, behind.port),

@@ -26,12 +26,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"postern/checks/dnstest"
+
+	"postern/proxy/smtptest"
 )
 
 // The rig of the e2e tests: the built binary, a private Postfix behind it, a
@@ -70,33 +71,6 @@ func eventually(t *testing.T, what string, done func() bool) {
 }
 
 // lastPort is the last that freePort gave.
-var lastPort atomic.Int32
-
-// freePort returns a port of 127.0.0.1 that nobody has, by TCP or by UDP, and that
-// stays free until the program that it is for has started. NOT: one that the system
-// gives for port 0. It may give that to any client's connection the next moment; those
-// below 32768 it gives to nobody who does not ask for them.
-func freePort(t *testing.T) int {
-	t.Helper()
-	const first, many = 20000, 12000
-	lastPort.CompareAndSwap(0, int32(os.Getpid()*37%many+1)) // others may test at the same time
-	for range many {
-		port := first + int(lastPort.Add(1))%many
-		addr := fmt.Sprintf("127.0.0.1:%d", port)
-		ln, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue
-		}
-		ln.Close()
-		if conn, err := net.ListenPacket("udp", addr); err == nil {
-			conn.Close()
-			return port
-		}
-	}
-	t.Fatal("no port is free")
-	return 0
-}
-
 func readFile(t *testing.T, path string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -158,7 +132,7 @@ func newPostfix(t *testing.T) *postfix {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	p := &postfix{dir: dir, port: freePort(t)}
+	p := &postfix{dir: dir, port: smtptest.FreePort(t)}
 
 	fill := strings.NewReplacer("@dir@", dir, "@uid@", nobody.Uid, "@gid@", nobody.Gid)
 	writeFile(t, dir+"/etc/main.cf", fill.Replace(string(readFile(t, "testdata/e2e/main.cf"))))
@@ -328,7 +302,7 @@ var build = sync.OnceValues(func() (string, error) {
 // the built-in policy and the DNS of testdata/e2e/zone.txt.
 func startPostern(t *testing.T, backendPort int) *postern {
 	t.Helper()
-	return startPosternOn(t, freePort(t), backendPort)
+	return startPosternOn(t, smtptest.FreePort(t), backendPort)
 }
 
 // startPosternOn is startPostern on a given port, with more sections at the
@@ -383,7 +357,7 @@ func configurePostern(t *testing.T, own setup) *postern {
 	}
 	dir := t.TempDir()
 	if own.port == 0 {
-		own.port = freePort(t)
+		own.port = smtptest.FreePort(t)
 	}
 	if own.backends == "" {
 		own.backends = "[]"
@@ -391,7 +365,7 @@ func configurePostern(t *testing.T, own setup) *postern {
 	p := &postern{
 		binary: own.binary, prefix: own.prefix, env: own.env, config: dir + "/postern.yaml", ca: dir + "/cert.pem", key: dir + "/key.pem", dir: dir,
 		log:  t.TempDir() + "/log", // NOT beside the configuration, whose folder Postern watches
-		port: own.port, admin: freePort(t), backendDown: own.down, exited: make(chan error, 1),
+		port: own.port, admin: smtptest.FreePort(t), backendDown: own.down, exited: make(chan error, 1),
 	}
 	writeCertificate(t, p.ca, p.key)
 	writeFile(t, p.config, fmt.Sprintf(`hostname: mx.example.org

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"postern/proxy/smtptest"
 )
 
 const honest, forger = "127.0.0.7", "127.0.0.66"
@@ -348,7 +350,7 @@ func TestE2EPostfixKilledDuringData(t *testing.T) {
 	mta := startPostfix(t)
 	// A policy that needs nothing of the body, so that it is streamed as it comes
 	// and Postfix dies with a part of the message in its hands.
-	p := startPosternOn(t, freePort(t), mta.port, "policy: {builtin: off}\n")
+	p := startPosternOn(t, smtptest.FreePort(t), mta.port, "policy: {builtin: off}\n")
 	s, _ := dial(t, p.addr(), honest)
 	s.say("250", "EHLO mx.sender.example")
 	s.say("250 ", "MAIL FROM:<alice@sender.example>")
@@ -573,7 +575,7 @@ func TestE2EMetrics(t *testing.T) {
 // commands, on a private port: mail comes in before, between and after.
 func TestE2EGuideMovesThePortAndBack(t *testing.T) {
 	mta := newPostfix(t)
-	public := freePort(t)
+	public := smtptest.FreePort(t)
 	service := fmt.Sprintf("127.0.0.1:%d", public)
 	master := mta.dir + "/etc/master.cf"
 	writeFile(t, master, service+" inet n - y - - smtpd\n"+string(readFile(t, master)))

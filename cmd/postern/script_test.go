@@ -161,8 +161,10 @@ func makePair(certificate, keyFile, name string, days int) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.WriteFile(certificate, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
-		os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600))
+	// Under other names first: whoever reads them meanwhile finds the old pair.
+	return errors.Join(os.WriteFile(certificate+".new", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
+		os.WriteFile(keyFile+".new", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600),
+		os.Rename(certificate+".new", certificate), os.Rename(keyFile+".new", keyFile))
 }
 
 // process is a program in the background.
@@ -442,10 +444,7 @@ func scriptNotified(ts *testscript.TestScript, _ bool, args []string) {
 
 // port VARIABLE: an address of loopback that nobody listens on.
 func scriptPort(ts *testscript.TestScript, _ bool, args []string) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must(ts, err)
-	ts.Setenv(args[0], ln.Addr().String())
-	must(ts, ln.Close())
+	ts.Setenv(args[0], fmt.Sprintf("127.0.0.1:%d", smtptest.FreePort(ts)))
 }
 
 // mta VARIABLE [without KEYWORD...] [proxy] [tls PAIR] [etrn REPLY]: an MTA, its address
