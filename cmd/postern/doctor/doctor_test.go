@@ -22,9 +22,9 @@ import (
 	"testing"
 	"time"
 
+	"postern/checks/dnscache"
 	"postern/cmd/postern/service"
 	"postern/cmd/postern/view"
-	"postern/checks/dnscache"
 	"postern/configs"
 	"postern/policy/journal"
 	"postern/proxy"
