@@ -119,7 +119,7 @@ type Options struct {
 	// time; 0: as many as it leaves free for others, where there is a limit.
 	PerClient int
 
-	IdlePerAddress int           // connections kept open for later, per address; 0: 20, negative: none
+	IdlePerAddress int           // connections kept open for later, per address, where fewer are at work; 0: 20, negative: none
 	IdleTime       time.Duration // how long; 0: 60 s. Stay below what the MTA allows (Postfix: smtpd_timeout, 300 s)
 	MaxUses        int           // transactions per connection; 0: 100. A backend's own MAILMAX may lower it
 	MaxAge         time.Duration // of a connection, so that an MTA's reload reaches every one; 0: 5 min

@@ -246,13 +246,18 @@ func (p *Pool) busy(why error) error {
 }
 
 // giveBack ends the loan of l. It stays open for another session if keep says
-// so and there is room.
+// so and there is room: as many wait as are at work, for under load nobody shall
+// close what the next one has to open again, and a few (Options.IdlePerAddress) in any case.
 func (p *Pool) giveBack(l *link, who share.Client, keep bool) {
 	now := time.Now()
 	p.mu.Lock()
 	a := l.at
 	a.inUse--
-	keep = keep && !p.closed && len(a.idle) < p.o.IdlePerAddress && now.Sub(l.born) < p.o.MaxAge
+	room := p.o.IdlePerAddress
+	if room > 0 {
+		room = max(room, a.inUse)
+	}
+	keep = keep && !p.closed && len(a.idle) < room && now.Sub(l.born) < p.o.MaxAge
 	if keep {
 		l.idle = now
 		a.idle = append(a.idle, l)

@@ -402,6 +402,55 @@ func TestIdleConnectionsEndWithQuit(t *testing.T) {
 	})
 }
 
+// As many connections wait for the next session as are at work, a few in any case: what
+// comes back while others go on is not closed and opened again, and what comes back
+// when the load has gone is closed.
+func TestAsManyConnectionsWaitAsAreAtWork(t *testing.T) {
+	for _, tc := range []struct {
+		perAddress, open, back int
+		want                   int // that wait
+	}{
+		{0, 20, 20, 20},
+		{0, 25, 24, 20},
+		{0, 25, 25, 20},
+		{0, 60, 29, 29},
+		{0, 60, 30, 30},
+		{0, 60, 60, 30},
+		{2, 3, 3, 2},
+		{2, 8, 4, 4},
+		{2, 8, 8, 4},
+		{-1, 8, 4, 0},
+	} {
+		t.Run(fmt.Sprint(tc), func(t *testing.T) {
+			sink := smtptest.NewSink(smtptest.SinkOptions{})
+			defer sink.Close()
+			s := newSet(t, Options{Dial: sink.Dial, IdlePerAddress: tc.perAddress}, backendAt(identityNone, "mta:25"))
+			conns := make([]*Conn, tc.open)
+			for i := range conns {
+				conns[i] = open(t, s, alice)
+			}
+			defer func() {
+				for _, c := range conns[tc.back:] {
+					c.Release()
+				}
+			}()
+			for _, c := range conns[:tc.back] {
+				c.Release()
+			}
+			if n := idleOf(s); n != tc.want {
+				t.Errorf("%d wait, want %d", n, tc.want)
+			}
+			// Those who come next open no more than what does not wait.
+			for range tc.want {
+				defer open(t, s, alice).Release()
+			}
+			if n := sink.Connections(); n != tc.open {
+				t.Errorf("%d connections were opened, want %d", n, tc.open)
+			}
+		})
+	}
+}
+
 func idleOf(s *Set) int {
 	n := 0
 	for _, p := range s.pools {
