@@ -38,6 +38,7 @@ type link struct {
 const readBuffer = 4096
 
 func newLink(at *address, nc net.Conn, now time.Time) *link {
+	nc = socket.Quick(nc)
 	l := &link{at: at, raw: nc, nc: nc, br: bufio.NewReaderSize(nc, readBuffer), born: now}
 	l.look.Of(nc)
 	return l

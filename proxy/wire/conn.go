@@ -53,8 +53,8 @@ type Conn struct {
 
 // Open makes c, which is zero, the wire to conn. Nothing may be read of it before Begin.
 func (c *Conn) Open(conn net.Conn, o Options) {
-	c.Options, c.raw = o, conn
-	c.look.Of(conn)
+	c.Options, c.raw = o, socket.Quick(conn)
+	c.look.Of(c.raw)
 }
 
 // Begin makes c ready to be read.

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"postern/proxy/reuse"
+	"postern/proxy/socket"
 )
 
 const (
@@ -84,7 +85,7 @@ type input struct {
 func (in *input) reset(conn net.Conn) {
 	in.close()
 	*in = input{conn: conn}
-	if sc, ok := conn.(*net.TCPConn); ok {
+	if sc, ok := conn.(*socket.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			in.raw = raw
 			in.try, in.tryB = in.tryRead, in.tryBlock
@@ -216,7 +217,7 @@ func (in *input) tryRead(fd uintptr) bool {
 // Read is for the bufio.Reader on top.
 func (in *input) Read(p []byte) (int, error) {
 	if in.trying {
-		return readFD(in.fd, p)
+		return socket.ReadFD(in.fd, p)
 	}
 	if len(in.back) > 0 {
 		n := copy(p, in.back)
@@ -231,21 +232,6 @@ func (in *input) Read(p []byte) (int, error) {
 		return 1, nil
 	}
 	return in.conn.Read(p)
-}
-
-func readFD(fd int, p []byte) (int, error) {
-	for {
-		n, err := syscall.Read(fd, p)
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case err != nil:
-			return 0, err
-		case n == 0:
-			return 0, io.EOF
-		}
-		return n, nil
-	}
 }
 
 // readBlock returns the next octets of a message: tail, the few undecided
@@ -286,7 +272,7 @@ func (in *input) readBlock(tail []byte, streams bool) (b []byte, block *Block, e
 func (in *input) tryBlock(fd uintptr) bool {
 	block := takeBlock(in.flood)
 	k := copy(block.octets, in.tail)
-	in.n, in.err = readFD(int(fd), block.octets[k:])
+	in.n, in.err = socket.ReadFD(int(fd), block.octets[k:])
 	if errors.Is(in.err, syscall.EAGAIN) {
 		in.putBlock(block)
 		return false

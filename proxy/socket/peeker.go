@@ -1,4 +1,5 @@
-// Package socket looks at what waits on the socket of a connection, and reads none of it.
+// Package socket reads and writes sockets, and looks at what waits on them, by system calls that take as
+// little as they can: see quick.go.
 package socket
 
 import (
@@ -29,7 +30,7 @@ func (p *Peeker) Of(conn net.Conn) {
 	}
 	p.fd = fd
 	p.look = func(fd uintptr) {
-		p.n, _, p.err = syscall.Recvfrom(int(fd), p.octs[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		p.n, p.err = quickPeek(int(fd), p.octs[:])
 	}
 }
 
