@@ -159,18 +159,37 @@ func (c *Chain) Services() []string { return slices.Clone(c.services) }
 // Milters returns the names of the milters that the chain may read.
 func (c *Chain) Milters() []string { return slices.Clone(c.milters) }
 
-// Compares says whether a rule that decides compares a fact with that word, so that somebody has
-// thought of it.
-func (c *Chain) Compares(fact, word string) bool {
-	for _, r := range c.rules {
-		if _, reads := r.when.Facts[fact]; !reads || !r.decides() {
-			continue
+// Answers says whether a rule that decides says what becomes of mail where a text fact is that word: it compares
+// with the word, or it hangs on the fact and matches where that is the word, as action != "none" does for all but one.
+// A rule that has too many cases to try them is taken to do so.
+func (c *Chain) Answers(fact, word string) bool {
+	return slices.ContainsFunc(c.rules, func(r *rule) bool {
+		_, reads := r.when.Facts[fact]
+		return reads && r.decides() && r.answers(fact, word)
+	})
+}
+
+func (r *rule) answers(fact, word string) bool {
+	all := variables(r)
+	i := slices.IndexFunc(all, func(v *expr.Variable) bool { return v.Fact != nil && v.Fact.Name == fact })
+	if i < 0 || cases([]*rule{r}) > maxCases {
+		return true // by a list, say, of which the content may be anything
+	}
+	v, others := all[i], slices.Delete(slices.Clone(all), i, i+1)
+	if slices.Contains(v.Texts, word) {
+		return true
+	}
+	// The last value is what nothing compares with, as word is.
+	unnamed := v.Count() - 1
+	return expr.Possible(imagine(Facts{}), others, func(s expr.Scope) bool {
+		if v.Set(s, unnamed); !r.when.Holds(s) {
+			return false
 		}
-		for _, v := range variables(r) {
-			if v.Fact != nil && v.Fact.Name == fact && slices.Contains(v.Texts, word) {
+		for named := range unnamed {
+			if v.Set(s, named); !r.when.Holds(s) {
 				return true
 			}
 		}
-	}
-	return false
+		return false
+	})
 }

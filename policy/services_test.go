@@ -95,8 +95,35 @@ func TestRepliesOfServices(t *testing.T) {
 	if v := c.Decide(Rcpt, &f); v.Reply.String() != "451 4.3.0 Temporary failure in processing, please try again later." {
 		t.Errorf("%q", v.Reply)
 	}
-	if !c.Compares("service.spf.action", "temperror") || c.Compares("service.spf.action", "reject") || c.Compares("service.grey.action", "temperror") {
-		t.Error("who has thought of what")
+}
+
+// A rule says what becomes of a word that it names, and of all that are not the ones it names.
+func TestWhichWordsARuleAnswers(t *testing.T) {
+	for when, want := range map[string][]string{ // of grey
+		`service.spf.action == "temperror"`:                                               {},
+		`service.grey.action == "reject"`:                                                 {"reject"},
+		`service.grey.action in ["reject", "defer"]`:                                      {"reject", "defer"},
+		`service.grey.action != "dunno"`:                                                  {"reject", "defer", "temperror", "dunno"},
+		`not (service.grey.action in ["dunno", "reject"]) and mail.size > 10`:             {"reject", "defer", "temperror", "dunno"},
+		`service.grey.action == "reject" or spf.result == "fail"`:                         {"reject"},
+		`service.grey.action != "reject" and service.grey.action == "defer"`:              {"reject", "defer"},
+		`service.grey.text contains "Greylisted"`:                                         {},
+		`service.grey.text contains "Greylisted" and service.grey.action != "temperror"`:  {"reject", "defer", "temperror", "dunno"},
+		`spf.result == "fail" and helo.name == "x" and not (service.grey.action == "ok")`: {"reject", "defer", "temperror", "dunno"},
+	} {
+		c, err := served("reject", when)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, word := range []string{"reject", "defer", "temperror", "dunno"} {
+			if got := c.Answers("service.grey.action", word); got != slices.Contains(want, word) {
+				t.Errorf("%s: %s is %v", when, word, got)
+			}
+		}
+	}
+	c, err := served("pass", "false", configs.Rule{Name: "t", Do: "tag", When: `service.grey.action == "reject"`, Header: "X-Grey: yes"})
+	if err != nil || c.Answers("service.grey.action", "reject") {
+		t.Error("a tag decides nothing", err)
 	}
 }
 

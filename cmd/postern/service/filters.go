@@ -3,6 +3,7 @@ package service
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"postern/checks"
 	"postern/checks/delegation"
@@ -128,23 +129,36 @@ func (p *Parts) closeFilters(other *Parts) {
 	}
 }
 
-// filterWarnings tells of filters that nobody asks, and of an answer that no rule has thought
-// of: temperror, where the filter is away.
+// laterWords are what a filter says of mail that is to come again.
+var (
+	laterOfMilters  = []string{milter.ActionTempfail}
+	laterOfServices = []string{"defer", "defer_if_permit", "defer_if_reject"}
+)
+
+// filterWarnings tells of filters that nobody asks, and of answers that no rule has thought
+// of: temperror, where the filter is away, and where a rule does what a filter says of bad mail, what it says of
+// mail that is to come again.
 func (p *Parts) filterWarnings() (warnings []configs.Fault) {
-	warn := func(key string, i int, fact, name string, addsFields bool) {
+	warn := func(key string, i int, fact, name string, later []string, addsFields bool) {
 		at, action := p.Config.At(fmt.Sprintf("%s[%d]", key, i)), fact+"."+name+".action"
-		switch reads := p.wants(fact + "." + name); {
-		case !reads && !addsFields:
+		answers := func(word string) bool { return p.Rules.Chain.Answers(action, word) }
+		reads := p.wants(fact + "." + name)
+		if !reads && !addsFields {
 			warnings = append(warnings, configs.Warning(at, "%s: no rule reads %s, so %s is never asked", key, action, name))
-		case reads && !p.Rules.Chain.Compares(action, string(policy.TempError)):
+		}
+		if reads && !answers(string(policy.TempError)) {
 			warnings = append(warnings, configs.Warning(at, `%s: no rule says what becomes of mail while %s gives no answer, and it goes on as if nobody had been asked: when: %s == "temperror", do: defer`, key, name, action))
+		}
+		if reads && answers("reject") && !slices.ContainsFunc(later, answers) {
+			warnings = append(warnings, configs.Warning(at, `%s: a rule says what becomes of mail where %s says reject, and none does where it says %s: that mail goes on as if it had nothing against it: when: %s in ["%s"], do: defer`,
+				key, name, strings.Join(later, ", "), action, strings.Join(later, `", "`)))
 		}
 	}
 	for i, c := range p.Config.PolicyServices {
-		warn("policy_services", i, "service", c.Name, false)
+		warn("policy_services", i, "service", c.Name, laterOfServices, false)
 	}
 	for i, c := range p.Config.Milters {
-		warn("milters", i, "milter", c.Name, c.AddFields)
+		warn("milters", i, "milter", c.Name, laterOfMilters, c.AddFields)
 	}
 	return warnings
 }
