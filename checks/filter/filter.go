@@ -32,7 +32,8 @@ const (
 	// then they are of as many clients as witnesses at the least.
 	//
 	// NOT: any five. One client could send what the filter cannot cope with, and would have it
-	// left alone for the mail of all.
+	// left alone for the mail of all. Nor any five where all mail comes from one address: that is a relay, and
+	// behind it is one client who does so, and many who do not.
 	mostFailed = 5
 	witnesses  = 3
 )
