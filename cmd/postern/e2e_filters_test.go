@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	guides "postern/cmd/postern"
 	"postern/proxy/smtptest"
 )
 
@@ -89,6 +90,45 @@ policy:
 		!strings.Contains(page, `postern_filter_results_total{filter="service.postgrey",result="defer_if_permit"}`) {
 		t.Errorf("the metrics do not count it")
 	}
+}
+
+// postgrey is retired as the guide says: with its blocks, but for the address, the folder and the time. Who proves nothing is
+// held until the time is over, though postgrey is gone; who proves who they are is not.
+func TestE2EPostgreyRetired(t *testing.T) {
+	needs(t, "postgrey")
+	mta := startPostfix(t)
+	at, db := fmt.Sprintf("127.0.0.1:%d", smtptest.FreePort(t)), t.TempDir()
+	before := strings.NewReplacer("127.0.0.1:10023", at).Replace(guides.BlockOf(t, deployGuide, "# /etc/postern/postern.yaml\npolicy_services:"))
+	after := strings.NewReplacer("/var/lib/postern/state", t.TempDir()+"/state", "for: 5m", "for: 2s").
+		Replace(guides.BlockOf(t, deployGuide, "policy:\n  rules:\n    - {name: first-contact")) + "\n"
+	if !strings.Contains(after, "for: 2s") || !strings.Contains(before, at) {
+		t.Fatalf("the guide has other blocks:\n%s\n%s", before, after)
+	}
+	// A machine under load may take longer to put a notice on the disk than a client is to wait for.
+	after = strings.Replace(after, "state: {", "state: {timeout: 30s, ", 1)
+	daemon(t, at, "postgrey", "--inet="+at, "--dbdir="+db, "--delay=3600", "--user=root", "--group=root", "--pidfile="+db+"/pid")
+	p := startPosternOn(t, smtptest.FreePort(t), mta.port, before)
+	stranger := attempt{source: "127.0.0.66", from: "ann@plain.example", to: "raw@example.org", message: message("ann@plain.example", "held")}
+	if reply, _ := splitID(stranger.run(t, p.addr())); !strings.HasPrefix(reply, "450 4.7.1 Greylisted, see http") {
+		t.Errorf("by postgrey: %s", reply)
+	}
+	writeFile(t, p.config, strings.Replace(string(readFile(t, p.config)), before, after, 1))
+	if err := p.reload(t); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if reply, _ := splitID(stranger.run(t, p.addr())); !strings.HasPrefix(reply, "451 4.7.1 Held") {
+		t.Errorf("by Postern: %s", reply)
+	}
+	known := attempt{source: "127.0.0.7", from: "ann@sender.example", to: "swaks@example.org", message: message("ann@sender.example", "known")}
+	if reply := known.run(t, p.addr()); !strings.HasPrefix(reply, "250 ") {
+		t.Errorf("who proves who they are: %s", reply)
+	}
+	eventually(t, "the end of the hold", func() bool { return strings.HasPrefix(stranger.run(t, p.addr()), "250 ") })
+	if took := time.Since(began); took < time.Second {
+		t.Errorf("it was let in after %s", took)
+	}
+	mta.received(t, "raw")
 }
 
 // spawn is what Postfix's spawn(8) does: a process for each connection, whose standard input and

@@ -3,7 +3,11 @@
 package main_test
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"strings"
 	"testing"
@@ -19,6 +23,50 @@ const (
 // text is a message with a body.
 func text(body string) []byte {
 	return []byte("From: ann@sender.example\r\nTo: raw@example.org\r\nSubject: a test\r\nDate: Mon, 30 Nov 2026 07:00:00 +0000\r\nMessage-ID: <1@sender.example>\r\n\r\n" + body + "\r\n")
+}
+
+// opendkim, which signs, stays with Postfix as the guide says: on the submission service, and not on Postern's, where it would
+// sign what a forger writes, since Postfix counts the machine itself among its own.
+func TestE2ESigningStaysWithPostfix(t *testing.T) {
+	needs(t, "opendkim")
+	dir, opendkim, submission := t.TempDir(), smtptest.FreePort(t), smtptest.FreePort(t)
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, dir+"/key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
+	writeFile(t, dir+"/opendkim.conf", fmt.Sprintf("Mode s\nDomain sender.example\nSelector s1\nKeyFile %[1]s/key.pem\nRequireSafeKeys no\nSocket inet:%[2]d@127.0.0.1\nSyslog no\nUserID root\nPidFile %[1]s/opendkim.pid\n", dir, opendkim))
+	daemon(t, fmt.Sprintf("127.0.0.1:%d", opendkim), "opendkim", "-f", "-x", dir+"/opendkim.conf")
+
+	mta := newPostfix(t)
+	ours := "    -o smtpd_milters="
+	if guide := string(readFile(t, "../../deploy/README.md")); !strings.Contains(guide, "the service that Postern talks to:  -o smtpd_milters=\n") ||
+		!strings.Contains(guide, "`-o smtpd_milters=inet:127.0.0.1:8891` there") {
+		t.Fatal("deploy/README.md says something else")
+	}
+	milter := fmt.Sprintf("inet:127.0.0.1:%d", opendkim)
+	main, master := mta.dir+"/etc/main.cf", mta.dir+"/etc/master.cf"
+	writeFile(t, main, string(readFile(t, main))+"smtpd_milters = "+milter+"\nnon_smtpd_milters = "+milter+"\nmilter_default_action = tempfail\n")
+	service := strings.Replace(guidesService(t), "127.0.0.1:10025", fmt.Sprintf("127.0.0.1:%d", mta.port), 1)
+	writeFile(t, master, strings.Replace(string(readFile(t, master)), service, service+ours+"\n", 1)+
+		fmt.Sprintf("127.0.0.1:%d inet n - n - - smtpd\n    -o smtpd_milters=%s\n", submission, milter))
+	mta.start(t)
+	p := startPosternOn(t, smtptest.FreePort(t), mta.port, "policy: {builtin: off}\n")
+
+	forged := attempt{source: "127.0.0.1", from: "ann@sender.example", to: "raw@example.org", message: text("forged")}
+	if reply := forged.run(t, p.addr()); !strings.HasPrefix(reply, "250 ") {
+		t.Fatal(reply)
+	}
+	if got := string(mta.received(t, "raw")); strings.Contains(got, "DKIM-Signature:") {
+		t.Errorf("what came by Postern was signed:\n%s", got)
+	}
+	own := attempt{source: "127.0.0.1", from: "ann@sender.example", to: "swaks@example.org", message: text("our own")}
+	if reply := own.run(t, fmt.Sprintf("127.0.0.1:%d", submission)); !strings.HasPrefix(reply, "250 ") {
+		t.Fatal(reply)
+	}
+	if got := string(mta.received(t, "swaks")); !strings.Contains(got, "DKIM-Signature:") || !strings.Contains(got, "d=sender.example; s=s1") {
+		t.Errorf("what was submitted was not signed:\n%s", got)
+	}
 }
 
 // clamav-milter with a clamd whose database has one signature, and opendkim beside it: what is a
