@@ -33,69 +33,108 @@ type try struct {
 	running bool
 }
 
-// result is what came of one try.
-type result struct {
-	try    *try
-	answer *answer
-	err    error
+// race is a question that is put to the servers.
+type race struct {
+	resolver *Resolver
+	question question
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	helpers  sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows
+	tries   []*try
+	hedge   *time.Timer // calls help
+	answer  *answer     // the first one
+	failure error
 }
 
 // ask puts a question to the servers: to the best one first, to the next when
 // that is slow or fails, to all of them again when none answered. The first
 // answer wins; a server that says it cannot (SERVFAIL, REFUSED) is not asked
 // again, since it has done its own tries.
+//
+// The first try is the caller's own: mostly it is the only one, and a goroutine that does
+// nothing else would cost a tenth of a question.
 func (r *Resolver) ask(ctx context.Context, q question) (*answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	tries := r.order()
-	results := make(chan result, len(tries)*rounds)
-	var running sync.WaitGroup
-	defer running.Wait() // they end at once, their sockets being closed
 	defer cancel(errFaster)
+	a := &race{resolver: r, question: q, ctx: ctx, cancel: cancel, tries: r.order()}
+	a.hedge = time.AfterFunc(r.total, a.help) // the first try sets it
+	defer a.hedge.Stop()
+	a.run(a.first())
+	a.helpers.Wait()
+	switch {
+	case a.answer != nil:
+		return a.answer, nil
+	case ctx.Err() != nil:
+		return nil, errContext(ctx, q.name)
+	}
+	return nil, a.failure
+}
 
-	pending := 0
-	hedge := time.NewTimer(0)
-	defer hedge.Stop()
-	next := func() {
-		if t := pick(tries); t != nil {
-			t.left--
-			t.running = true
-			pending++
-			// Something on the way may swallow EDNS (RFC 6891 §6.2.2).
-			edns := t.left > 0
-			running.Go(func() {
-				a, err := r.guarded(ctx, t.server, q, edns)
-				results <- result{t, a, err}
-			})
-			hedge.Reset(t.server.hedge(r.timeout))
-		}
+// run does a try, and those that are due behind it.
+func (a *race) run(t *try) {
+	for t != nil {
+		// Something on the way may swallow EDNS (RFC 6891 §6.2.2).
+		answer, err := a.resolver.guarded(a.ctx, t.server, a.question, t.left > 0)
+		t = a.after(t, answer, err)
 	}
-	next()
-	var failure error
-	for {
-		select {
-		case res := <-results:
-			pending--
-			res.try.running = false
-			if res.err == nil {
-				return res.answer, nil
-			}
-			if !isTimeout(res.err) {
-				res.try.left = 0
-			}
-			// A server that spoke tells more than one that was silent.
-			if failure == nil || isTimeout(failure) {
-				failure = res.err
-			}
-			next()
-			if pending == 0 {
-				return nil, failure
-			}
-		case <-hedge.C:
-			next()
-		case <-ctx.Done():
-			return nil, errContext(ctx, q.name)
-		}
+}
+
+// first returns the first try.
+func (a *race) first() *try {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.due()
+}
+
+// help does tries beside one that takes long. None is due any more once all others have left.
+func (a *race) help() {
+	a.mu.Lock()
+	t := a.due()
+	if t != nil {
+		a.helpers.Add(1)
+		defer a.helpers.Done()
 	}
+	a.mu.Unlock()
+	a.run(t)
+}
+
+// after notes what came of a try, and returns the next that is due. An answer ends the
+// others at once, by closing their sockets.
+func (a *race) after(t *try, answer *answer, err error) (next *try) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t.running = false
+	if err == nil {
+		if a.answer == nil {
+			a.answer = answer
+			a.cancel(errFaster)
+		}
+		return nil
+	}
+	if !isTimeout(err) {
+		t.left = 0
+	}
+	// A server that spoke tells more than one that was silent.
+	if a.failure == nil || isTimeout(a.failure) {
+		a.failure = err
+	}
+	return a.due()
+}
+
+// due takes the next try, if there is one, and sets the hedge. The race is locked.
+func (a *race) due() *try {
+	if a.answer != nil || a.ctx.Err() != nil {
+		return nil
+	}
+	t := pick(a.tries)
+	if t != nil {
+		t.left--
+		t.running = true
+		a.hedge.Reset(t.server.hedge(a.resolver.timeout))
+	}
+	return t
 }
 
 // errFaster ends the tries at the other servers once one has answered.
@@ -142,8 +181,8 @@ func pick(tries []*try) *try {
 	return best
 }
 
-// guarded is try for a goroutine of its own: a panic over what a server sent is
-// a failure of that server, and NOT: the end of the process.
+// guarded is try where a panic over what a server sent is a failure of that server, and
+// NOT: the end of the process.
 func (r *Resolver) guarded(ctx context.Context, s *server, q question, edns bool) (a *answer, err error) {
 	defer func() {
 		if p := recover(); p != nil {
