@@ -190,6 +190,9 @@ func pack(q question, mixCase, edns bool) *query {
 }
 
 func wireName(name string) []byte {
+	if name == "" { // the root, which nobody asks for
+		return []byte{0}
+	}
 	q := pack(question{name: name}, false, false)
 	return q.wire[headerSize : q.end-4]
 }

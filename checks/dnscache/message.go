@@ -4,12 +4,13 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"github.com/miekg/dns"
 )
 
-// Messages are packed and read by miekg/dns, none of whose types leaves this
-// room. Its answers are read record by record, behind guards: see records.go.
+// Answers are read by miekg/dns, none of whose types leaves this room: record by
+// record, behind guards, see records.go.
 
 // rrtype is a resource record type that we ask for.
 type rrtype uint16
@@ -51,6 +52,7 @@ type question struct {
 
 const (
 	headerSize = 12
+	optSize    = 11
 	// udpSize is what we announce by EDNS: no answer of that size is fragmented
 	// on any usual path (DNS flag day 2020).
 	udpSize = 1232
@@ -72,42 +74,41 @@ type query struct {
 // name are in random case, which an answer must repeat: what a forger would
 // have to guess on top of ID and port (draft-vixie-dnsext-dns0x20). A name that
 // is canonical can be packed; an error says that this one was not.
+//
+// NOT: by the library, which wants names in presentation form, with what means
+// something there escaped, and makes much of it.
 func newQuery(q question, mixCase, edns bool) (*query, error) {
 	var random [2 + (maxName+8)/8]byte
 	// It never fails (the process ends instead), see crypto/rand.
 	_, _ = rand.Read(random[:])
 	bits := random[2:]
-	// The library reads names in presentation form. Of what a canonical name may
-	// hold only the backslash means something there but for the dots: unescaped,
-	// \065 would be asked for as A.
-	text := make([]byte, 0, len(q.name)+len("."))
-	for i := 0; i < len(q.name); i++ {
-		c := q.name[i]
-		switch {
-		case c == '\\':
-			text = append(text, '\\')
-		case mixCase && 'a' <= c && c <= 'z' && bits[i/8]>>(i%8)&1 == 1:
-			c -= 'a' - 'A'
+	wire := make([]byte, 0, headerSize+len(q.name)+len("\x00\x00")+4+optSize)
+	wire = append(wire, random[0], random[1], 0x01, 0, 0, 1, 0, 0, 0, 0, 0, 0) // RD; one question (RFC 1035 §4.1.1)
+	i := 0
+	for label := range strings.SplitSeq(q.name, ".") {
+		if len(label) == 0 || len(label) > maxLabel || len(q.name) > maxName {
+			return nil, fmt.Errorf("query for %q: it is no name", q.name)
 		}
-		text = append(text, c)
+		wire = append(wire, byte(len(label)))
+		for _, c := range []byte(label) {
+			if mixCase && 'a' <= c && c <= 'z' && bits[i/8]>>(i%8)&1 == 1 {
+				c -= 'a' - 'A'
+			}
+			wire = append(wire, c)
+			i++
+		}
 	}
-	text = append(text, '.')
-	m := dns.Msg{
-		MsgHdr:   dns.MsgHdr{Id: binary.BigEndian.Uint16(random[:]), RecursionDesired: true},
-		Question: []dns.Question{{Name: string(text), Qtype: uint16(q.rrtype), Qclass: dns.ClassINET}},
+	wire = append(wire, 0)
+	wire = binary.BigEndian.AppendUint16(wire, uint16(q.rrtype))
+	wire = binary.BigEndian.AppendUint16(wire, dns.ClassINET)
+	end := len(wire)
+	if edns { // the root, OPT, what we take, and nothing else (RFC 6891 §6.1.2)
+		wire[headerSize-1] = 1
+		wire = binary.BigEndian.AppendUint16(append(wire, 0), dns.TypeOPT)
+		wire = binary.BigEndian.AppendUint16(wire, udpSize)
+		wire = append(wire, 0, 0, 0, 0, 0, 0)
 	}
-	if edns {
-		m.SetEdns0(udpSize, false)
-	}
-	wire, err := m.Pack()
-	if err != nil {
-		return nil, fmt.Errorf("query for %q: %w", q.name, err)
-	}
-	end, ok := skipName(wire, headerSize)
-	if !ok {
-		return nil, fmt.Errorf("query for %q: it was not packed as a name", q.name)
-	}
-	return &query{question: q, wire: wire, end: end + 4, edns: edns, mixed: mixCase}, nil
+	return &query{question: q, wire: wire, end: end, edns: edns, mixed: mixCase}, nil
 }
 
 // match says how a message fits the query.

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 // summary says what was read from an answer.
@@ -31,6 +33,40 @@ func summary(a *answer, err error) string {
 		text += " " + a.alias
 	}
 	return fmt.Sprintf("%s for %d s", text, a.ttl)
+}
+
+// A query has the octets that the library would have packed, which is another one's reading of the RFCs.
+func TestQueriesAreThoseOfTheLibrary(t *testing.T) {
+	long := strings.TrimSuffix(strings.Repeat(strings.Repeat("a", 49)+".", 5), ".")
+	for _, name := range []string{"example", "_dmarc.d.example", "1.2.0.192.in-addr.arpa", `a"\ @\065.example`, strings.Repeat("x", maxLabel) + ".example", long + ".bcd"} {
+		for _, edns := range []bool{true, false} {
+			q, err := newQuery(question{name, typeTXT}, true, edns)
+			if err != nil {
+				t.Errorf("%q: %v", name, err)
+				continue
+			}
+			var m dns.Msg
+			if err := m.Unpack(q.wire); err != nil {
+				t.Errorf("%q: %v", name, err)
+				continue
+			}
+			if got, ok := plainName(m.Question[0].Name); !ok || got != name || m.Question[0].Qtype != dns.TypeTXT || !m.RecursionDesired {
+				t.Errorf("%q is read as %v", name, &m)
+			}
+			opt := m.IsEdns0()
+			if (opt != nil) != edns || edns && (opt.UDPSize() != udpSize || opt.Do() || opt.Version() != 0) {
+				t.Errorf("%q: %v", name, opt)
+			}
+			if packed, err := m.Pack(); err != nil || !bytes.Equal(packed, q.wire) {
+				t.Errorf("%q:\n%x, want\n%x (%v)", name, q.wire, packed, err)
+			}
+		}
+	}
+	for _, name := range []string{"", ".", "a..example", "a.", strings.Repeat("x", maxLabel+1) + ".example", long + ".bcdefg.hi"} {
+		if q, err := newQuery(question{name, typeTXT}, true, true); err == nil {
+			t.Errorf("%q was packed as %x", name, q.wire)
+		}
+	}
 }
 
 func TestParse(t *testing.T) {
