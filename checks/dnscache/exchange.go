@@ -251,13 +251,11 @@ const (
 	errCut = answerError("truncated, though it came by a stream")
 )
 
-// within runs f on a connection that is closed when ctx ends or the time of a
-// try is up, which is what ends a read, and keeps the server's record.
-func (r *Resolver) within(ctx context.Context, s *server, name string, f func(ctx context.Context) (*answer, error)) (*answer, error) {
-	tryCtx, cancel := context.WithTimeout(ctx, r.timeout)
-	defer cancel()
+// within runs f, which ends when ctx does or the time of a try is up, with an error that
+// isTimeout then, and keeps the server's record.
+func (r *Resolver) within(ctx context.Context, s *server, name string, f func() (*answer, error)) (*answer, error) {
 	start := r.now()
-	a, err := f(tryCtx)
+	a, err := f()
 	took := r.now().Sub(start)
 	switch {
 	case ctx.Err() != nil && err != nil:
@@ -273,8 +271,7 @@ func (r *Resolver) within(ctx context.Context, s *server, name string, f func(ct
 		return a, err
 	}
 	s.silent(r.now())
-	switch {
-	case tryCtx.Err() != nil || isTimeout(err):
+	if isTimeout(err) {
 		r.metrics.DNSQueryTook(took)
 		return nil, errTimeout(name, s.address, textTimeout)
 	}
@@ -289,13 +286,16 @@ func (r *Resolver) datagram(ctx context.Context, s *server, asked question, mixC
 	if err != nil {
 		return nil, err
 	}
-	return r.within(ctx, s, q.name, func(ctx context.Context) (*answer, error) {
+	return r.within(ctx, s, q.name, func() (*answer, error) {
 		conn, err := r.dial(ctx, "udp", s.address)
 		if err != nil {
 			return nil, err
 		}
 		defer conn.Close()
 		defer context.AfterFunc(ctx, func() { conn.Close() })()
+		if err := conn.SetDeadline(time.Now().Add(r.timeout)); err != nil {
+			return nil, err
+		}
 		if _, err := conn.Write(q.wire); err != nil {
 			return nil, err
 		}
@@ -338,7 +338,14 @@ func (r *Resolver) stream(ctx context.Context, s *server, asked question, mixCas
 		return nil, busy{errTimeout(q.name, s.address, textBusy)}
 	}
 	defer s.pool.turnstile.Leave(client)
-	return r.within(ctx, s, q.name, func(ctx context.Context) (*answer, error) {
+	return r.within(ctx, s, q.name, func() (_ *answer, err error) {
+		ctx, cancel := context.WithTimeout(ctx, r.timeout)
+		defer cancel()
+		defer func() {
+			if err != nil && isOurs(err) && ctx.Err() != nil {
+				err = ctx.Err() // NOT: that of a read on what was closed for it
+			}
+		}()
 		for {
 			conn, reused, err := s.pool.get(ctx, r, s)
 			if err != nil {
