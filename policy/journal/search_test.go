@@ -98,7 +98,7 @@ func searched(t testing.TB, dir string, f Filter) []string {
 
 // TestSearch holds each way to search against all records, looked through one by one.
 func TestSearch(t *testing.T) {
-	all := university(4000, rand.New(rand.NewPCG(1, 2)))
+	all := university(2000, rand.New(rand.NewPCG(1, 2)))
 	dir := laidDown(t, all)
 	any := func(r *Record, good func(*Recipient) bool) bool {
 		for i := range r.Recipients {
