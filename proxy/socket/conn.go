@@ -79,15 +79,15 @@ func (t *transfer) write(fd uintptr) bool {
 	for t.n < len(t.p) {
 		n, err := quickWrite(int(fd), t.p[t.n:])
 		switch {
-		case err == syscall.EINTR:
-			continue
-		case err == syscall.EAGAIN:
+		case err == nil:
+			t.n += n
+		case errors.Is(err, syscall.EINTR): // once more
+		case errors.Is(err, syscall.EAGAIN):
 			return false
-		case err != nil:
+		default:
 			t.err = err
 			return true
 		}
-		t.n += n
 	}
 	return true
 }
@@ -97,20 +97,17 @@ func ReadFD(fd int, p []byte) (int, error) {
 	for {
 		n, err := quickRead(fd, p)
 		switch {
-		case err == syscall.EINTR:
-			continue
-		case err != nil:
-			return 0, err
-		case n == 0:
+		case err == nil && n == 0:
 			return 0, io.EOF
+		case err == nil || !errors.Is(err, syscall.EINTR):
+			return max(n, 0), err
 		}
-		return n, nil
 	}
 }
 
 // named gives an error the words that it has in net: which call, between which addresses.
 func (c *Conn) named(call string, err error) error {
-	if err == nil || err == io.EOF {
+	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
 	var op *net.OpError
