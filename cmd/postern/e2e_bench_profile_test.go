@@ -69,6 +69,7 @@ var belongings = []struct {
 }{
 	{subjectCaller, []string{
 		`postern/proxy/smtp\.\(\*ReplyReader\)\.Read`, `postern/proxy/smtp\.AppendReply`, `postern/policy/journal/jsonline\..*`, `encoding/json\..*`,
+		`postern/proxy/socket\..*`,
 	}},
 	{subjectCollector, []string{
 		`runtime\.mallocgc.*`, `runtime\.newobject`, `runtime\.makeslice`, `runtime\.growslice`, `runtime\.gcBgMarkWorker.*`, `runtime\.gcAssistAlloc.*`,
@@ -90,7 +91,7 @@ var belongings = []struct {
 	{subjectFields, []string{`postern/proxy/fields\..*`, `postern/proxy\.\(\*transaction\)\.appendFields`}},
 	{subjectBackend, []string{`postern/proxy/backend\..*`, `postern/proxy/relay\..*`}},
 	{subjectWrite, []string{`postern/proxy/wire\.\(\*Conn\)\.Flush`, `postern/proxy/wire\.\(\*Conn\)\.Say`}},
-	{subjectRead, []string{`postern/proxy/wire\..*`, `postern/proxy/socket\..*`, `postern/proxy\.\(\*session\)\.nextLine`, `postern/proxy\.\(\*idle\)\..*`}},
+	{subjectRead, []string{`postern/proxy/wire\..*`, `postern/proxy\.\(\*session\)\.nextLine`, `postern/proxy\.\(\*idle\)\..*`}},
 	{subjectParse, []string{`postern/proxy/smtp\..*`}},
 	{subjectConnection, []string{
 		`net\.\(\*TCPListener\)\.Accept`, `postern/proxy\.\(\*Server\)\.Serve`, `postern/proxy\.\(\*Server\)\.begin`, `postern/proxy\.\(\*session\)\.open`,
