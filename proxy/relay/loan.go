@@ -41,7 +41,7 @@ func (l *Loan) Conn() *backend.Conn { return l.conn }
 func (l *Loan) set(bc *backend.Conn) {
 	l.mu.Lock()
 	l.conn = bc
-	gone := l.gone
+	gone := l.gone || !l.hangAt.IsZero() && !time.Now().Before(l.hangAt) // as HangUp, which found no conn
 	l.mu.Unlock()
 	if gone && bc != nil {
 		bc.Abort()
