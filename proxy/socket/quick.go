@@ -13,7 +13,9 @@ import (
 // The scheduler's watchdog sees a long call then, has another thread take over, and goes on looking
 // every 20 microseconds for more of them. That was a tenth of the processor time of a message.
 //
-// NOT: for files. Their calls may be long indeed.
+// NOT: for files. Their calls may be long indeed. Where a control group is throttled for its memory (MemoryHigh),
+// the kernel may put a thread to sleep in any call and at any page, and one that is in a quick call holds up
+// the collector with it: the bound for memory that counts is the program's own (GOMEMLIMIT), below that.
 //
 // The race detector learns from the calls that are told what happens before what: its builds have them.
 
