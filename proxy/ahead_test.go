@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 )
 
 // The reverse name of a client is asked for when it has said EHLO, and not at MAIL. Where the answer is for
-// one use, that is the first message: it does not ask again, and the second does.
+// one use, that is the first message: it does not ask again, and the second does; nor does it take one
+// that is old by then.
 func TestTheReverseNameIsAskedForAtEHLO(t *testing.T) {
 	const name = "1.2.0.192.in-addr.arpa"
 	zone, err := dnstest.Parse(name + ". 0 PTR mail.good.example.\nmail.good.example. A 192.0.2.1\n")
@@ -36,13 +38,19 @@ func TestTheReverseNameIsAskedForAtEHLO(t *testing.T) {
 	set := rigSettings(t, rigOptions{})
 	set.Checks = checks.NewSet(checks.Deps{Hostname: "mx.test", Resolver: resolver}, func(name string) bool { return name == "iprev" })
 	r := newRig(t, rigOptions{settings: set})
-	c := r.connect("192.0.2.1")
-	c.ehlo()
-	select {
-	case <-asked:
-	case <-time.After(time.Minute):
-		t.Fatal("nothing was asked behind EHLO")
+	var later atomic.Int64
+	r.srv.now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+	greeted := func() *client {
+		c := r.connect("192.0.2.1")
+		c.ehlo()
+		select {
+		case <-asked:
+		case <-time.After(time.Minute):
+			t.Fatal("nothing was asked behind EHLO")
+		}
+		return c
 	}
+	c := greeted()
 	for n := range 2 {
 		c.cmd("MAIL FROM:<a@good.example>", "250 ")
 		if got := zone.Asked(name, "PTR"); got != n+1 {
@@ -52,5 +60,19 @@ func TestTheReverseNameIsAskedForAtEHLO(t *testing.T) {
 		if f := r.last().Facts; f.Iprev.Name != "mail.good.example" {
 			t.Errorf("message %d: %+v", n+1, f.Iprev)
 		}
+	}
+
+	for len(asked) > 0 {
+		<-asked
+	}
+	c = greeted()
+	if _, err := resolver.LookupAddr(t.Context(), "192.0.2.1"); err != nil { // it is there by now
+		t.Fatal(err)
+	}
+	before := zone.Asked(name, "PTR")
+	later.Store(int64(aheadFor) + 1)
+	c.cmd("MAIL FROM:<a@good.example>", "250 ")
+	if got := zone.Asked(name, "PTR") - before; got != 1 {
+		t.Errorf("asked %d times at MAIL, and %v lie between it and EHLO", got, aheadFor)
 	}
 }

@@ -216,13 +216,25 @@ func (s *session) hello(arg string, extended bool) smtp.Reply {
 
 // expect asks ahead for what the first message will want to know.
 func (s *session) expect() {
-	next := s.next
+	next := s.awaited()
 	if next == nil {
-		next = s.peer.asking()
+		next, s.nextSince = s.peer.asking(), s.srv.now()
 	}
 	if s.set.Checks.Expect(dnscache.WithTransaction(s.srv.ctx, &next.asks), s.peer.client) {
 		s.next = next
 	}
+}
+
+// aheadFor is for how long an answer that is for one use, and was asked ahead, stands for the
+// first message: a client that has said EHLO may take its time.
+const aheadFor = 10 * time.Second
+
+// awaited is s.next while it is fresh; else nil.
+func (s *session) awaited() *asking {
+	if s.next != nil && s.srv.now().Sub(s.nextSince) > aheadFor {
+		s.next = nil
+	}
+	return s.next
 }
 
 func (s *session) startTLS(arg string) smtp.Reply {

@@ -85,7 +85,7 @@ const (
 func newTransaction(s *session, from smtp.Path, params []smtp.Param) *transaction {
 	tx := transactions.Take()
 	tx.srv, tx.set, tx.wire, tx.peer, tx.loan, tx.began = s.srv, s.set, &s.wire, &s.peer, &s.loan, s.srv.now()
-	if tx.asking, s.next = s.next, nil; tx.asking == nil {
+	if tx.asking, s.next = s.awaited(), nil; tx.asking == nil {
 		tx.asking = s.peer.asking()
 	}
 	s.peer.begin(&tx.facts, s.listener.Name, s.peer.helo)
