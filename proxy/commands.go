@@ -218,7 +218,8 @@ func (s *session) hello(arg string, extended bool) smtp.Reply {
 func (s *session) expect() {
 	next := s.awaited()
 	if next == nil {
-		next, s.nextSince = s.peer.asking(), s.srv.now()
+		next = s.peer.asking()
+		next.since = s.srv.now()
 	}
 	if s.set.Checks.Expect(dnscache.WithTransaction(s.srv.ctx, &next.asks), s.peer.client) {
 		s.next = next
@@ -231,7 +232,7 @@ const aheadFor = 10 * time.Second
 
 // awaited is s.next while it is fresh; else nil.
 func (s *session) awaited() *asking {
-	if s.next != nil && s.srv.now().Sub(s.nextSince) > aheadFor {
+	if s.next != nil && s.srv.now().Sub(s.next.since) > aheadFor {
 		s.next = nil
 	}
 	return s.next

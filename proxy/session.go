@@ -53,7 +53,6 @@ type session struct {
 	manners      manners
 	tx           *transaction // nil: none
 	next         *asking      // of the first one, where something was asked ahead for it; see awaited
-	nextSince    time.Time    // when
 	barred       bool         // refused at connect: only QUIT is served (RFC 5321 §3.1)
 	closing      bool
 	result       ending // how the connection ended, for its log line

@@ -61,6 +61,7 @@ type asking struct {
 	asks  dnscache.Transaction // on whose behalf they ask
 	found dnscache.Trace       // what they were answered, where that is kept
 	waits memory.Patience      // for what lasts between sessions
+	since time.Time            // where something was asked ahead of the transaction
 }
 
 // asking is that of a transaction of p.
