@@ -38,7 +38,7 @@ type figure struct {
 // The figures, in the order in which the table of a case has them.
 var (
 	kibEach   = figure{"KiB a connection", func(m measurement) float64 { return (m.With - m.Before) * 1024 / float64(m.Waiting) }}
-	mibBefore = figure{"MiB without", func(m measurement) float64 { return measured(m.Before) }}
+	mibBefore = figure{"MiB before", func(m measurement) float64 { return measured(m.Before) }}
 	mibWith   = figure{"MiB with all", func(m measurement) float64 { return measured(m.With) }}
 	rate      = figure{"messages/s", func(m measurement) float64 { return float64(m.Messages) / m.Seconds }}
 	processor = figure{"CPU µs a message", func(m measurement) float64 { return measured(m.Processor) }}

@@ -120,7 +120,7 @@ type measurement struct {
 	P50         float64   `json:"p50_ms"`
 	P99         float64   `json:"p99_ms"`
 	Peak        float64   `json:"peak_mib"`
-	Before      float64   `json:"before_mib,omitempty"` // resident without a connection, and with all of those that wait
+	Before      float64   `json:"before_mib,omitempty"` // resident with the first of the connections that wait, and with all of them
 	With        float64   `json:"with_mib,omitempty"`
 	Waiting     int       `json:"waiting,omitempty"`      // connections
 	Calls       float64   `json:"system_calls,omitempty"` // of a message
@@ -216,13 +216,15 @@ func (c benchCase) measure(t *testing.T, p peer, s *site, with setup) (m measure
 	return m
 }
 
-// wait measures the memory of connections that wait.
+// wait measures the memory of connections that wait, behind a tenth of them: the first ones cost
+// what the program needs to serve any.
 func (c benchCase) wait(t *testing.T, p peer, proxy served) measurement {
 	t.Helper()
 	resident := func() float64 {
 		time.Sleep(c.rest) // in which it does nothing: it is the memory of that state that is asked for
 		return float64(proxy.memory(t, "VmRSS")) / (1 << 20)
 	}
+	crowd(t, proxy, c.waiting/10, c.encrypted)
 	before := resident()
 	crowd(t, proxy, c.waiting, c.encrypted)
 	return measurement{
