@@ -87,7 +87,7 @@ func TestAQuestionKeepsNothingOfTransactionsThatHaveEnded(t *testing.T) {
 		}
 		return nil
 	})
-	if each > 2<<10 {
+	if each > 6<<10 {
 		t.Errorf("a transaction that has ended keeps %d octets", each)
 	}
 }
