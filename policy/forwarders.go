@@ -37,9 +37,10 @@ func (ls *Lists) wideForwarders() []configs.Fault {
 		return ls.rest.wideForwarders()
 	}
 	var warnings []configs.Fault
-	for _, e := range l.entries {
+	for i := range l.lines {
+		e := l.entry(&l.lines[i])
 		p, err := expr.ParseNetwork(e.Value)
-		if err != nil || !WideForwarder(p) || !ls.counts(e) {
+		if err != nil || !WideForwarder(p) || !l.lines[i].counts(ls.now) {
 			continue
 		}
 		warnings = append(warnings, configs.Fault{Position: e.Position, Text: fmt.Sprintf(

@@ -137,7 +137,9 @@ func FuzzList(f *testing.F) {
 		for _, e := range lists.Expired() {
 			expired[e.Value] = true
 		}
-		for _, e := range (*lists.content.Load())["l"].entries {
+		l := (*lists.content.Load())["l"]
+		for i := range l.lines {
+			e := l.entry(&l.lines[i])
 			value := e.Value
 			switch {
 			case expired[value]:

@@ -35,7 +35,7 @@ func (e NewEntry) Line(now time.Time) (string, error) {
 	if value == "" || strings.ContainsAny(value, "# ") {
 		return "", fmt.Errorf("%q is no entry: write one address, network, domain or mail address", e.Value)
 	}
-	if given, err := expiry(strings.Join(comment, ", ")); err != nil || !given.IsZero() {
+	if given, err := expiry(strings.Join(comment, ", ")); err != nil || given != forever {
 		return "", errors.New("owner and reason do not say until when: --until does")
 	}
 	if e.Until != "" {
@@ -52,43 +52,22 @@ func (e NewEntry) Line(now time.Time) (string, error) {
 	if comment != nil {
 		line += "    # " + strings.Join(comment, ", ")
 	}
-	_, err := readEntry(line)
+	_, _, _, err := parseLine(line)
 	return line, err
-}
-
-// readEntry reads one line as a file of its own; nil: it has no entry.
-func readEntry(line string) (*list, error) {
-	l := newList()
-	return l, l.add("", line, configs.Position{})
-}
-
-// same says whether two lines have the same entry, however it is written.
-func same(a, b *list) bool {
-	if len(a.entries) == 0 || len(b.entries) == 0 {
-		return false
-	}
-	for prefix := range a.networks.All() {
-		_, ok := b.networks.Get(prefix)
-		return ok
-	}
-	for name := range a.names {
-		return b.names[name] != nil
-	}
-	return false
 }
 
 // FindInFile returns the lines of a list's file, counted from 1, that have the same entry as
 // value, however they write it.
 func FindInFile(text []byte, value string) (numbers []int, lines []string, err error) {
-	want, err := readEntry(value)
-	if err != nil {
+	want, _, some, err := parseLine(value)
+	if err != nil || !some {
 		return nil, nil, err
 	}
 	number := 0
 	for line := range bytes.Lines(text) {
 		number++
 		line = bytes.TrimRight(bytes.TrimPrefix(line, []byte("\ufeff")), "\r\n")
-		if l, err := readEntry(string(line)); err == nil && same(want, l) {
+		if k, _, ok, err := parseLine(string(line)); err == nil && ok && k == want {
 			numbers, lines = append(numbers, number), append(lines, string(line))
 		}
 	}

@@ -4,17 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/gaissmai/bart"
-
 	"postern/configs"
-	"postern/policy/expr"
 	"postern/proxy/smtp"
 )
 
@@ -36,28 +33,6 @@ type Entry struct {
 	Comment string    // behind the #: owner and reason, by convention
 	Until   time.Time // from when on the entry no longer counts; zero: never
 	configs.Position
-}
-
-// list is the content of one list, by kind of entry.
-type list struct {
-	networks bart.Table[*Entry]
-	// names has the entries that are no networks, in lower case: an address, a domain, or
-	// a domain with a dot before it, whose sub-domains are meant. No two kinds look alike.
-	names      map[string]*Entry
-	subdomains bool // names has some
-	entries    []*Entry
-	room       []Entry // for the next ones, which are made many at a time
-}
-
-func newList() *list { return &list{names: map[string]*Entry{}} }
-
-// keepEntry returns e where it stays.
-func (l *list) keepEntry(e Entry) *Entry {
-	if len(l.room) == cap(l.room) {
-		l.room = make([]Entry, 0, min(256, 1+len(l.entries)))
-	}
-	l.room = append(l.room, e)
-	return &l.room[len(l.room)-1]
 }
 
 // TrustedForwarders is the list that the built-in policy reads.
@@ -92,34 +67,9 @@ func NewLists(defs []configs.List, read func(file string) ([]byte, error), now f
 			fault(def.Position, "there is already a list %q", def.Name)
 			continue
 		}
-		l := newList()
+		l, wrong := readList(def, read)
 		content[def.Name] = l
-		for _, text := range def.Entries {
-			if err := l.add(def.Name, text, def.Position); err != nil {
-				fault(def.Position, "list %s: %v", def.Name, err)
-			}
-		}
-		if def.File == "" {
-			continue
-		}
-		data, err := read(def.File)
-		if err != nil {
-			fault(def.Position, "list %s: %v", def.Name, err)
-			continue
-		}
-		number, before := 0, len(l.names)
-		for line := range strings.Lines(string(data)) {
-			if number++; number == sampled {
-				l.makeRoom(len(l.names)-before, bytes.Count(data, []byte{'\n'}))
-			}
-			at := configs.Position{File: def.File, Line: number, Column: 1 + len(line) - len(strings.TrimLeft(line, " \t"))}
-			if number == 1 {
-				line = strings.TrimPrefix(line, "\ufeff")
-			}
-			if err := l.add(def.Name, line, at); err != nil {
-				fault(at, "%v", err)
-			}
-		}
+		faults = append(faults, wrong...)
 	}
 	if faults != nil {
 		return nil, errors.Join(faults...)
@@ -129,153 +79,60 @@ func NewLists(defs []configs.List, read func(file string) ([]byte, error), now f
 	return lists, nil
 }
 
-// sampled is after how many lines of a file its list knows what the others may be.
-const sampled = 1000
-
-// makeRoom makes room for the names in a file of so many lines, if they go on as they began,
-// found of them in the first ones: a map that grows costs as much again as one that has the
-// room.
-func (l *list) makeRoom(found, lines int) {
-	more := found * (lines/sampled - 1)
-	if more <= 0 {
-		return
+// readList reads one list. The errors are a *configs.Fault for each wrong line, and for a
+// file that cannot be read.
+func readList(def configs.List, read func(file string) ([]byte, error)) (l *list, faults []error) {
+	fault := func(at configs.Position, format string, args ...any) {
+		faults = append(faults, &configs.Fault{Position: at, Text: fmt.Sprintf(format, args...)})
 	}
-	names := make(map[string]*Entry, len(l.names)+more)
-	maps.Copy(names, l.names)
-	l.names = names
-}
-
-// add reads one line.
-func (l *list) add(name, line string, at configs.Position) error {
-	text, comment, _ := strings.Cut(line, "#")
-	text, comment = strings.TrimSpace(text), strings.TrimSpace(comment)
-	if text == "" {
-		return nil
+	var file []byte
+	if def.File != "" {
+		var err error
+		if file, err = read(def.File); err != nil {
+			fault(def.Position, "list %s: %v", def.Name, err)
+		}
+		file = bytes.TrimPrefix(file, []byte("\ufeff"))
 	}
-	until, err := expiry(comment)
-	if err != nil {
+	octets := len(file)
+	for _, text := range def.Entries {
+		octets += len(text)
+	}
+	l = &list{name: def.Name, definition: def.Position, file: def.File}
+	if octets > math.MaxUint32 {
+		fault(def.Position, "list %s has more than 4 GiB", def.Name)
+		return l, faults
+	}
+	var text strings.Builder
+	text.Grow(octets)
+	for _, entry := range def.Entries {
+		text.WriteString(entry)
+	}
+	text.Write(file)
+	l.text = text.String()
+	room := len(def.Entries) + bytes.Count(file, []byte{'\n'}) + 1
+	l.lines = make([]line, 0, room)
+	found := make([]place, 0, room)
+	start, number := 0, 0
+	add := func(line string) error {
+		p, err := l.add(start, len(line), number)
+		if start += len(line); p.line != 0 {
+			found = append(found, p)
+		}
 		return err
 	}
-	e := l.keepEntry(Entry{List: name, Value: text, Comment: comment, Until: until, Position: at})
-	if err := l.insert(e); err != nil {
-		return err
-	}
-	l.entries = append(l.entries, e)
-	return nil
-}
-
-// expiry reads "until 2027-03-01" at the end of a comment or before a comma.
-func expiry(comment string) (time.Time, error) {
-	words := strings.FieldsFunc(comment, func(r rune) bool { return r == ' ' || r == '\t' || r == ',' || r == ';' })
-	i := slices.IndexFunc(words, func(w string) bool { return strings.EqualFold(w, "until") })
-	if i < 0 {
-		return time.Time{}, nil
-	}
-	if i+1 == len(words) {
-		return time.Time{}, errors.New("until what day? write until 2027-03-01")
-	}
-	day, err := time.Parse(time.DateOnly, words[i+1])
-	if err != nil {
-		return time.Time{}, fmt.Errorf("until %s: a date is written 2027-03-01", words[i+1])
-	}
-	return day.AddDate(0, 0, 1), nil
-}
-
-func (l *list) insert(e *Entry) error {
-	text := strings.ToLower(e.Value)
-	switch {
-	case strings.Contains(text, "/"):
-		network, err := expr.ParseNetwork(text)
-		if err != nil {
-			return fmt.Errorf("%q is no network: write it as 192.0.2.0/24 or 2001:db8::/32", e.Value)
-		}
-		if network != network.Masked() {
-			return fmt.Errorf("%q has bits behind its prefix: write %s, or %s for the one address", e.Value, network.Masked(), network.Addr())
-		}
-		l.insertNetwork(network, e)
-	case strings.Contains(text, "@"):
-		local, domain, _ := smtp.CutAddress(text)
-		if (local == "" || local == "*") && isDomain(domain) {
-			return fmt.Errorf("%q: write %s, which means the addresses in it too", e.Value, domain)
-		}
-		if local == "" || !isDomain(domain) {
-			return fmt.Errorf("%q is no address: write it as bob@example.org", e.Value)
-		}
-		l.keep(text, e)
-	default:
-		if addr, err := parseAddr(text); err == nil {
-			if addr.Zone() != "" {
-				return fmt.Errorf("%q: an address in a list has no zone", e.Value)
-			}
-			addr = addr.Unmap()
-			l.insertNetwork(netip.PrefixFrom(addr, addr.BitLen()), e)
-			return nil
-		}
-		if strings.HasPrefix(text, "*.") {
-			text = text[len("*"):]
-		}
-		text = strings.TrimSuffix(text, ".")
-		domain, sub := strings.CutPrefix(text, ".")
-		if !isDomain(domain) {
-			return fmt.Errorf("%q is no IP address, network, domain or address (domains are written as A-labels, xn--...)", e.Value)
-		}
-		l.subdomains = l.subdomains || sub
-		l.keep(text, e)
-	}
-	return nil
-}
-
-var errNoAddr = errors.New("no IP address")
-
-// parseAddr is netip.ParseAddr, whose error for a domain costs an allocation.
-func parseAddr(text string) (netip.Addr, error) {
-	if strings.IndexByte(text, ':') < 0 && !isNumeric(text) {
-		return netip.Addr{}, errNoAddr
-	}
-	return netip.ParseAddr(text)
-}
-
-// isNumeric says whether s is digits and dots alone, as an IPv4 address is.
-func isNumeric(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c != '.' && (c < '0' || c > '9') {
-			return false
+	for _, entry := range def.Entries {
+		if err := add(entry); err != nil {
+			fault(def.Position, "list %s: %v", def.Name, err)
 		}
 	}
-	return true
-}
-
-// isDomain says whether s is letters, digits, hyphens and underscores between dots.
-func isDomain(s string) bool {
-	label := 0 // octets of it so far
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '.' && label > 0:
-			label = 0
-		case ('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_') && label < 63:
-			label++
-		default:
-			return false
+	for line := range strings.Lines(l.text[start:]) {
+		number++
+		if err := add(line); err != nil {
+			fault(l.position(number, line), "%v", err)
 		}
 	}
-	// Digits and dots alone were meant to be an IP address.
-	return label > 0 && len(s) <= 253 && !isNumeric(s)
-}
-
-func (l *list) insertNetwork(p netip.Prefix, e *Entry) {
-	if old, ok := l.networks.Get(p); !ok || e.outlives(old) {
-		l.networks.Insert(p, e)
-	}
-}
-
-func (l *list) keep(name string, e *Entry) {
-	if old, ok := l.names[name]; !ok || e.outlives(old) {
-		l.names[name] = e
-	}
-}
-
-func (e *Entry) outlives(other *Entry) bool {
-	return !other.Until.IsZero() && (e.Until.IsZero() || e.Until.After(other.Until))
+	l.index(found)
+	return l, faults
 }
 
 // Has says whether rules may read a list of that name.
@@ -311,76 +168,91 @@ func (ls *Lists) Names() []string {
 // *.parent, a domain above it; an address if the list has it or, by the same
 // rules, its domain. Case is ignored. The empty value is in no list.
 func (ls *Lists) Contains(name, value string) bool {
-	_, ok := ls.Find(name, value)
-	return ok
+	_, found := ls.find(name, value)
+	return found != nil
 }
 
 // Find is Contains, and returns the entry that matched.
-func (ls *Lists) Find(name, value string) (*Entry, bool) {
+func (ls *Lists) Find(name, value string) (Entry, bool) {
+	l, found := ls.find(name, value)
+	if found == nil {
+		return Entry{}, false
+	}
+	return l.entry(found), true
+}
+
+// find returns the list of that name and the line in it that matched; nil: none did.
+func (ls *Lists) find(name, value string) (*list, *line) {
 	if ls == nil || value == "" {
-		return nil, false
+		return nil, nil
 	}
 	l := (*ls.content.Load())[name]
 	if l == nil {
-		return ls.rest.Find(name, value)
+		return ls.rest.find(name, value)
 	}
 	value = strings.ToLower(value)
 	if _, domain, ok := smtp.CutAddress(value); ok {
-		if e, ok := l.names[value]; ok && ls.counts(e) {
-			return e, true
+		if e := ls.counting(l, l.find(key{name: value})); e != nil {
+			return l, e
 		}
-		return ls.findDomain(l, domain)
+		return l, ls.findDomain(l, domain)
 	}
 	if addr, err := parseAddr(value); err == nil {
-		return ls.findAddr(l, addr.Unmap().WithZone(""))
+		return l, ls.findAddr(l, addr.Unmap().WithZone(""))
 	}
-	return ls.findDomain(l, strings.TrimSuffix(value, "."))
+	return l, ls.findDomain(l, strings.TrimSuffix(value, "."))
 }
 
-func (ls *Lists) findAddr(l *list, addr netip.Addr) (*Entry, bool) {
-	e, ok := l.networks.Lookup(addr)
-	if !ok || ls.counts(e) {
-		return e, ok
+// counting returns the line, if it counts.
+func (ls *Lists) counting(l *list, r lineRef) *line {
+	if r == 0 || !l.line(r).counts(ls.now) {
+		return nil
 	}
-	// The narrowest network has expired; a wider one may not have.
-	for _, e := range l.networks.Supernets(netip.PrefixFrom(addr, addr.BitLen())) {
-		if ls.counts(e) {
-			return e, true
+	return l.line(r)
+}
+
+// findAddr looks for the address, and then for the networks around it, the narrowest first. A
+// wider one may count where a narrower one has expired.
+func (ls *Lists) findAddr(l *list, addr netip.Addr) *line {
+	k := addressKey(addr)
+	if e := ls.counting(l, l.find(k)); e != nil {
+		return e
+	}
+	if r, ok := l.networks.Lookup(addr); !ok || l.line(r).counts(ls.now) {
+		return ls.counting(l, r)
+	}
+	for _, r := range l.networks.Supernets(k.network) {
+		if e := ls.counting(l, r); e != nil {
+			return e
 		}
 	}
-	return nil, false
+	return nil
 }
 
-func (ls *Lists) findDomain(l *list, domain string) (*Entry, bool) {
-	if e, ok := l.names[domain]; ok && ls.counts(e) {
-		return e, true
-	}
-	if !l.subdomains {
-		return nil, false
+func (ls *Lists) findDomain(l *list, domain string) *line {
+	if e := ls.counting(l, l.find(key{name: domain})); e != nil || !l.subdomains {
+		return e
 	}
 	for {
 		dot := strings.IndexByte(domain, '.')
 		if dot < 0 {
-			return nil, false
+			return nil
 		}
-		if e, ok := l.names[domain[dot:]]; ok && ls.counts(e) {
-			return e, true
+		if e := ls.counting(l, l.find(key{name: domain[dot:]})); e != nil {
+			return e
 		}
 		domain = domain[dot+1:]
 	}
-}
-
-func (ls *Lists) counts(e *Entry) bool {
-	return e.Until.IsZero() || ls.now().Before(e.Until)
 }
 
 // Expired returns the entries that no longer count, by list and in their order.
 func (ls *Lists) Expired() []Entry {
 	var expired []Entry
 	for _, name := range ls.Names() {
-		for _, e := range (*ls.content.Load())[name].entries {
-			if !ls.counts(e) {
-				expired = append(expired, *e)
+		l := (*ls.content.Load())[name]
+		for i := range l.lines {
+			if e := &l.lines[i]; !e.counts(ls.now) {
+				expired = append(expired, l.entry(e))
 			}
 		}
 	}

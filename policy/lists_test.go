@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -262,37 +263,123 @@ func TestNetworksAgainstNaiveSearch(t *testing.T) {
 	})
 }
 
-// A long list has all of its entries, of whatever kinds: what it makes room for after its
-// first lines is a guess.
+// TestNamesAgainstNaiveSearch holds the look-up of domains and addresses, some of which are
+// there more than once or have expired, against a search from end to end.
+func TestNamesAgainstNaiveSearch(t *testing.T) {
+	now := day("2027-01-01")
+	rapid.Check(t, func(t *rapid.T) {
+		domain := rapid.SampledFrom([]string{"example", "a.example", "b.a.example", "a.b.a.example", "A.example", "b.example"})
+		local := rapid.SampledFrom([]string{"a", "A", "b"})
+		var entries, live []string
+		for range rapid.IntRange(0, 12).Draw(t, "entries") {
+			entry := domain.Draw(t, "domain")
+			switch rapid.IntRange(0, 2).Draw(t, "kind") {
+			case 1:
+				entry = "*." + entry
+			case 2:
+				entry = local.Draw(t, "local") + "@" + entry
+			}
+			if rapid.Bool().Draw(t, "expired") {
+				entries = append(entries, entry+" # until 2026-12-31")
+			} else {
+				entries = append(entries, entry)
+				live = append(live, strings.ToLower(entry))
+			}
+		}
+		lists, err := NewLists([]configs.List{{Name: "l", Entries: entries}}, nil, func() time.Time { return now })
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			d, l := domain.Draw(t, "of"), local.Draw(t, "at")
+			inList := func(domain string) bool {
+				return slices.ContainsFunc(live, func(e string) bool {
+					parent, sub := strings.CutPrefix(e, "*")
+					return e == strings.ToLower(domain) || sub && strings.HasSuffix(strings.ToLower(domain), parent)
+				})
+			}
+			if got := lists.Contains("l", d); got != inList(d) {
+				t.Fatalf("%s in %q: got %t", d, entries, got)
+			}
+			if got, want := lists.Contains("l", l+"@"+d), inList(d) || slices.Contains(live, strings.ToLower(l+"@"+d)); got != want {
+				t.Fatalf("%s@%s in %q: got %t", l, d, entries, got)
+			}
+		}
+	})
+}
+
+// A long list has all of its entries, of whatever kinds and however often it has them.
 func TestLongList(t *testing.T) {
 	var file strings.Builder
 	value := func(i int) (entry, listed, not string) {
-		switch {
-		case i < sampled/2: // the first half of what is looked at tells nothing of the others
-			return fmt.Sprintf("192.0.%d.%d", i/250, i%250), fmt.Sprintf("192.0.%d.%d", i/250, i%250), "192.0.9.9"
-		case i%3 == 0:
+		switch i % 6 {
+		case 0:
+			return fmt.Sprintf("192.0.%d.%d", i/250, i%250), fmt.Sprintf("192.0.%d.%d", i/250, i%250), "192.0.255.9"
+		case 1:
 			return fmt.Sprintf("d%d.example", i), fmt.Sprintf("u@d%d.example", i), fmt.Sprintf("x.d%d.example", i)
-		case i%3 == 1:
+		case 2:
 			return fmt.Sprintf("*.d%d.example.", i), fmt.Sprintf("a.b.d%d.example", i), fmt.Sprintf("d%d.example", i)
+		case 3:
+			return fmt.Sprintf("2001:DB8:%x::/48", i), fmt.Sprintf("2001:db8:%x::1", i), "2001:db8:ffff::1"
+		case 4:
+			return fmt.Sprintf("2001:0DB8::%x/128", i), fmt.Sprintf("2001:db8::%x", i), "2001:db8::ffff"
 		}
 		return fmt.Sprintf("Bob@d%d.example", i), fmt.Sprintf("bob@D%d.example", i), fmt.Sprintf("alice@d%d.example", i)
 	}
-	const lines = 5*sampled + 7
+	const lines = 6001
 	for i := range lines {
 		entry, _, _ := value(i)
-		file.WriteString(entry + " # comment\r\n")
+		file.WriteString(entry + " # first\r\n")
 	}
-	lists, err := NewLists([]configs.List{{Name: "l", File: "forwarders.txt"}}, readFile(file.String()), time.Now)
+	for i := range lines {
+		entry, _, _ := value(i)
+		file.WriteString(strings.ToUpper(entry) + " # again, until 2027-03-01\r\n") // is outlived
+	}
+	lists, err := NewLists([]configs.List{{Name: "l", File: "forwarders.txt", Entries: []string{"other.example", "192.0.2.1 # x"}}}, readFile(file.String()), func() time.Time { return day("2027-01-01") })
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range lines {
 		entry, listed, not := value(i)
-		if e, ok := lists.Find("l", listed); !ok || e.Value != entry || e.Line != i+1 {
+		if e, ok := lists.Find("l", listed); !ok || e.Value != entry || e.Line != i+1 || e.Comment != "first" {
 			t.Fatalf("%s, for %s in line %d: %+v", listed, entry, i+1, e)
 		}
 		if e, ok := lists.Find("l", not); ok {
 			t.Fatalf("%s is in the list: %+v", not, e)
 		}
+	}
+}
+
+// What a list keeps of an entry: its line, and some numbers. A site may have a million of them.
+func TestAnEntryIsSmall(t *testing.T) {
+	const entries = 50000
+	var file strings.Builder
+	for i := range entries {
+		if i%2 == 0 {
+			fmt.Fprintf(&file, "user%d@partner-%d.example\n", i, i%1000)
+		} else {
+			fmt.Fprintf(&file, "10.%d.%d.%d\n", i>>16, i>>8&255, i&255)
+		}
+	}
+	text := []byte(file.String())
+	heap := func() float64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return float64(m.HeapAlloc)
+	}
+	before := heap()
+	lists, err := NewLists(listDef, func(string) ([]byte, error) { return text, nil }, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if each := (heap() - before - float64(len(text))) / entries; each > 40 {
+		t.Errorf("an entry has %.0f octets besides its line", each)
+	}
+	if !lists.Contains("l", "user0@partner-0.example") {
+		t.Error("it is not even there")
+	}
+	if n := testing.AllocsPerRun(100, func() { lists.Contains("l", "user0@partner-0.example"); lists.Contains("l", "10.0.0.1") }); n != 0 {
+		t.Errorf("%.0f allocations for two look-ups", n)
 	}
 }
