@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"io/fs"
@@ -28,11 +29,13 @@ func ReadFile(file string, limit int64) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is no file, but %s", file, kindOf(info.Mode()))
 	}
-	content, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if int64(len(content)) > limit {
+	var content bytes.Buffer
+	content.Grow(int(min(info.Size(), limit)) + bytes.MinRead) // or a large one would be copied a dozen times
+	_, err = content.ReadFrom(io.LimitReader(f, limit+1))
+	if int64(content.Len()) > limit {
 		return nil, fmt.Errorf("%s is larger than %d MiB", file, limit>>20)
 	}
-	return content, err
+	return content.Bytes(), err
 }
 
 // kindOf names what is no file.
