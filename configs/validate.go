@@ -350,6 +350,16 @@ func (l *loader) hostPort(path, s string) bool {
 	return true
 }
 
+// ParseNetwork reads a network; one of IPv4-mapped addresses becomes the one of
+// IPv4 addresses that facts have.
+func ParseNetwork(text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	if err == nil && p.Masked().Addr().Is4In6() {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p, err
+}
+
 // ParsePrefix reads a CIDR block, or an address as a block of one.
 func ParsePrefix(s string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 
 	"postern/configs"
-	"postern/policy/expr"
 )
 
 // A network with more addresses than these prefixes leave is hardly one of somebody
@@ -29,18 +28,14 @@ func WideForwarder(p netip.Prefix) bool {
 // and is that wide. Whoever may send through a large provider could send through it
 // as anybody whose domain has p=reject.
 func (ls *Lists) wideForwarders() []configs.Fault {
-	if ls == nil {
+	l := ls.of(TrustedForwarders)
+	if l == nil {
 		return nil
 	}
-	l := (*ls.content.Load())[TrustedForwarders]
-	if l == nil {
-		return ls.rest.wideForwarders()
-	}
 	var warnings []configs.Fault
-	for i := range l.lines {
-		e := l.entry(&l.lines[i])
-		p, err := expr.ParseNetwork(e.Value)
-		if err != nil || !WideForwarder(p) || !l.lines[i].counts(ls.now) {
+	for e := range l.Entries(ls.now) {
+		p, err := configs.ParseNetwork(e.Value)
+		if err != nil || !WideForwarder(p) {
 			continue
 		}
 		warnings = append(warnings, configs.Fault{Position: e.Position, Text: fmt.Sprintf(

@@ -133,17 +133,9 @@ func FuzzList(f *testing.F) {
 			}
 			return
 		}
-		expired := map[string]bool{}
-		for _, e := range lists.Expired() {
-			expired[e.Value] = true
-		}
-		l := (*lists.content.Load())["l"]
-		for i := range l.lines {
-			e := l.entry(&l.lines[i])
+		for e := range lists.of("l").Entries(lists.now) {
 			value := e.Value
 			switch {
-			case expired[value]:
-				continue
 			case strings.Contains(value, "@"):
 			case strings.HasPrefix(value, "*."):
 				value = "sub" + value[1:]

@@ -1,18 +1,15 @@
 package policy
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"math"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"postern/configs"
-	"postern/proxy/smtp"
+	"postern/policy/list"
 )
 
 // Lists are the named lists that rules read with in_list. A Chain keeps the
@@ -20,19 +17,10 @@ import (
 // its feet. The nil Lists has no list. Safe for concurrent use.
 type Lists struct {
 	now     func() time.Time
-	content atomic.Pointer[map[string]*list]
+	content atomic.Pointer[map[string]*list.List]
 	// rest has the lists that are not among the content: a Chain that has
 	// overrides looks for theirs first. May be nil.
 	rest *Lists
-}
-
-// Entry is one line of a list.
-type Entry struct {
-	List    string
-	Value   string    // as written
-	Comment string    // behind the #: owner and reason, by convention
-	Until   time.Time // from when on the entry no longer counts; zero: never
-	configs.Position
 }
 
 // TrustedForwarders is the list that the built-in policy reads.
@@ -54,7 +42,7 @@ const TrustedForwarders = "trusted_forwarders"
 // The list TrustedForwarders is empty where it is not defined.
 func NewLists(defs []configs.List, read func(file string) ([]byte, error), now func() time.Time) (*Lists, error) {
 	var faults []error
-	content := make(map[string]*list, len(defs))
+	content := make(map[string]*list.List, len(defs))
 	fault := func(at configs.Position, format string, args ...any) {
 		faults = append(faults, &configs.Fault{Position: at, Text: fmt.Sprintf(format, args...)})
 	}
@@ -67,7 +55,7 @@ func NewLists(defs []configs.List, read func(file string) ([]byte, error), now f
 			fault(def.Position, "there is already a list %q", def.Name)
 			continue
 		}
-		l, wrong := readList(def, read)
+		l, wrong := list.Read(def, read)
 		content[def.Name] = l
 		faults = append(faults, wrong...)
 	}
@@ -79,72 +67,17 @@ func NewLists(defs []configs.List, read func(file string) ([]byte, error), now f
 	return lists, nil
 }
 
-// readList reads one list. The errors are a *configs.Fault for each wrong line, and for a
-// file that cannot be read.
-func readList(def configs.List, read func(file string) ([]byte, error)) (l *list, faults []error) {
-	fault := func(at configs.Position, format string, args ...any) {
-		faults = append(faults, &configs.Fault{Position: at, Text: fmt.Sprintf(format, args...)})
-	}
-	var file []byte
-	if def.File != "" {
-		var err error
-		if file, err = read(def.File); err != nil {
-			fault(def.Position, "list %s: %v", def.Name, err)
-		}
-		file = bytes.TrimPrefix(file, []byte("\ufeff"))
-	}
-	octets := len(file)
-	for _, text := range def.Entries {
-		octets += len(text)
-	}
-	l = &list{name: def.Name, definition: def.Position, file: def.File}
-	if octets > math.MaxUint32 {
-		fault(def.Position, "list %s has more than 4 GiB", def.Name)
-		return l, faults
-	}
-	var text strings.Builder
-	text.Grow(octets)
-	for _, entry := range def.Entries {
-		text.WriteString(entry)
-	}
-	text.Write(file)
-	l.text = text.String()
-	room := len(def.Entries) + bytes.Count(file, []byte{'\n'}) + 1
-	l.lines = make([]line, 0, room)
-	found := make([]place, 0, room)
-	start, number := 0, 0
-	add := func(line string) error {
-		p, err := l.add(start, len(line), number)
-		if start += len(line); p.line != 0 {
-			found = append(found, p)
-		}
-		return err
-	}
-	for _, entry := range def.Entries {
-		if err := add(entry); err != nil {
-			fault(def.Position, "list %s: %v", def.Name, err)
-		}
-	}
-	for line := range strings.Lines(l.text[start:]) {
-		number++
-		if err := add(line); err != nil {
-			fault(l.position(number, line), "%v", err)
-		}
-	}
-	l.index(found)
-	return l, faults
-}
-
 // Has says whether rules may read a list of that name.
-func (ls *Lists) Has(name string) bool { return name == TrustedForwarders || ls.defines(name) }
+func (ls *Lists) Has(name string) bool { return name == TrustedForwarders || ls.of(name) != nil }
 
-func (ls *Lists) defines(name string) bool {
+// of returns the list of that name, in which to look; nil: there is none.
+func (ls *Lists) of(name string) *list.List {
 	for ; ls != nil; ls = ls.rest {
-		if (*ls.content.Load())[name] != nil {
-			return true
+		if l := (*ls.content.Load())[name]; l != nil {
+			return l
 		}
 	}
-	return false
+	return nil
 }
 
 // Names returns the names of the lists, sorted, without those that overrides are made of.
@@ -168,93 +101,24 @@ func (ls *Lists) Names() []string {
 // *.parent, a domain above it; an address if the list has it or, by the same
 // rules, its domain. Case is ignored. The empty value is in no list.
 func (ls *Lists) Contains(name, value string) bool {
-	_, found := ls.find(name, value)
-	return found != nil
+	l := ls.of(name)
+	return l != nil && l.Contains(value, ls.now)
 }
 
 // Find is Contains, and returns the entry that matched.
-func (ls *Lists) Find(name, value string) (Entry, bool) {
-	l, found := ls.find(name, value)
-	if found == nil {
-		return Entry{}, false
-	}
-	return l.entry(found), true
-}
-
-// find returns the list of that name and the line in it that matched; nil: none did.
-func (ls *Lists) find(name, value string) (*list, *line) {
-	if ls == nil || value == "" {
-		return nil, nil
-	}
-	l := (*ls.content.Load())[name]
+func (ls *Lists) Find(name, value string) (list.Entry, bool) {
+	l := ls.of(name)
 	if l == nil {
-		return ls.rest.find(name, value)
+		return list.Entry{}, false
 	}
-	value = strings.ToLower(value)
-	if _, domain, ok := smtp.CutAddress(value); ok {
-		if e := ls.counting(l, l.find(key{name: value})); e != nil {
-			return l, e
-		}
-		return l, ls.findDomain(l, domain)
-	}
-	if addr, err := parseAddr(value); err == nil {
-		return l, ls.findAddr(l, addr.Unmap().WithZone(""))
-	}
-	return l, ls.findDomain(l, strings.TrimSuffix(value, "."))
-}
-
-// counting returns the line, if it counts.
-func (ls *Lists) counting(l *list, r lineRef) *line {
-	if r == 0 || !l.line(r).counts(ls.now) {
-		return nil
-	}
-	return l.line(r)
-}
-
-// findAddr looks for the address, and then for the networks around it, the narrowest first. A
-// wider one may count where a narrower one has expired.
-func (ls *Lists) findAddr(l *list, addr netip.Addr) *line {
-	k := addressKey(addr)
-	if e := ls.counting(l, l.find(k)); e != nil {
-		return e
-	}
-	if r, ok := l.networks.Lookup(addr); !ok || l.line(r).counts(ls.now) {
-		return ls.counting(l, r)
-	}
-	for _, r := range l.networks.Supernets(k.network) {
-		if e := ls.counting(l, r); e != nil {
-			return e
-		}
-	}
-	return nil
-}
-
-func (ls *Lists) findDomain(l *list, domain string) *line {
-	if e := ls.counting(l, l.find(key{name: domain})); e != nil || !l.subdomains {
-		return e
-	}
-	for {
-		dot := strings.IndexByte(domain, '.')
-		if dot < 0 {
-			return nil
-		}
-		if e := ls.counting(l, l.find(key{name: domain[dot:]})); e != nil {
-			return e
-		}
-		domain = domain[dot+1:]
-	}
+	return l.Find(value, ls.now)
 }
 
 // Expired returns the entries that no longer count, by list and in their order.
-func (ls *Lists) Expired() []Entry {
-	var expired []Entry
+func (ls *Lists) Expired() []list.Entry {
+	var expired []list.Entry
 	for _, name := range ls.Names() {
-		l := (*ls.content.Load())[name]
-		for i := range l.lines {
-			if e := &l.lines[i]; !e.counts(ls.now) {
-				expired = append(expired, l.entry(e))
-			}
-		}
+		expired = slices.AppendSeq(expired, ls.of(name).Expired(ls.now))
 	}
 	return expired
 }
@@ -263,7 +127,7 @@ func (ls *Lists) Expired() []Entry {
 // refuses, and changes nothing, if a list is missing there: a rule may read it.
 func (ls *Lists) Replace(with *Lists) error {
 	for _, name := range ls.Names() {
-		if !with.defines(name) {
+		if with.of(name) == nil {
 			return fmt.Errorf("policy: the list %q is gone, and rules may read it", name)
 		}
 	}

@@ -267,7 +267,7 @@ func (c *compilation) overrideLists(overrides []configs.Override, rest *Lists) *
 // were ever given to one, or all names below a domain in which names are sold.
 func anybody(entry string) bool {
 	if isAddress(entry) {
-		p, err := expr.ParseNetwork(entry)
+		p, err := configs.ParseNetwork(entry)
 		return err == nil && (p.Addr().Is4() && p.Bits() < 8 || p.Addr().Is6() && p.Bits() < 16)
 	}
 	domain, sub := strings.CutPrefix(strings.ToLower(entry), "*.")

@@ -38,6 +38,7 @@ var floors = map[string]int{
 	"proxy/backend":           2,
 	"policy":                  2,
 	"policy/expr":             1,
+	"policy/list":             1,
 	"checks/dnscache":         1,
 	"checks/delegation":       2,
 	"checks/filter":           1,
@@ -77,7 +78,7 @@ var rooms = map[string][]string{
 	"github.com/emersion/go-msgauth":       {"checks/dnstest"}, // signs in tests
 	"github.com/expr-lang/expr":            {"policy/expr"},
 	"github.com/fsnotify/fsnotify":         {"configs"},
-	"github.com/gaissmai/bart":             {"policy"},
+	"github.com/gaissmai/bart":             {"policy/list"},
 	"github.com/go-viper/mapstructure":     {"configs"},
 	"github.com/hashicorp/golang-lru":      {"checks/dnscache", "checks/memo"},    // answers; what was judged by them
 	"github.com/miekg/dns":                 {"checks/dnscache", "checks/dnstest"}, // asks; answers in tests

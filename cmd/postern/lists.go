@@ -16,7 +16,7 @@ import (
 
 	"postern/cmd/postern/service"
 	"postern/configs"
-	"postern/policy"
+	"postern/policy/list"
 )
 
 func newLists() *cobra.Command {
@@ -29,7 +29,7 @@ entries stand in the configuration itself has no file to edit.`
 
 func newListsAdd() *cobra.Command {
 	var opt configs.Options
-	var entry policy.NewEntry
+	var entry list.NewEntry
 	cmd := &cobra.Command{
 		Use: "add NAME ENTRY", Short: "Add an entry to a list's file",
 		Long: `Add an address, a network, a domain (*.example.org: its sub-domains) or a mail
@@ -52,14 +52,14 @@ The exit code is 1 where the entry is there already, or is none.`,
 			}
 			number := 0
 			err = editFile(def.File, func(text []byte) ([]byte, error) {
-				numbers, lines, err := policy.FindInFile(text, args[1])
+				numbers, lines, err := list.FindInFile(text, args[1])
 				if err != nil {
 					return nil, err
 				}
 				if len(numbers) > 0 {
 					return nil, fmt.Errorf("it is there already: %s:%d: %s", def.File, numbers[0], strings.TrimSpace(lines[0]))
 				}
-				next := policy.AppendToFile(text, line)
+				next := list.AppendToFile(text, line)
 				number = bytes.Count(next, []byte("\n"))
 				return next, nil
 			})
@@ -95,7 +95,7 @@ The exit code is 1 where the entry is not there.`,
 			}
 			var gone []string
 			err = editFile(def.File, func(text []byte) ([]byte, error) {
-				numbers, lines, err := policy.FindInFile(text, args[1])
+				numbers, lines, err := list.FindInFile(text, args[1])
 				if err != nil {
 					return nil, err
 				}
@@ -103,7 +103,7 @@ The exit code is 1 where the entry is not there.`,
 					return nil, fmt.Errorf("%s has no line %s; one that is wider, or is a part of it, is another entry", def.File, args[1])
 				}
 				gone = lines
-				return policy.CutFromFile(text, numbers), nil
+				return list.CutFromFile(text, numbers), nil
 			})
 			if err != nil {
 				return fmt.Errorf("list %s: %w", def.Name, err)

@@ -74,7 +74,7 @@ func (x *compiler) literal(with, at *value, text string, network bool) (string, 
 			return addr.Unmap().String(), true
 		}
 		if strings.Contains(text, "/") {
-			if _, err := ParseNetwork(text); err != nil {
+			if _, err := configs.ParseNetwork(text); err != nil {
 				x.fault(at.offset, "%q is no network: write it as 192.0.2.0/24 or 2001:db8::/32", text)
 				return "", false
 			}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/expr-lang/expr/ast"
+
+	"postern/configs"
 )
 
 func (x *compiler) array(n *ast.ArrayNode) *value {
@@ -97,7 +99,7 @@ func (x *compiler) inTexts(n *ast.BinaryNode, left, right *value, about *Part) *
 		text, ok := x.literal(left, at, text, true)
 		good = good && ok
 		if ok && left.fact != nil && left.fact.Form == "ip" && strings.Contains(text, "/") {
-			network, _ := ParseNetwork(text) // literal has found it good
+			network, _ := configs.ParseNetwork(text) // literal has found it good
 			networks = append(networks, network.Masked())
 			continue
 		}
@@ -174,14 +176,4 @@ func (x *compiler) substring(n *ast.BinaryNode, left, right *value) *value {
 	default:
 		return &value{truth: func(s Scope) bool { return strings.HasSuffix(a(s), b(s)) }}
 	}
-}
-
-// ParseNetwork reads a network; one of IPv4-mapped addresses becomes the one of
-// IPv4 addresses that facts have.
-func ParseNetwork(text string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(text)
-	if err == nil && p.Masked().Addr().Is4In6() {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	return p, err
 }

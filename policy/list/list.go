@@ -1,9 +1,13 @@
-package policy
+// Package list has the entries of a list that rules read: addresses, networks, domains, mail addresses.
+// It reads them, finds them, and writes them into a file.
+package list
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"iter"
 	"math"
 	"math/bits"
 	"net/netip"
@@ -13,16 +17,24 @@ import (
 	"github.com/gaissmai/bart"
 
 	"postern/configs"
-	"postern/policy/expr"
 	"postern/proxy/smtp"
 )
 
-// list is the content of one list.
+// Entry is one line of a list.
+type Entry struct {
+	List    string
+	Value   string    // as written
+	Comment string    // behind the #: owner and reason, by convention
+	Until   time.Time // from when on the entry no longer counts; zero: never
+	configs.Position
+}
+
+// List is the content of one list. It does not change, and is safe for concurrent use.
 //
 // A list may have a million entries. So an entry is kept as the place of its line in the text that
 // was read, a few numbers in which the collector has nothing to follow; what stands on the line
 // is read again when somebody has found it.
-type list struct {
+type List struct {
 	name       string
 	definition configs.Position
 	file       string
@@ -63,9 +75,65 @@ type key struct {
 	name    string
 }
 
+// Read reads the list that def defines, and its file by read; the grammar is that of policy.NewLists. The
+// errors are a *configs.Fault for each wrong line, and for a file that cannot be read.
+func Read(def configs.List, read func(file string) ([]byte, error)) (l *List, faults []error) {
+	fault := func(at configs.Position, format string, args ...any) {
+		faults = append(faults, &configs.Fault{Position: at, Text: fmt.Sprintf(format, args...)})
+	}
+	var file []byte
+	if def.File != "" {
+		var err error
+		if file, err = read(def.File); err != nil {
+			fault(def.Position, "list %s: %v", def.Name, err)
+		}
+		file = bytes.TrimPrefix(file, []byte("\ufeff"))
+	}
+	octets := len(file)
+	for _, text := range def.Entries {
+		octets += len(text)
+	}
+	l = &List{name: def.Name, definition: def.Position, file: def.File}
+	if octets > math.MaxUint32 {
+		fault(def.Position, "list %s has more than 4 GiB", def.Name)
+		return l, faults
+	}
+	var text strings.Builder
+	text.Grow(octets)
+	for _, entry := range def.Entries {
+		text.WriteString(entry)
+	}
+	text.Write(file)
+	l.text = text.String()
+	room := len(def.Entries) + bytes.Count(file, []byte{'\n'}) + 1
+	l.lines = make([]line, 0, room)
+	found := make([]place, 0, room)
+	start, number := 0, 0
+	add := func(line string) error {
+		p, err := l.add(start, len(line), number)
+		if start += len(line); p.line != 0 {
+			found = append(found, p)
+		}
+		return err
+	}
+	for _, entry := range def.Entries {
+		if err := add(entry); err != nil {
+			fault(def.Position, "list %s: %v", def.Name, err)
+		}
+	}
+	for line := range strings.Lines(l.text[start:]) {
+		number++
+		if err := add(line); err != nil {
+			fault(l.position(number, line), "%v", err)
+		}
+	}
+	l.index(found)
+	return l, faults
+}
+
 // add reads one line, that of the file with this number; 0: it is of the definition. It stands at start in the
 // list's text. What it returns is to be indexed, if there is a line in it.
-func (l *list) add(start, octets, number int) (place, error) {
+func (l *List) add(start, octets, number int) (place, error) {
 	k, ends, ok, err := parseLine(l.text[start : start+octets])
 	if err != nil || !ok {
 		return place{}, err
@@ -86,7 +154,7 @@ func (l *list) add(start, octets, number int) (place, error) {
 //
 // NOT: as each line is read. A place in a large table is far from the processor, which waits for many
 // of them at once where it has nothing else to do between two.
-func (l *list) index(all []place) {
+func (l *List) index(all []place) {
 	l.places = make([]place, 1<<bits.Len(uint(len(all)+len(all)/2)))
 	for _, p := range all {
 		if at := l.place(p.hash, func(e *line) bool { return l.key(e) == l.key(l.line(p.line)) }); at.line == 0 || l.line(p.line).outlives(l.line(at.line)) {
@@ -95,13 +163,101 @@ func (l *list) index(all []place) {
 	}
 }
 
-// find returns the line of k, which is no network but a single address.
-func (l *list) find(k key) lineRef {
+// Contains says whether the list has the value now: see policy.Lists.
+func (l *List) Contains(value string, now func() time.Time) bool { return l.find(value, now) != nil }
+
+// Find is Contains, and returns the entry that matched.
+func (l *List) Find(value string, now func() time.Time) (Entry, bool) {
+	e := l.find(value, now)
+	if e == nil {
+		return Entry{}, false
+	}
+	return l.entry(e), true
+}
+
+// Entries are those that count now, in their order.
+func (l *List) Entries(now func() time.Time) iter.Seq[Entry] { return l.entries(now, true) }
+
+// Expired are those that no longer count, in their order.
+func (l *List) Expired(now func() time.Time) iter.Seq[Entry] { return l.entries(now, false) }
+
+func (l *List) entries(now func() time.Time, counting bool) iter.Seq[Entry] {
+	return func(yield func(Entry) bool) {
+		for i := range l.lines {
+			if e := &l.lines[i]; e.counts(now) == counting && !yield(l.entry(e)) {
+				return
+			}
+		}
+	}
+}
+
+// find returns the line that matches.
+func (l *List) find(value string, now func() time.Time) *line {
+	if value == "" {
+		return nil
+	}
+	value = strings.ToLower(value)
+	if _, domain, ok := smtp.CutAddress(value); ok {
+		if e := l.counting(l.lookUp(key{name: value}), now); e != nil {
+			return e
+		}
+		return l.findDomain(domain, now)
+	}
+	if addr, err := parseAddr(value); err == nil {
+		return l.findAddr(addr.Unmap().WithZone(""), now)
+	}
+	return l.findDomain(strings.TrimSuffix(value, "."), now)
+}
+
+// counting returns the line, if it counts.
+func (l *List) counting(r lineRef, now func() time.Time) *line {
+	if r == 0 || !l.line(r).counts(now) {
+		return nil
+	}
+	return l.line(r)
+}
+
+// findAddr looks for the address, and then for the networks around it, the narrowest first. A
+// wider one may count where a narrower one has expired.
+func (l *List) findAddr(addr netip.Addr, now func() time.Time) *line {
+	k := addressKey(addr)
+	if e := l.counting(l.lookUp(k), now); e != nil {
+		return e
+	}
+	if r, ok := l.networks.Lookup(addr); !ok || l.line(r).counts(now) {
+		return l.counting(r, now)
+	}
+	for _, r := range l.networks.Supernets(k.network) {
+		if e := l.counting(r, now); e != nil {
+			return e
+		}
+	}
+	return nil
+}
+
+func (l *List) findDomain(domain string, now func() time.Time) *line {
+	if e := l.counting(l.lookUp(key{name: domain}), now); e != nil || !l.subdomains {
+		return e
+	}
+	for {
+		dot := strings.IndexByte(domain, '.')
+		if dot < 0 {
+			return nil
+		}
+		if e := l.counting(l.lookUp(key{name: domain[dot:]}), now); e != nil {
+			return e
+		}
+		domain = domain[dot+1:]
+	}
+}
+
+// lookUp returns the line of k, which is no network but a single address.
+func (l *List) lookUp(k key) lineRef {
 	return l.place(k.hash(), func(e *line) bool { return l.key(e) == k }).line
 }
 
 // place returns the place of what has this hash and is the same, or a free one if there is none.
-func (l *list) place(hash uint32, same func(*line) bool) *place {
+func (l *List) place(hash uint32, same func(*line) bool) *place {
 	for i := hash; ; i++ {
 		p := &l.places[i&uint32(len(l.places)-1)]
 		if p.line == 0 || p.hash == hash && same(l.line(p.line)) {
@@ -121,26 +277,26 @@ func (k key) hash() uint32 {
 	return uint32(maphash.Bytes(keySeed, addr[:]))
 }
 
-func (l *list) line(r lineRef) *line { return &l.lines[r-1] }
+func (l *List) line(r lineRef) *line { return &l.lines[r-1] }
 
 // key is what a line of the list is found by.
-func (l *list) key(e *line) key {
+func (l *List) key(e *line) key {
 	value, _ := cutComment(l.textOf(e))
 	k, _ := parseKey(value) // add has found it good
 	return k
 }
 
-func (l *list) textOf(e *line) string { return l.text[e.start : e.start+e.octets] }
+func (l *List) textOf(e *line) string { return l.text[e.start : e.start+e.octets] }
 
 // entry returns what stands on a line.
-func (l *list) entry(e *line) Entry {
+func (l *List) entry(e *line) Entry {
 	text := l.textOf(e)
 	value, comment := cutComment(text)
 	return Entry{List: l.name, Value: value, Comment: comment, Until: e.until(), Position: l.position(int(e.number), text)}
 }
 
 // position is where the line with this number stands.
-func (l *list) position(number int, text string) configs.Position {
+func (l *List) position(number int, text string) configs.Position {
 	if number == 0 {
 		return l.definition
 	}
@@ -207,7 +363,7 @@ func parseKey(value string) (key, error) {
 	text := strings.ToLower(value)
 	switch {
 	case strings.Contains(text, "/"):
-		network, err := expr.ParseNetwork(text)
+		network, err := configs.ParseNetwork(text)
 		if err != nil {
 			return key{}, fmt.Errorf("%q is no network: write it as 192.0.2.0/24 or 2001:db8::/32", value)
 		}
