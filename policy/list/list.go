@@ -11,7 +11,10 @@ import (
 	"math"
 	"math/bits"
 	"net/netip"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gaissmai/bart"
@@ -39,7 +42,8 @@ type List struct {
 	definition configs.Position
 	file       string
 	text       string // the entries of the definition, and behind them the file
-	lines      []line
+	inline     int    // how many entries the definition has
+	lines      []line // one for each entry of the definition, and each line of the file
 	// places are a table of the lines that are no networks, by the hash of what they are found by: a line
 	// stands at the first free place from that of its hash on. Two thirds of it are in use at most, and its size is a
 	// power of two.
@@ -48,10 +52,9 @@ type List struct {
 	subdomains bool // some entry means the domains below one
 }
 
-// line is an entry of a list.
+// line is where an entry stands. One that is blank, or has only a comment, has no octets.
 type line struct {
 	start, octets uint32 // in the text
-	number        uint32 // in the file, from 1; 0: it is of the definition
 	ends          int32  // the first day on which it no longer counts, from 1970-01-01; or forever
 }
 
@@ -61,7 +64,7 @@ type place struct {
 	line lineRef
 }
 
-// lineRef is a line by its number among the list's, from 1; 0 is none.
+// lineRef is a line by its place among the list's, from 1; 0 is none.
 type lineRef uint32
 
 // forever is the end of an entry that has none.
@@ -105,49 +108,92 @@ func Read(def configs.List, read func(file string) ([]byte, error)) (l *List, fa
 	}
 	text.Write(file)
 	l.text = text.String()
-	room := len(def.Entries) + bytes.Count(file, []byte{'\n'}) + 1
-	l.lines = make([]line, 0, room)
-	found := make([]place, 0, room)
-	start, number := 0, 0
-	add := func(line string) error {
-		p, err := l.add(start, len(line), number)
-		if start += len(line); p.line != 0 {
-			found = append(found, p)
-		}
-		return err
+	l.inline = len(def.Entries)
+	parts := l.parts(def.Entries, l.text[octets-len(file):])
+	found := make([]place, len(l.lines))
+	var wg sync.WaitGroup
+	for i := range parts {
+		wg.Go(func() { parts[i].read(l, found) })
 	}
-	for _, entry := range def.Entries {
-		if err := add(entry); err != nil {
-			fault(def.Position, "list %s: %v", def.Name, err)
-		}
-	}
-	for line := range strings.Lines(l.text[start:]) {
-		number++
-		if err := add(line); err != nil {
-			fault(l.position(number, line), "%v", err)
+	wg.Wait()
+	for _, p := range parts {
+		faults = append(faults, p.faults...)
+		l.subdomains = l.subdomains || p.subdomains
+		for _, r := range p.networks {
+			l.insert(r)
 		}
 	}
 	l.index(found)
 	return l, faults
 }
 
-// add reads one line, that of the file with this number; 0: it is of the definition. It stands at start in the
-// list's text. What it returns is to be indexed, if there is a line in it.
-func (l *List) add(start, octets, number int) (place, error) {
-	k, ends, ok, err := parseLine(l.text[start : start+octets])
-	if err != nil || !ok {
-		return place{}, err
+// part is what one goroutine reads of a list: long ones are read by as many as there are processors.
+type part struct {
+	text         iter.Seq[string]
+	start, first int // in the text and among the lines of the list
+
+	networks   []lineRef
+	subdomains bool
+	faults     []error
+}
+
+// partSize is how much of a file is worth a goroutine, in octets.
+const partSize = 64 << 10
+
+// parts makes parts of a list, and room for its lines.
+func (l *List) parts(inline []string, file string) []part {
+	parts := []part{{text: slices.Values(inline)}}
+	start, lines := len(l.text)-len(file), len(inline)
+	for n := min(runtime.GOMAXPROCS(0), 1+len(file)/partSize); len(file) > 0; n-- {
+		end := len(file)
+		if n > 1 {
+			if i := strings.IndexByte(file[end/n:], '\n'); i >= 0 {
+				end = end/n + i + 1
+			}
+		}
+		parts = append(parts, part{text: strings.Lines(file[:end]), start: start, first: lines})
+		lines += strings.Count(file[:end], "\n")
+		start, file = start+end, file[end:]
 	}
-	l.lines = append(l.lines, line{start: uint32(start), octets: uint32(octets), number: uint32(number), ends: ends})
-	added := lineRef(len(l.lines))
-	if !k.network.IsValid() || k.network.IsSingleIP() {
-		l.subdomains = l.subdomains || strings.HasPrefix(k.name, ".")
-		return place{hash: k.hash(), line: added}, nil
+	l.lines = make([]line, lines+1) // the last one may have no end
+	return parts
+}
+
+// read reads a part of l. What is to be indexed of it goes to found, by line.
+func (p *part) read(l *List, found []place) {
+	start, i := p.start, p.first
+	for text := range p.text {
+		k, ends, ok, err := parseLine(text)
+		switch {
+		case err != nil:
+			p.faults = append(p.faults, l.fault(i, text, err))
+		case ok:
+			l.lines[i] = line{start: uint32(start), octets: uint32(len(text)), ends: ends}
+			if k.isWide() {
+				p.networks = append(p.networks, lineRef(i+1))
+				break
+			}
+			found[i] = place{hash: k.hash(), line: lineRef(i + 1)}
+			p.subdomains = p.subdomains || strings.HasPrefix(k.name, ".")
+		}
+		start, i = start+len(text), i+1
 	}
-	if old, ok := l.networks.Get(k.network); !ok || l.line(added).outlives(l.line(old)) {
-		l.networks.Insert(k.network, added)
+}
+
+// fault says what is wrong with the line that has this index.
+func (l *List) fault(i int, text string, err error) error {
+	if i < l.inline {
+		return &configs.Fault{Position: l.definition, Text: fmt.Sprintf("list %s: %v", l.name, err)}
 	}
-	return place{}, nil
+	return &configs.Fault{Position: l.position(i, text), Text: err.Error()}
+}
+
+// insert puts a network among the others. Of two that are the same, the one stays that counts for longest.
+func (l *List) insert(added lineRef) {
+	network := l.key(l.line(added)).network
+	if old, ok := l.networks.Get(network); !ok || l.line(added).outlives(l.line(old)) {
+		l.networks.Insert(network, added)
+	}
 }
 
 // index makes the table. Of lines that are found by the same, it has the one that counts for longest.
@@ -157,6 +203,9 @@ func (l *List) add(start, octets, number int) (place, error) {
 func (l *List) index(all []place) {
 	l.places = make([]place, 1<<bits.Len(uint(len(all)+len(all)/2)))
 	for _, p := range all {
+		if p.line == 0 {
+			continue
+		}
 		if at := l.place(p.hash, func(e *line) bool { return l.key(e) == l.key(l.line(p.line)) }); at.line == 0 || l.line(p.line).outlives(l.line(at.line)) {
 			*at = p
 		}
@@ -164,15 +213,15 @@ func (l *List) index(all []place) {
 }
 
 // Contains says whether the list has the value now: see policy.Lists.
-func (l *List) Contains(value string, now func() time.Time) bool { return l.find(value, now) != nil }
+func (l *List) Contains(value string, now func() time.Time) bool { return l.find(value, now) != 0 }
 
 // Find is Contains, and returns the entry that matched.
 func (l *List) Find(value string, now func() time.Time) (Entry, bool) {
-	e := l.find(value, now)
-	if e == nil {
+	r := l.find(value, now)
+	if r == 0 {
 		return Entry{}, false
 	}
-	return l.entry(e), true
+	return l.entry(r), true
 }
 
 // Entries are those that count now, in their order.
@@ -184,7 +233,8 @@ func (l *List) Expired(now func() time.Time) iter.Seq[Entry] { return l.entries(
 func (l *List) entries(now func() time.Time, counting bool) iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
 		for i := range l.lines {
-			if e := &l.lines[i]; e.counts(now) == counting && !yield(l.entry(e)) {
+			e := &l.lines[i]
+			if e.octets > 0 && e.counts(now) == counting && !yield(l.entry(lineRef(i+1))) {
 				return
 			}
 		}
@@ -192,14 +242,14 @@ func (l *List) entries(now func() time.Time, counting bool) iter.Seq[Entry] {
 }
 
 // find returns the line that matches.
-func (l *List) find(value string, now func() time.Time) *line {
+func (l *List) find(value string, now func() time.Time) lineRef {
 	if value == "" {
-		return nil
+		return 0
 	}
 	value = strings.ToLower(value)
 	if _, domain, ok := smtp.CutAddress(value); ok {
-		if e := l.counting(l.lookUp(key{name: value}), now); e != nil {
-			return e
+		if r := l.counting(l.lookUp(key{name: value}), now); r != 0 {
+			return r
 		}
 		return l.findDomain(domain, now)
 	}
@@ -210,42 +260,42 @@ func (l *List) find(value string, now func() time.Time) *line {
 }
 
 // counting returns the line, if it counts.
-func (l *List) counting(r lineRef, now func() time.Time) *line {
+func (l *List) counting(r lineRef, now func() time.Time) lineRef {
 	if r == 0 || !l.line(r).counts(now) {
-		return nil
+		return 0
 	}
-	return l.line(r)
+	return r
 }
 
 // findAddr looks for the address, and then for the networks around it, the narrowest first. A
 // wider one may count where a narrower one has expired.
-func (l *List) findAddr(addr netip.Addr, now func() time.Time) *line {
+func (l *List) findAddr(addr netip.Addr, now func() time.Time) lineRef {
 	k := addressKey(addr)
-	if e := l.counting(l.lookUp(k), now); e != nil {
-		return e
+	if r := l.counting(l.lookUp(k), now); r != 0 {
+		return r
 	}
 	if r, ok := l.networks.Lookup(addr); !ok || l.line(r).counts(now) {
 		return l.counting(r, now)
 	}
 	for _, r := range l.networks.Supernets(k.network) {
-		if e := l.counting(r, now); e != nil {
-			return e
+		if r = l.counting(r, now); r != 0 {
+			return r
 		}
 	}
-	return nil
+	return 0
 }
 
-func (l *List) findDomain(domain string, now func() time.Time) *line {
-	if e := l.counting(l.lookUp(key{name: domain}), now); e != nil || !l.subdomains {
-		return e
+func (l *List) findDomain(domain string, now func() time.Time) lineRef {
+	if r := l.counting(l.lookUp(key{name: domain}), now); r != 0 || !l.subdomains {
+		return r
 	}
 	for {
 		dot := strings.IndexByte(domain, '.')
 		if dot < 0 {
-			return nil
+			return 0
 		}
-		if e := l.counting(l.lookUp(key{name: domain[dot:]}), now); e != nil {
-			return e
+		if r := l.counting(l.lookUp(key{name: domain[dot:]}), now); r != 0 {
+			return r
 		}
 		domain = domain[dot+1:]
 	}
@@ -289,18 +339,19 @@ func (l *List) key(e *line) key {
 func (l *List) textOf(e *line) string { return l.text[e.start : e.start+e.octets] }
 
 // entry returns what stands on a line.
-func (l *List) entry(e *line) Entry {
+func (l *List) entry(r lineRef) Entry {
+	e := l.line(r)
 	text := l.textOf(e)
 	value, comment := cutComment(text)
-	return Entry{List: l.name, Value: value, Comment: comment, Until: e.until(), Position: l.position(int(e.number), text)}
+	return Entry{List: l.name, Value: value, Comment: comment, Until: e.until(), Position: l.position(int(r-1), text)}
 }
 
-// position is where the line with this number stands.
-func (l *List) position(number int, text string) configs.Position {
-	if number == 0 {
+// position is where the line with this index stands.
+func (l *List) position(i int, text string) configs.Position {
+	if i < l.inline {
 		return l.definition
 	}
-	return configs.Position{File: l.file, Line: number, Column: 1 + len(text) - len(strings.TrimLeft(text, " \t"))}
+	return configs.Position{File: l.file, Line: 1 + i - l.inline, Column: 1 + len(text) - len(strings.TrimLeft(text, " \t"))}
 }
 
 func (e *line) outlives(other *line) bool { return e.ends > other.ends }
@@ -396,6 +447,9 @@ func parseKey(value string) (key, error) {
 	}
 	return key{name: text}, nil
 }
+
+// isWide says whether k is a network of more than one address.
+func (k key) isWide() bool { return k.network.IsValid() && !k.network.IsSingleIP() }
 
 func addressKey(addr netip.Addr) key { return key{network: netip.PrefixFrom(addr, addr.BitLen())} }
 
