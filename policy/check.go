@@ -78,19 +78,22 @@ func describeCheck(field reflect.StructField) *check {
 		if f.Group == c.name && f.Result {
 			c.result = f
 		}
-		if t := f.troubled(); t != "" && f.of(c.name) {
-			if f.Group == c.name {
+		if f.of(c.name) {
+			switch t := f.troubled(); {
+			case t == "":
+			case f.Group == c.name:
 				c.trouble = t
-			} else {
+			default:
 				c.also = append(c.also, alsoFact{by: f.Group, condition: t})
 			}
 		}
-		if r := repliesOf(f.Tag(), name); f.Group == c.name && r != nil {
-			if f.Result {
-				result = append(result, *r)
-			} else {
-				own = append(own, *r)
-			}
+		if f.Group != c.name {
+			continue
+		}
+		if r := repliesOf(f.Tag(), name); r != nil && f.Result {
+			result = append(result, *r)
+		} else if r != nil {
+			own = append(own, *r)
 		}
 	}
 	if c.result == nil {
