@@ -72,8 +72,7 @@ func stageOf(r *configs.Rule, lets map[string]map[string]bool) Stage {
 	return at
 }
 
-// readBuiltIn decodes the file as any other, with positions for Plan and Explain, and
-// keeps the comments above its rules.
+// readBuiltIn decodes the file as any other, with positions for Plan and Explain.
 func readBuiltIn(data []byte) (configs.Policy, error) {
 	var file struct {
 		Policy struct {
@@ -83,22 +82,32 @@ func readBuiltIn(data []byte) (configs.Policy, error) {
 	if err := configs.Decode("builtin.yaml", data, &file); err != nil {
 		return configs.Policy{}, err
 	}
-	var nodes struct{ Policy struct{ Rules []yaml.Node } }
-	if err := yaml.Unmarshal(data, &nodes); err != nil {
-		return configs.Policy{}, err
-	}
 	rules := file.Policy.Rules
 	for i := range rules {
-		rules[i].BuiltIn, rules[i].Comment = true, comment(&nodes.Policy.Rules[i])
+		rules[i].BuiltIn = true
 	}
 	return configs.Policy{Mode: "enforce", BuiltIn: configs.BuiltInOff, Rules: rules}, nil
 }
 
-// comment is what stands above a rule, without the marks.
-func comment(n *yaml.Node) string {
-	var lines []string
-	for line := range strings.Lines(n.HeadComment) {
-		lines = append(lines, strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "#")))
+// BuiltInComments returns what stands above the built-in rules, without the marks, by their
+// names. Who judges by the rules has no use for it.
+func BuiltInComments() map[string]string {
+	var file struct{ Policy struct{ Rules []yaml.Node } }
+	if err := yaml.Unmarshal(BuiltInYAML, &file); err != nil {
+		panic(fmt.Sprintf("policy: builtin.yaml: %v", err)) // the file is part of the program
 	}
-	return strings.Join(lines, "\n")
+	comments := map[string]string{}
+	for i := range file.Policy.Rules {
+		n := &file.Policy.Rules[i]
+		var rule struct{ Name string }
+		if err := n.Decode(&rule); err != nil {
+			panic(fmt.Sprintf("policy: builtin.yaml: %v", err))
+		}
+		var lines []string
+		for line := range strings.Lines(n.HeadComment) {
+			lines = append(lines, strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "#")))
+		}
+		comments[rule.Name] = strings.Join(lines, "\n")
+	}
+	return comments
 }

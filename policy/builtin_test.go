@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -368,7 +369,7 @@ func TestGaps(t *testing.T) {
 	}
 }
 
-// The built-in rules bear the comments of their file, and are told from others.
+// The built-in rules are told from others, and each that has a comment above it in the file has it by its name.
 func TestBuiltInRulesAreKnown(t *testing.T) {
 	p := BuiltIn()
 	for i := range p.Rules {
@@ -376,7 +377,16 @@ func TestBuiltInRulesAreKnown(t *testing.T) {
 			t.Errorf("%s", p.Rules[i].Name)
 		}
 	}
-	if c := p.Rules[0].Comment; !strings.HasPrefix(c, "RFC 5321 §4.5.1, RFC 2142: ") || strings.Contains(c, "#") {
+	comments := BuiltInComments()
+	if c := comments[p.Rules[0].Name]; !strings.HasPrefix(c, "RFC 5321 §4.5.1, RFC 2142: ") || strings.Contains(c, "#") {
 		t.Errorf("%q", c)
+	}
+	for name := range comments {
+		if !slices.ContainsFunc(p.Rules, func(r configs.Rule) bool { return r.Name == name }) {
+			t.Errorf("a comment of %q, which is no rule", name)
+		}
+	}
+	if len(comments) != len(p.Rules) {
+		t.Errorf("%d of %d rules", len(comments), len(p.Rules))
 	}
 }

@@ -112,13 +112,13 @@ func origin(s policy.Step, builtIn map[string]bool) string {
 func policyYAML(cfg *configs.Config) ([]byte, error) {
 	p := policy.Whole(cfg.Policy)
 	p.BuiltIn, p.Include, p.Candidate = configs.BuiltInOff, nil, ""
+	comments := policy.BuiltInComments()
 	for i := range p.Rules {
 		r := &p.Rules[i]
-		from := "From " + r.Position.String() + "."
+		r.Comment = "From " + r.Position.String() + "."
 		if r.BuiltIn {
-			from = "Built-in."
+			r.Comment = strings.TrimSpace("Built-in.\n" + comments[r.Name])
 		}
-		r.Comment = strings.TrimSpace(from + "\n" + r.Comment)
 	}
 	text, err := (&configs.Config{Lists: cfg.Lists, Policy: p, Overrides: cfg.Overrides}).YAMLOf("lists", "policy", "overrides")
 	if err != nil {
