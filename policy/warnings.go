@@ -67,13 +67,9 @@ func (w world) restore(v *expr.Variable) {
 	}
 }
 
-// at calls see with a world in which the rule matches, if there is one: then it is true.
-func (w world) at(r *rule, see func(expr.Scope)) bool {
-	own := variables(r)
-	found := expr.Possible(w.Scope, own, r.when.Holds)
-	if found {
-		see(w.Scope)
-	}
+// possible says whether a condition that turns on these variables can be true.
+func (w world) possible(own []*expr.Variable, condition func(expr.Scope) bool) bool {
+	found := expr.Possible(w.Scope, own, condition)
 	for _, v := range own {
 		w.restore(v)
 	}
@@ -81,20 +77,25 @@ func (w world) at(r *rule, see func(expr.Scope)) bool {
 }
 
 func (w world) warning(r *rule, above []*rule) string {
-	if cases([]*rule{r}) > maxCases {
+	own := variables(r)
+	if expr.Combinations(own, maxCases) > maxCases {
 		return ""
 	}
 	var rivals []*rule // that decide where r would match, in the one world that was looked at
-	if !w.at(r, func(s expr.Scope) {
+	if !w.possible(own, func(s expr.Scope) bool {
+		if !r.when.Holds(s) {
+			return false
+		}
 		for _, a := range above {
 			if a.decides() && a.when.Holds(s) {
 				rivals = append(rivals, a)
 			}
 		}
+		return true
 	}) {
 		return "can never match: its condition is false whatever the facts are"
 	}
-	if !r.when.Constant() && !possible([]*rule{r}, func(s expr.Scope) bool { return !r.when.Holds(s) }) {
+	if !r.when.Constant() && !w.possible(own, func(s expr.Scope) bool { return !r.when.Holds(s) }) {
 		return "always matches: its condition is true whatever the facts are; if that is meant, write true"
 	}
 	// Most rules are done with here. NOT: to try each with all others in every combination of their values, which
