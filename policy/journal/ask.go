@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"postern/configs"
@@ -166,9 +167,10 @@ func Moment(text string, now time.Time) (from, to time.Time, err error) {
 	return from, to, errMoment
 }
 
+// bracketed and bare are what an id looks like. They are made when somebody asks.
 var (
-	bracketed = regexp.MustCompile(`\(([0-9a-hj-km-np-tv-z]{12})\)`)
-	bare      = regexp.MustCompile(`\b[0-9a-hj-km-np-tv-z]{12}\b`)
+	bracketed = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\(([0-9a-hj-km-np-tv-z]{12})\)`) })
+	bare      = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\b[0-9a-hj-km-np-tv-z]{12}\b`) })
 )
 
 // IDIn finds the id in what somebody has pasted: the last one that stands in brackets,
@@ -176,10 +178,10 @@ var (
 // for as it is.
 func IDIn(pasted string) string {
 	text := strings.ToLower(pasted)
-	if all := bracketed.FindAllStringSubmatch(text, -1); all != nil {
+	if all := bracketed().FindAllStringSubmatch(text, -1); all != nil {
 		return all[len(all)-1][1]
 	}
-	if all := bare.FindAllString(text, -1); all != nil {
+	if all := bare().FindAllString(text, -1); all != nil {
 		return all[len(all)-1]
 	}
 	return strings.Trim(text, "()[]<>\"'.,;: \t\r\n")

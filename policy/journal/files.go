@@ -7,31 +7,46 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
 
-// A day's records are in files whose names sort as they were written:
+// lastPart stands for the part of a day that has no number: the last one.
+const lastPart = 1 << 30
+
+// file is one file of the journal. A day's records are in files whose names sort as they were written:
 //
 //	2026-11-21.0001.jsonl.gz   full, and compressed
 //	2026-11-21.0002.jsonl      full, about to be compressed
 //	2026-11-21.jsonl           written to now
 //
 // Days are of UTC, so that no hour is there twice.
-var fileName = regexp.MustCompile(`^(\d{4}-\d{2}-\d{2})(?:\.(\d{4,9}))?\.jsonl(\.gz)?$`)
-
-// lastPart stands for the part of a day that has no number: the last one.
-const lastPart = 1 << 30
-
-// file is one file of the journal.
 type file struct {
 	name       string // in the folder
 	day        string
 	part       int
 	compressed bool
+}
+
+// parseFileName reads a name that a file of the journal may have; other files may be in its folder.
+func parseFileName(name string) (f file, ok bool) {
+	plain, compressed := strings.CutSuffix(name, ".gz")
+	stem, ok := strings.CutSuffix(plain, ".jsonl")
+	day, part, numbered := strings.Cut(stem, ".")
+	if _, err := time.Parse(time.DateOnly, day); !ok || err != nil {
+		return file{}, false
+	}
+	f = file{name: name, day: day, part: lastPart, compressed: compressed}
+	if numbered {
+		if len(part) < 4 || len(part) > 9 || strings.Trim(part, "0123456789") != "" {
+			return file{}, false
+		}
+		f.part, _ = strconv.Atoi(part) // nine digits at the most
+	}
+	return f, true
 }
 
 func (f file) order(g file) int {
@@ -54,18 +69,9 @@ func listFiles(dir string) ([]file, error) {
 	}
 	var files []file
 	for _, e := range entries {
-		m := fileName.FindStringSubmatch(e.Name())
-		if m == nil || !e.Type().IsRegular() {
-			continue
+		if f, ok := parseFileName(e.Name()); ok && e.Type().IsRegular() {
+			files = append(files, f)
 		}
-		if _, err := time.Parse(time.DateOnly, m[1]); err != nil {
-			continue
-		}
-		f := file{name: e.Name(), day: m[1], part: lastPart, compressed: m[3] != ""}
-		if m[2] != "" {
-			f.part, _ = strconv.Atoi(m[2]) // nine digits at the most
-		}
-		files = append(files, f)
 	}
 	slices.SortFunc(files, func(f, g file) int {
 		if c := f.order(g); c != 0 {

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"postern/checks/dnscache"
 	"postern/policy"
@@ -71,15 +72,17 @@ func (h *hasher) address(a string) string {
 }
 
 // addressText finds what looks like an address in a text: in replies of the
-// backend, which like to repeat it, and in reasons.
-var addressText = regexp.MustCompile(`(?:"(?:[^"\\]|\\.)*"|[^\s<>"@,:;()\[\]]+)@[\pL\pN\[]`)
+// backend, which like to repeat it, and in reasons. It is made for the first such text.
+var addressText = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?:"(?:[^"\\]|\\.)*"|[^\s<>"@,:;()\[\]]+)@[\pL\pN\[]`)
+})
 
 // text hashes the local parts of addresses in a text.
 func (h *hasher) text(s string) string {
 	if !strings.Contains(s, "@") {
 		return s
 	}
-	return addressText.ReplaceAllStringFunc(s, func(found string) string {
+	return addressText().ReplaceAllStringFunc(s, func(found string) string {
 		before, _, _ := smtp.CutAddress(found)
 		if local := strings.Trim(before, `"`); !slices.Contains(roles, strings.ToLower(local)) {
 			return h.local(local) + found[len(before):]
