@@ -2,7 +2,6 @@ package configs
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 )
@@ -40,9 +39,6 @@ const (
 	maxFilterTime = 2 * time.Minute
 )
 
-// filterName is the name of a filter, which stands in the names of facts.
-var filterName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}$`)
-
 // filters notes what is wrong with other people's filters, and tells the policy their names.
 func (l *loader) filters(c *Config) {
 	services, milters := map[string]string{}, map[string]string{}
@@ -67,7 +63,7 @@ func (l *loader) filter(p, name, address string, timeout, most time.Duration, se
 	switch other := seen[name]; {
 	case name == "":
 		l.required(p+".name", "")
-	case !filterName.MatchString(name):
+	case !isFilterName(name):
 		l.fault(p+".name", "%s.name: %q stands in the names of facts, as service.grey.action: a small letter, then small letters, digits and _, at most 32", p, name)
 	case other != "":
 		l.fault(p+".name", "%s.name: %s has the name %s already", p, other, name)
@@ -101,12 +97,12 @@ func (l *loader) filterAddress(path, address string) {
 func (c *Config) FilterNames() {
 	c.Policy.Services, c.Policy.Milters = nil, nil
 	for i := range min(len(c.PolicyServices), MaxFilters) {
-		if name := c.PolicyServices[i].Name; filterName.MatchString(name) {
+		if name := c.PolicyServices[i].Name; isFilterName(name) {
 			c.Policy.Services = append(c.Policy.Services, name)
 		}
 	}
 	for i := range min(len(c.Milters), MaxFilters) {
-		if name := c.Milters[i].Name; filterName.MatchString(name) {
+		if name := c.Milters[i].Name; isFilterName(name) {
 			c.Policy.Milters = append(c.Policy.Milters, name)
 		}
 	}

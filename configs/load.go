@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-viper/mapstructure/v2"
@@ -156,8 +157,10 @@ func (l *loader) forget(key string) {
 // FileVariable names the configuration file for the command line, and is no key.
 const FileVariable = "POSTERN_CONFIG"
 
-// linked is what Kubernetes makes up in every container for a service named postern.
-var linked = regexp.MustCompile(`^POSTERN_(SERVICE_(HOST|PORT)(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+// linked is what Kubernetes makes up in every container for a service named postern. It is made when something is wrong.
+var linked = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^POSTERN_(SERVICE_(HOST|PORT)(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+})
 
 // environment binds the POSTERN_ variables that are set and good. A variable that is no
 // key is a fault, as an unknown key of the file is.
@@ -179,7 +182,7 @@ func (l *loader) environment(v *viper.Viper) {
 			hint := ""
 			if near := Nearest(name, maps.Keys(known)); near != "" {
 				hint = ": did you mean " + near + "?"
-			} else if linked.MatchString(name) {
+			} else if linked().MatchString(name) {
 				hint = ": Kubernetes makes it up for a service named postern; say enableServiceLinks: false in the pod, or name the service otherwise"
 			}
 			l.faults = append(l.faults, &Fault{Position: Position{File: name}, Text: "no such setting" + hint})

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -60,14 +61,15 @@ func (l *loader) parse(file string, src []byte) *yaml.Node {
 	return doc.Content[0]
 }
 
-var yamlError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(?s:(.*))$`)
+// yamlError is what the parser's complaints look like. It is made when there is one.
+var yamlError = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^yaml: (?:line (\d+): )?(?s:(.*))$`) })
 
 // syntaxFault gives the parser's complaint a place. It names a line only, and the
 // first octet of its text stands for the column. Faults of the grammar are told by
 // the line before, and often by the beginning of the list or section around them.
 func syntaxFault(file string, src []byte, err error) *Fault {
 	f := &Fault{Position: Position{File: file, Line: 1, Column: 1}, Text: err.Error()}
-	if m := yamlError.FindStringSubmatch(err.Error()); m != nil {
+	if m := yamlError().FindStringSubmatch(err.Error()); m != nil {
 		f.Text = "not YAML: " + m[2]
 		n, _ := strconv.Atoi(m[1])
 		if at, tabbed := tabAt(src, n); tabbed && strings.Contains(m[2], "cannot start any token") {

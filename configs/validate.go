@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -21,7 +20,7 @@ const minDuration = 50 * time.Millisecond
 // who build them.
 func (l *loader) validate(c *Config) {
 	l.bounds(reflect.ValueOf(c).Elem(), "")
-	if c.Log.NoQueue != "" && !programName.MatchString(c.Log.NoQueue) {
+	if c.Log.NoQueue != "" && !isProgramName(c.Log.NoQueue) {
 		l.fault("log.noqueue", "log.noqueue: %q is no name of a program, such as postfix/smtpd", c.Log.NoQueue)
 	}
 	if c.Hostname != "" && !isHostname(c.Hostname) {
@@ -153,15 +152,12 @@ func (l *loader) required(path, value string) {
 	}
 }
 
-// nameText is what a name may be: it becomes a metric's label and a word in logs.
-var nameText = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`)
-
 // name notes a name that is missing, badly formed or taken; seen is by name.
 func (l *loader) name(path, name string, seen map[string]string) {
 	switch other, taken := seen[name]; {
 	case name == "":
 		l.required(path, name)
-	case !nameText.MatchString(name):
+	case !isName(name):
 		l.fault(path, "%s: %q is no name: use up to 64 letters, digits, - _ and .", path, name)
 	case taken:
 		l.fault(path, "%s: %q is the name of %s already", path, name, other)
@@ -249,10 +245,6 @@ func (l *loader) backends(c *Config) {
 	}
 }
 
-// keyPrefix is what the keys of a store may begin with. NOT: braces, by which a
-// cluster would keep all of them on one server.
-var keyPrefix = regexp.MustCompile(`^[A-Za-z0-9_.:/-]{1,64}$`)
-
 func (l *loader) state(s *State) {
 	if s.Path != "" && len(s.Servers) > 0 {
 		l.fault("state.servers", "state.servers: path names a store already: path is for one machine, servers for several; take one of them out")
@@ -277,7 +269,7 @@ func (l *loader) state(s *State) {
 	if s.User != "" && s.PasswordFile == "" {
 		l.fault("state.user", "state.user: a user has a password, and state.password_file names no file that holds it")
 	}
-	if !keyPrefix.MatchString(s.Prefix) {
+	if !isKeyPrefix(s.Prefix) {
 		l.fault("state.prefix", "state.prefix: %q begins no key: use up to 64 letters, digits, - _ . : and /", s.Prefix)
 	}
 }
@@ -386,23 +378,4 @@ func checkDNSServer(s string) error {
 		return fmt.Errorf("is no name server: write address, address:port or tls://address:port#name")
 	}
 	return nil
-}
-
-var hostLabel = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
-
-// programName is what may stand before the colon in a line of syslog (RFC 3164 §4.1.3), with Postfix's
-// slashes and hyphens.
-var programName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$`)
-
-// isHostname accepts names of one label too (RFC 5321 has no use for them, /etc/hostname does).
-func isHostname(s string) bool {
-	if len(s) > 253 {
-		return false
-	}
-	for label := range strings.SplitSeq(strings.TrimSuffix(s, "."), ".") {
-		if !hostLabel.MatchString(label) {
-			return false
-		}
-	}
-	return true
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"golang.org/x/crypto/bcrypt"
@@ -52,7 +53,8 @@ type entry struct {
 }
 
 // hashForm is a hash as bcrypt writes it: the version, the cost, 22 characters of salt and 31 of hash.
-var hashForm = regexp.MustCompile(`^\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}$`)
+// It is made for the first user.
+var hashForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}$`) })
 
 // parse reads the text of a file. file is its name for what is wrong, which comes all at once.
 func parse(file string, text []byte) (map[string]entry, error) {
@@ -111,7 +113,7 @@ func parseLine(line string) (entry, error) {
 	if err != nil {
 		return entry{}, err
 	}
-	if !hashForm.MatchString(f[2]) {
+	if !hashForm().MatchString(f[2]) {
 		return entry{}, fmt.Errorf("user %s: the third word is no bcrypt hash: set the password with postern amtp passwd", u.Name)
 	}
 	cost, err := bcrypt.Cost([]byte(f[2]))
