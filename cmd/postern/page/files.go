@@ -1,12 +1,13 @@
 package page
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
 	"net/http"
 	"path"
+	"strings"
+	"sync"
 	"time"
 )
 
@@ -26,8 +27,9 @@ var kinds = map[string]string{
 	".svg": "image/svg+xml", ".txt": "text/plain; charset=utf-8",
 }
 
-// files are those that are served, by their path.
-var files = readFiles()
+// files are those that are served, by their path. They are read when a browser first asks for one: most
+// proxies that run are looked at by nobody.
+var files = sync.OnceValue(readFiles)
 
 func readFiles() map[string]file {
 	all := map[string]file{}
@@ -43,7 +45,7 @@ func readFiles() map[string]file {
 		sum := sha256.Sum256(text)
 		f := file{string(text), kinds[path.Ext(e.Name())], `"` + hex.EncodeToString(sum[:8]) + `"`}
 		if e.Name() == "index.html" {
-			all["/{$}"] = f
+			all["/"] = f
 		} else {
 			all["/page/"+e.Name()] = f
 		}
@@ -51,11 +53,16 @@ func readFiles() map[string]file {
 	return all
 }
 
-// ServeHTTP serves the file. A browser may keep it, and asks whether it is still the same.
-func (f file) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// serveFile serves the file of the path. A browser may keep it, and asks whether it is still the same.
+func serveFile(w http.ResponseWriter, r *http.Request) {
+	f, ok := files()[r.URL.Path]
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
 	h := w.Header()
 	h.Set("Content-Type", f.kind)
 	h.Set("ETag", f.tag)
 	h.Set("Cache-Control", "no-cache")
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader([]byte(f.text)))
+	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(f.text))
 }

@@ -9,10 +9,10 @@ import (
 
 // The page is held to its Content-Security-Policy by what it is, not only by the browser.
 func TestFiles(t *testing.T) {
-	if len(files) < 8 {
-		t.Fatalf("%d files", len(files))
+	if len(files()) < 8 {
+		t.Fatalf("%d files", len(files()))
 	}
-	html := files["/{$}"].text
+	html := files()["/"].text
 	ids := map[string]bool{}
 	for _, m := range regexp.MustCompile(`\bid="([^"]+)"`).FindAllStringSubmatch(html, -1) {
 		if ids[m[1]] {
@@ -34,7 +34,7 @@ func TestFiles(t *testing.T) {
 		}
 	}
 	for _, m := range regexp.MustCompile(`\b(?:src|href)="(page/[^"]+)"`).FindAllStringSubmatch(html, -1) {
-		if _, there := files["/"+m[1]]; !there {
+		if _, there := files()["/"+m[1]]; !there {
 			t.Errorf("the page wants %s, which is not served", m[1])
 		}
 	}
@@ -43,7 +43,7 @@ func TestFiles(t *testing.T) {
 	}
 
 	var used []string
-	for path, f := range files {
+	for path, f := range files() {
 		if f.kind == "" {
 			t.Errorf("%s has no type", path)
 		}
@@ -79,7 +79,7 @@ func TestFiles(t *testing.T) {
 			used = append(used, m[1])
 		}
 		for _, m := range regexp.MustCompile(`from '\./([^']+)'`).FindAllStringSubmatch(f.text, -1) {
-			if _, there := files["/page/"+m[1]]; !there {
+			if _, there := files()["/page/"+m[1]]; !there {
 				t.Errorf("%s wants %s, which is not served", path, m[1])
 			}
 		}
@@ -92,7 +92,7 @@ func TestFiles(t *testing.T) {
 			t.Errorf("the script wants the id %s, which is not there", id)
 		}
 	}
-	if !strings.Contains(files["/page/uplot.js"].text, "(v1.6.32)") || !strings.Contains(files["/page/uplot-LICENSE.txt"].text, "The MIT License") {
+	if !strings.Contains(files()["/page/uplot.js"].text, "(v1.6.32)") || !strings.Contains(files()["/page/uplot-LICENSE.txt"].text, "The MIT License") {
 		t.Error("uPlot is of another version, or without its licence")
 	}
 }

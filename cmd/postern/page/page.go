@@ -149,9 +149,8 @@ func (p *Page) sampling() {
 
 func (p *Page) routes() {
 	p.mux = http.NewServeMux()
-	for path, file := range files {
-		p.mux.Handle("GET "+path, file)
-	}
+	p.mux.HandleFunc("GET /{$}", serveFile)
+	p.mux.HandleFunc("GET /page/{file}", serveFile)
 	quick := func(pattern string, do func(r *http.Request) (any, error)) {
 		p.mux.Handle(pattern, p.answering(do))
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 	"text/tabwriter"
 
 	"postern/configs"
@@ -181,13 +182,16 @@ func writeReportCSV(w io.Writer, r *audit.SenderReport) error {
 //go:embed report.html
 var reportPage string
 
-var reportTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
-	"period": period, "known": known, "names": forwarderNames, "results": resultsText,
-}).Parse(reportPage))
+// reportTemplate is made for the first report.
+var reportTemplate = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("report").Funcs(template.FuncMap{
+		"period": period, "known": known, "names": forwarderNames, "results": resultsText,
+	}).Parse(reportPage))
+})
 
 func writeReportHTML(w io.Writer, r *audit.SenderReport) error {
 	var b strings.Builder
-	if err := reportTemplate.Execute(&b, r); err != nil {
+	if err := reportTemplate().Execute(&b, r); err != nil {
 		return err
 	}
 	_, err := io.WriteString(w, configs.Printable(b.String()))
