@@ -78,7 +78,7 @@ func describeCheck(field reflect.StructField) *check {
 		if f.Group == c.name && f.Result {
 			c.result = f
 		}
-		if f.of(c.name) {
+		if f.of == c.name {
 			switch t := f.troubled(); {
 			case t == "":
 			case f.Group == c.name:
@@ -163,14 +163,6 @@ func excusable() []string {
 		}
 	}
 	return names
-}
-
-// of says whether what is wrong with the fact is trouble of that check.
-func (t *fact) of(check string) bool {
-	if of := t.Tag().Get("of"); of != "" {
-		return of == check
-	}
-	return t.Group == check
 }
 
 // troubled returns the condition that something is wrong with the fact, empty

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"reflect"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ type fact struct {
 	by    string // the check that finds it; empty: none does
 	stage Stage
 	needs []string // the checks whose findings it is made of
+	of    string   // the check whose trouble it is if something is wrong with it
 }
 
 // factOf returns what a policy has to know of a fact, nil where there is no such one; of
@@ -59,6 +61,7 @@ func describe() map[string]*fact {
 		f := &fact{Fact: words.Fact(name)}
 		f.stage, _ = ParseStage(f.Inherited("stage"))
 		f.needs = strings.Fields(f.Inherited("needs"))
+		f.of = cmp.Or(f.Tag().Get("of"), f.Group)
 		facts[name] = f
 		checks[f.Group] = checks[f.Group] || f.Result
 	}
