@@ -187,9 +187,6 @@ func (s *Service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 	if err := s.openControl(cfg); err != nil {
 		return err
 	}
-	for _, w := range p.Warnings(time.Now()) {
-		s.Log.Warn("configuration", "warning", w.Error())
-	}
 
 	s.useState(nil, p)
 	s.metrics.NetworkFilesUnreadable(p.unreadNetworks)
@@ -215,6 +212,10 @@ func (s *Service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 		}
 	}
 	s.retrieveAtStart(p)
+	// To find what is hardly meant takes its time, for which no client has to wait.
+	for _, w := range p.Warnings(time.Now()) {
+		s.Log.Warn("configuration", "warning", w.Error())
+	}
 	return nil
 }
 
