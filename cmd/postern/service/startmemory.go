@@ -7,6 +7,7 @@ import "runtime/debug"
 // and the pages of the program that are not run while it serves. What of them is needed
 // after all comes again by itself.
 func forgetStart() {
+	forgetPages() // so that the collector's own do not come on top
 	debug.FreeOSMemory()
 	forgetPages()
 }

@@ -24,11 +24,16 @@ func forgetPages() {
 		return
 	}
 	defer func() { _ = f.Close() }() // nothing was written
-	var begin, end uintptr           // of the mapping that is looked at; 0: it is none of ours
+	var begin, end uintptr           // of the mapping that is looked at; 0: it is none of those
+	ours := false                    // it is of the program
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		line := lines.Text()
 		switch word, value, _ := strings.Cut(line, " "); {
 		case strings.Contains(word, "-"):
+			before := ours
+			if ours = strings.HasSuffix(line, program); before && !ours {
+				return // the program's stand together, and the kernel looks at each page of what is read further on
+			}
 			begin, end = programPages(line, program)
 		case word == "Anonymous:" && begin != 0 && strings.TrimSpace(value) == "0 kB":
 			_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, begin, end-begin, syscall.MADV_DONTNEED) // advice, and no more
