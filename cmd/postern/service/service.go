@@ -85,6 +85,12 @@ func Run(ctx context.Context, opt configs.Options, buildVersion string, page fun
 		Config: opt, Version: buildVersion, Maildir: "Maildir", Page: page,
 		Log: slog.New(urgent{NewLogger(cfg.Log, lines).Handler(), lines}),
 	})
+	// By now, what begins each of the program's packages has mapped half of its file, and is not run again. It is
+	// given back beside the rest of the start, or both together would be the most that the process ever holds.
+	var begun sync.WaitGroup
+	begun.Go(forgetPages)
+	defer begun.Wait()
+
 	if s.before, err = takeEstate(); err != nil {
 		return err
 	}
