@@ -342,8 +342,9 @@ func (l *loader) hostPort(path, s string) bool {
 	return true
 }
 
-// ParseNetwork reads a network; one of IPv4-mapped addresses becomes the one of
-// IPv4 addresses that facts have.
+// ParseNetwork reads a CIDR block as rules have it: one of IPv4-mapped addresses becomes the one of
+// IPv4 addresses that is meant. The bits behind the prefix stay, and an address alone is an error: ParsePrefix
+// is for keys that take both.
 func ParseNetwork(text string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(text)
 	if err == nil && p.Masked().Addr().Is4In6() {

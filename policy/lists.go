@@ -47,16 +47,17 @@ func NewLists(defs []configs.List, read func(file string) ([]byte, error), now f
 		faults = append(faults, &configs.Fault{Position: at, Text: fmt.Sprintf(format, args...)})
 	}
 	for _, def := range defs {
+		_, twice := content[def.Name]
 		switch {
 		case def.Name == "":
 			fault(def.Position, "the list has no name")
 			continue
-		case content[def.Name] != nil:
+		case twice:
 			fault(def.Position, "there is already a list %q", def.Name)
 			continue
 		}
 		l, wrong := list.Read(def, read)
-		content[def.Name] = l
+		content[def.Name] = l // nil where something is wrong
 		faults = append(faults, wrong...)
 	}
 	if faults != nil {

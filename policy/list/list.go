@@ -43,18 +43,19 @@ type List struct {
 	file       string
 	text       string // the entries of the definition, and behind them the file
 	inline     int    // how many entries the definition has
-	lines      []line // one for each entry of the definition, and each line of the file
-	// places are a table of the lines that are no networks, by the hash of what they are found by: a line
+	lines      []line // those that have an entry
+	// places are a table of the lines that are no wide networks, by the hash of what they are found by: a line
 	// stands at the first free place from that of its hash on. Two thirds of it are in use at most, and its size is a
 	// power of two.
 	places     []place
 	networks   bart.Table[lineRef]
-	subdomains bool // some entry means the domains below one
+	subdomains bool // some name begins with a dot, as those do that mean the domains below one
 }
 
-// line is where an entry stands. One that is blank, or has only a comment, has no octets.
+// line is where an entry stands.
 type line struct {
 	start, octets uint32 // in the text
+	number        uint32 // from 0, of the definition's entries and then the lines of the file
 	ends          int32  // the first day on which it no longer counts, from 1970-01-01; or forever
 }
 
@@ -79,16 +80,15 @@ type key struct {
 }
 
 // Read reads the list that def defines, and its file by read; the grammar is that of policy.NewLists. The
-// errors are a *configs.Fault for each wrong line, and for a file that cannot be read.
+// errors are a *configs.Fault for each wrong line, and for a file that cannot be read; of a file of which
+// nearly nothing is right, only the first ones. There is no list where there are errors.
 func Read(def configs.List, read func(file string) ([]byte, error)) (l *List, faults []error) {
-	fault := func(at configs.Position, format string, args ...any) {
-		faults = append(faults, &configs.Fault{Position: at, Text: fmt.Sprintf(format, args...)})
-	}
 	var file []byte
 	if def.File != "" {
 		var err error
 		if file, err = read(def.File); err != nil {
-			fault(def.Position, "list %s: %v", def.Name, err)
+			faults = append(faults, &configs.Fault{Position: def.Position, Text: fmt.Sprintf("list %s: %v", def.Name, err)})
+			file = nil // a part of it says nothing
 		}
 		file = bytes.TrimPrefix(file, []byte("\ufeff"))
 	}
@@ -96,10 +96,8 @@ func Read(def configs.List, read func(file string) ([]byte, error)) (l *List, fa
 	for _, text := range def.Entries {
 		octets += len(text)
 	}
-	l = &List{name: def.Name, definition: def.Position, file: def.File}
 	if octets > math.MaxUint32 {
-		fault(def.Position, "list %s has more than 4 GiB", def.Name)
-		return l, faults
+		return nil, []error{&configs.Fault{Position: def.Position, Text: fmt.Sprintf("list %s has more than 4 GiB", def.Name)}}
 	}
 	var text strings.Builder
 	text.Grow(octets)
@@ -107,24 +105,21 @@ func Read(def configs.List, read func(file string) ([]byte, error)) (l *List, fa
 		text.WriteString(entry)
 	}
 	text.Write(file)
-	l.text = text.String()
-	l.inline = len(def.Entries)
-	parts := l.parts(def.Entries, l.text[octets-len(file):])
-	found := make([]place, len(l.lines))
+	l = &List{name: def.Name, definition: def.Position, file: def.File, text: text.String(), inline: len(def.Entries)}
+	parts := partsOf(def.Entries, l.text[octets-len(file):], octets-len(file))
 	var wg sync.WaitGroup
 	for i := range parts {
-		wg.Go(func() { parts[i].read(l, found) })
+		wg.Go(func() { parts[i].read(l) })
 	}
 	wg.Wait()
-	for _, p := range parts {
-		faults = append(faults, p.faults...)
-		l.subdomains = l.subdomains || p.subdomains
-		for _, r := range p.networks {
-			l.insert(r)
-		}
+	for i := range parts {
+		faults = append(faults, parts[i].faults...)
 	}
-	l.index(found)
-	return l, faults
+	if faults != nil {
+		return nil, faults
+	}
+	l.join(parts)
+	return l, nil
 }
 
 // part is what one goroutine reads of a list: long ones are read by as many as there are processors.
@@ -132,18 +127,28 @@ type part struct {
 	text         iter.Seq[string]
 	start, first int // in the text and among the lines of the list
 
-	networks   []lineRef
+	lines  []line
+	hashes []uint32 // of the lines that are no wide networks, and 0 for those that are
+	wide   []int    // indices of the latter
+	faults []error
+	// subdomains is as that of a List.
 	subdomains bool
-	faults     []error
 }
 
-// partSize is how much of a file is worth a goroutine, in octets.
-const partSize = 64 << 10
+const (
+	// partSize is how much of a file is worth a goroutine, in octets.
+	partSize = 64 << 10
+	// usualLine is how long the lines of a list are that has room for all of them from the beginning,
+	// in octets. NOT: room for each line. There are files of blank ones.
+	usualLine = 16
+	// maxFaults is how many faults of a part are told. A log in the wrong place has millions.
+	maxFaults = 100
+)
 
-// parts makes parts of a list, and room for its lines.
-func (l *List) parts(inline []string, file string) []part {
+// partsOf makes parts of a list: the entries of its definition, and its file, which has that start in its text.
+func partsOf(inline []string, file string, start int) []part {
 	parts := []part{{text: slices.Values(inline)}}
-	start, lines := len(l.text)-len(file), len(inline)
+	number := len(inline)
 	for n := min(runtime.GOMAXPROCS(0), 1+len(file)/partSize); len(file) > 0; n-- {
 		end := len(file)
 		if n > 1 {
@@ -151,41 +156,69 @@ func (l *List) parts(inline []string, file string) []part {
 				end = end/n + i + 1
 			}
 		}
-		parts = append(parts, part{text: strings.Lines(file[:end]), start: start, first: lines})
-		lines += strings.Count(file[:end], "\n")
+		lines := strings.Count(file[:end], "\n")
+		room := min(lines+1, end/usualLine+1) // the last one may have no end
+		parts = append(parts, part{text: strings.Lines(file[:end]), start: start, first: number, lines: make([]line, 0, room), hashes: make([]uint32, 0, room)})
+		number += lines
 		start, file = start+end, file[end:]
 	}
-	l.lines = make([]line, lines+1) // the last one may have no end
 	return parts
 }
 
-// read reads a part of l. What is to be indexed of it goes to found, by line.
-func (p *part) read(l *List, found []place) {
-	start, i := p.start, p.first
+// read reads a part of l.
+func (p *part) read(l *List) {
+	start, number := p.start, p.first
 	for text := range p.text {
 		k, ends, ok, err := parseLine(text)
 		switch {
+		case err != nil && len(p.faults) == maxFaults:
+			p.faults = append(p.faults, l.fault(number, text, errors.New("there are many more faults: is this the right file?")))
+			return
 		case err != nil:
-			p.faults = append(p.faults, l.fault(i, text, err))
+			p.faults = append(p.faults, l.fault(number, text, err))
 		case ok:
-			l.lines[i] = line{start: uint32(start), octets: uint32(len(text)), ends: ends}
+			hash := uint32(0)
 			if k.isWide() {
-				p.networks = append(p.networks, lineRef(i+1))
-				break
+				p.wide = append(p.wide, len(p.lines))
+			} else {
+				hash = k.hash()
 			}
-			found[i] = place{hash: k.hash(), line: lineRef(i + 1)}
+			p.lines = append(p.lines, line{start: uint32(start), octets: uint32(len(text)), number: uint32(number), ends: ends})
+			p.hashes = append(p.hashes, hash)
 			p.subdomains = p.subdomains || strings.HasPrefix(k.name, ".")
 		}
-		start, i = start+len(text), i+1
+		start, number = start+len(text), number+1
 	}
 }
 
-// fault says what is wrong with the line that has this index.
-func (l *List) fault(i int, text string, err error) error {
-	if i < l.inline {
+// join makes l of its parts.
+func (l *List) join(parts []part) {
+	lines, wide := 0, 0
+	for i := range parts {
+		lines, wide = lines+len(parts[i].lines), wide+len(parts[i].wide)
+	}
+	l.lines = make([]line, 0, lines)
+	narrow := lines - wide
+	l.places = make([]place, 1<<bits.Len(uint(narrow+narrow/2)))
+	for i := range parts {
+		p := &parts[i]
+		before := len(l.lines)
+		l.lines = append(l.lines, p.lines...)
+		l.index(p, before)
+		for _, j := range p.wide {
+			l.insert(lineRef(before + j + 1))
+		}
+		l.subdomains = l.subdomains || p.subdomains
+		*p = part{} // its memory can be had for the next one
+	}
+}
+
+// fault says what is wrong with the line of this number.
+func (l *List) fault(number int, text string, err error) error {
+	if number < l.inline {
 		return &configs.Fault{Position: l.definition, Text: fmt.Sprintf("list %s: %v", l.name, err)}
 	}
-	return &configs.Fault{Position: l.position(i, text), Text: err.Error()}
+	return &configs.Fault{Position: l.position(number, text), Text: err.Error()}
 }
 
 // insert puts a network among the others. Of two that are the same, the one stays that counts for longest.
@@ -196,23 +229,27 @@ func (l *List) insert(added lineRef) {
 	}
 }
 
-// index makes the table. Of lines that are found by the same, it has the one that counts for longest.
+// index puts the lines of a part into the table, behind so many of other parts. Of lines that are found by the
+// same, the table has the one that counts for longest.
 //
-// NOT: as each line is read. A place in a large table is far from the processor, which waits for many
+// NOT: each line as it is read. A place in a large table is far from the processor, which waits for many
 // of them at once where it has nothing else to do between two.
-func (l *List) index(all []place) {
-	l.places = make([]place, 1<<bits.Len(uint(len(all)+len(all)/2)))
-	for _, p := range all {
-		if p.line == 0 {
+func (l *List) index(p *part, before int) {
+	wide := p.wide
+	for i, hash := range p.hashes {
+		if len(wide) > 0 && wide[0] == i {
+			wide = wide[1:]
 			continue
 		}
-		if at := l.place(p.hash, func(e *line) bool { return l.key(e) == l.key(l.line(p.line)) }); at.line == 0 || l.line(p.line).outlives(l.line(at.line)) {
-			*at = p
+		added := lineRef(before + i + 1)
+		at := l.place(hash, func(e *line) bool { return l.key(e) == l.key(l.line(added)) })
+		if at.line == 0 || l.line(added).outlives(l.line(at.line)) {
+			*at = place{hash: hash, line: added}
 		}
 	}
 }
 
-// Contains says whether the list has the value now: see policy.Lists.
+// Contains says whether the list has the value now: see policy.Lists.Contains.
 func (l *List) Contains(value string, now func() time.Time) bool { return l.find(value, now) != 0 }
 
 // Find is Contains, and returns the entry that matched.
@@ -234,7 +271,7 @@ func (l *List) entries(now func() time.Time, counting bool) iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
 		for i := range l.lines {
 			e := &l.lines[i]
-			if e.octets > 0 && e.counts(now) == counting && !yield(l.entry(lineRef(i+1))) {
+			if e.counts(now) == counting && !yield(l.entry(lineRef(i+1))) {
 				return
 			}
 		}
@@ -301,7 +338,7 @@ func (l *List) findDomain(domain string, now func() time.Time) lineRef {
 	}
 }
 
-// lookUp returns the line of k, which is no network but a single address.
+// lookUp returns the line of k, which is no wide network.
 func (l *List) lookUp(k key) lineRef {
 	return l.place(k.hash(), func(e *line) bool { return l.key(e) == k }).line
 }
@@ -318,7 +355,7 @@ func (l *List) place(hash uint32, same func(*line) bool) *place {
 
 var keySeed = maphash.MakeSeed()
 
-// hash is not for networks.
+// hash is not for wide networks.
 func (k key) hash() uint32 {
 	if k.name != "" {
 		return uint32(maphash.String(keySeed, k.name))
@@ -332,7 +369,7 @@ func (l *List) line(r lineRef) *line { return &l.lines[r-1] }
 // key is what a line of the list is found by.
 func (l *List) key(e *line) key {
 	value, _ := cutComment(l.textOf(e))
-	k, _ := parseKey(value) // add has found it good
+	k, _ := parseKey(value) // the part has found it good
 	return k
 }
 
@@ -343,15 +380,15 @@ func (l *List) entry(r lineRef) Entry {
 	e := l.line(r)
 	text := l.textOf(e)
 	value, comment := cutComment(text)
-	return Entry{List: l.name, Value: value, Comment: comment, Until: e.until(), Position: l.position(int(r-1), text)}
+	return Entry{List: l.name, Value: value, Comment: comment, Until: e.until(), Position: l.position(int(e.number), text)}
 }
 
-// position is where the line with this index stands.
-func (l *List) position(i int, text string) configs.Position {
-	if i < l.inline {
+// position is where the line of this number stands.
+func (l *List) position(number int, text string) configs.Position {
+	if number < l.inline {
 		return l.definition
 	}
-	return configs.Position{File: l.file, Line: 1 + i - l.inline, Column: 1 + len(text) - len(strings.TrimLeft(text, " \t"))}
+	return configs.Position{File: l.file, Line: 1 + number - l.inline, Column: 1 + len(text) - len(strings.TrimLeft(text, " \t"))}
 }
 
 func (e *line) outlives(other *line) bool { return e.ends > other.ends }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 // A long file is read in parts by several goroutines. Each entry and each fault has the
 // line on which it stands all the same, wherever one part ends.
 func TestPartsOfAFile(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	for seed := range uint64(8) {
 		draw := rand.New(rand.NewPCG(seed, 0))
 		var file strings.Builder
@@ -46,10 +48,10 @@ func TestPartsOfAFile(t *testing.T) {
 		}
 		file.WriteString("last.example")
 		want["last.example"] = line + 1
-		l, faults := Read(configs.List{Name: "l", File: "l.txt", Entries: []string{"first.example", "192.0.2.0/24"}, Position: configs.Position{File: "p.yaml", Line: 7}},
-			func(string) ([]byte, error) { return []byte(file.String()), nil })
+		def := configs.List{Name: "l", File: "l.txt", Entries: []string{"first.example", "192.0.2.0/24"}, Position: configs.Position{File: "p.yaml", Line: 7}}
+		_, told := Read(def, func(string) ([]byte, error) { return []byte(file.String()), nil })
 		var got []string
-		for _, err := range faults {
+		for _, err := range told {
 			var f *configs.Fault
 			if !errors.As(err, &f) {
 				t.Fatal(err)
@@ -59,12 +61,18 @@ func TestPartsOfAFile(t *testing.T) {
 		if !slices.Equal(got, wrong) {
 			t.Fatalf("faults at %q, not at %q", got, wrong)
 		}
+		l, faults := Read(def, func(string) ([]byte, error) {
+			return []byte(strings.ReplaceAll(file.String(), "  no entry", "  # nothing")), nil
+		})
+		if faults != nil {
+			t.Fatal(faults)
+		}
 		for value, line := range want {
 			if e, ok := l.Find(value, time.Now); !ok || e.Line != line || e.File != "l.txt" {
 				t.Fatalf("%s of line %d: %+v", value, line, e)
 			}
 		}
-		if e, ok := l.Find("192.0.2.9", time.Now); !ok || e.Position.String() != "p.yaml:7:0" && e.File != "p.yaml" {
+		if e, ok := l.Find("192.0.2.9", time.Now); !ok || e.File != "p.yaml" || e.Line != 7 {
 			t.Fatalf("of the definition: %+v", e)
 		}
 		n := 0
@@ -74,5 +82,74 @@ func TestPartsOfAFile(t *testing.T) {
 		if n != len(want)+2 {
 			t.Fatalf("%d entries, not %d", n, len(want)+2)
 		}
+	}
+}
+
+// Two values may have the same hash: only the one that is in the list is found.
+func TestSameHash(t *testing.T) {
+	l, faults := Read(configs.List{Name: "l", Entries: []string{"a.example", "192.0.2.1"}}, nil)
+	if faults != nil {
+		t.Fatal(faults)
+	}
+	for _, other := range []string{"b.example", "bob@b.example", "192.0.2.2", "2001:db8::1"} {
+		k, err := parseKey(other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range l.lines {
+			clear(l.places)
+			l.places[k.hash()&uint32(len(l.places)-1)] = place{hash: k.hash(), line: lineRef(i + 1)}
+			if e, ok := l.Find(other, time.Now); ok {
+				t.Errorf("%s is found as %s", other, e.Value)
+			}
+		}
+	}
+}
+
+// Of two entries that are the same, the one counts that counts for longer, and the first one where both
+// end alike.
+func TestTheSameTwice(t *testing.T) {
+	for _, value := range []string{"a.example", "a@a.example", "192.0.2.1", "192.0.2.0/24", "2001:db8::/32"} {
+		for _, x := range []struct{ first, second, counts string }{
+			{"one", "two", "one"},
+			{"one, until 2027-01-01", "two, until 2027-01-01", "one, until 2027-01-01"},
+			{"one, until 2027-01-01", "two, until 2027-01-02", "two, until 2027-01-02"},
+			{"one, until 2027-01-01", "two", "two"},
+			{"one", "two, until 2027-01-01", "one"},
+		} {
+			l, faults := Read(configs.List{Name: "l", Entries: []string{value + " # " + x.first, value + " # " + x.second}}, nil)
+			if faults != nil {
+				t.Fatal(faults)
+			}
+			sought, _, _ := strings.Cut(value, "/")
+			if e, ok := l.Find(sought, func() time.Time { return time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC) }); !ok || e.Comment != x.counts {
+				t.Errorf("%s # %s, and # %s: %q", value, x.first, x.second, e.Comment)
+			}
+		}
+	}
+}
+
+// What is in no list costs nothing, and of a file that is none not everything is told.
+func TestWrongFile(t *testing.T) {
+	blank := []byte(strings.Repeat("\n", 1<<20))
+	if n := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = Read(configs.List{Name: "l", File: "f"}, func(string) ([]byte, error) { return blank, nil })
+		}
+	}).AllocedBytesPerOp(); n > 4*int64(len(blank)) {
+		t.Errorf("%d octets for %d blank lines", n, len(blank))
+	}
+	log := []byte(strings.Repeat("Nov 30 12:00:00 mx postfix/smtpd[1]: connect from unknown\n", 50000))
+	l, faults := Read(configs.List{Name: "l", File: "f"}, func(string) ([]byte, error) { return log, nil })
+	if l != nil || len(faults) == 0 || len(faults) > runtime.GOMAXPROCS(0)*(maxFaults+1) {
+		t.Errorf("%d faults", len(faults))
+	}
+	if got := faults[maxFaults].Error(); got != "f:101:1: there are many more faults: is this the right file?" {
+		t.Errorf("%q", got)
+	}
+	l, faults = Read(configs.List{Name: "l", File: "f"}, func(string) ([]byte, error) { return []byte("good.example\ncut of"), errors.New("a torn disk") })
+	if l != nil || len(faults) != 1 || !strings.HasSuffix(faults[0].Error(), "list l: a torn disk") {
+		t.Errorf("%v", faults)
 	}
 }
