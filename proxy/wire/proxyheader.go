@@ -56,10 +56,7 @@ func (c *Conn) ReadProxyHeader() (*proxyproto.Header, error) {
 // receiver should ignore address information").
 func withoutFamily(raw []byte) bool { return raw[13]>>4 == 0 }
 
-var (
-	errUnsound = errors.New("its TLVs or its checksum are wrong")
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-)
+var errUnsound = errors.New("its TLVs or its checksum are wrong")
 
 // soundHeader checks the TLVs of a header of version 2: each is whole, and so is
 // the header, if a CRC32C says what its sum must be (the PROXY protocol's
@@ -89,7 +86,7 @@ func soundHeader(raw []byte) bool {
 	}
 	said := binary.BigEndian.Uint32(sum)
 	clear(sum)
-	return crc32.Checksum(raw, castagnoli) == said
+	return crc32.Checksum(raw, crc32.MakeTable(crc32.Castagnoli)) == said
 }
 
 // addressBlock is how many octets the addresses have, by family: none, IPv4,

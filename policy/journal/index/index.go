@@ -36,7 +36,8 @@ const (
 // ErrBroken is the error of what is no whole index.
 var ErrBroken = errors.New("index: not whole, or none")
 
-var sums = crc32.MakeTable(crc32.Castagnoli)
+// sums is the table for the sums of blocks, which Go makes once, when it is first wanted.
+func sums() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // Place is where the lines of a block stand in the file that the index is of.
 type Place struct {
@@ -90,13 +91,13 @@ func SourceOf(r io.ReaderAt, size int64) (Source, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return Source{}, err
 	}
-	return Source{size, crc32.Checksum(b[:n+m], sums)}, nil
+	return Source{size, crc32.Checksum(b[:n+m], sums())}, nil
 }
 
 // appendFramed appends a payload with its length and sum.
 func appendFramed(b, payload []byte) []byte {
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(payload)))
-	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(payload, sums))
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(payload, sums()))
 	return append(b, payload...)
 }
 
@@ -232,7 +233,7 @@ func Open(r io.ReaderAt, size int64) (*Index, error) {
 			return nil, ErrBroken
 		}
 		p := x.room(int(n))
-		if _, err := io.ReadFull(in, p); err != nil || crc32.Checksum(p, sums) != binary.LittleEndian.Uint32(frame[4:]) {
+		if _, err := io.ReadFull(in, p); err != nil || crc32.Checksum(p, sums()) != binary.LittleEndian.Uint32(frame[4:]) {
 			return nil, ErrBroken
 		}
 		if p[0] == kindEnd {
