@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v3"
 
@@ -16,14 +17,21 @@ import (
 //go:embed builtin.yaml
 var BuiltInYAML []byte
 
-// BuiltIn returns the built-in policy by itself.
+// BuiltIn returns the built-in policy by itself. Its rules are the caller's own.
 func BuiltIn() configs.Policy {
+	p := builtIn()
+	p.Rules = slices.Clone(p.Rules)
+	return p
+}
+
+// builtIn is the built-in policy, which is read once.
+var builtIn = sync.OnceValue(func() configs.Policy {
 	p, err := readBuiltIn(BuiltInYAML)
 	if err != nil {
 		panic(fmt.Sprintf("policy: builtin.yaml: %v", err)) // the file is part of the program
 	}
 	return p
-}
+})
 
 // Whole returns the policy as it is judged by: the site's own rules and, where
 // p.BuiltIn says after, the built-in ones below them. An own rule that bears the

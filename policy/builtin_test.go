@@ -377,6 +377,11 @@ func TestBuiltInRulesAreKnown(t *testing.T) {
 			t.Errorf("%s", p.Rules[i].Name)
 		}
 	}
+	p.Rules[0].Name = "changed"
+	if name := BuiltIn().Rules[0].Name; name == "changed" {
+		t.Error("the rules are not the caller's own")
+	}
+	p = BuiltIn()
 	comments := BuiltInComments()
 	if c := comments[p.Rules[0].Name]; !strings.HasPrefix(c, "RFC 5321 §4.5.1, RFC 2142: ") || strings.Contains(c, "#") {
 		t.Errorf("%q", c)

@@ -23,6 +23,7 @@ import (
 	"postern/configs"
 	"postern/metrics"
 	"postern/metrics/admin"
+	"postern/policy"
 	"postern/policy/journal"
 	"postern/proxy"
 	"postern/proxy/amtp/receiver"
@@ -70,6 +71,16 @@ type Service struct {
 
 // Run runs the proxy until a signal or ctx ends it. page makes what a person sees; nil: nothing.
 func Run(ctx context.Context, opt configs.Options, buildVersion string, page func(*Service) Page, errout io.Writer) error {
+	// What another processor does while this one starts. What begins each of the program's packages has mapped half
+	// of its file by now, and is not run again: it is given back, or both together would be the most that the
+	// process ever holds. The built-in policy is read once, and wanted behind the configuration.
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	beside.Go(func() {
+		forgetPages()
+		policy.BuiltIn()
+	})
+
 	cfg, err := configs.Load(opt)
 	if err != nil {
 		return err
@@ -85,12 +96,6 @@ func Run(ctx context.Context, opt configs.Options, buildVersion string, page fun
 		Config: opt, Version: buildVersion, Maildir: "Maildir", Page: page,
 		Log: slog.New(urgent{NewLogger(cfg.Log, lines).Handler(), lines}),
 	})
-	// By now, what begins each of the program's packages has mapped half of its file, and is not run again. It is
-	// given back beside the rest of the start, or both together would be the most that the process ever holds.
-	var begun sync.WaitGroup
-	begun.Go(forgetPages)
-	defer begun.Wait()
-
 	if s.before, err = takeEstate(); err != nil {
 		return err
 	}
