@@ -198,6 +198,9 @@ func (s *Service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 	if err := s.openControl(cfg); err != nil {
 		return err
 	}
+	for _, w := range p.Warnings(time.Now()) {
+		s.Log.Warn("configuration", "warning", w.Error())
+	}
 
 	s.useState(nil, p)
 	s.metrics.NetworkFilesUnreadable(p.unreadNetworks)
@@ -223,10 +226,6 @@ func (s *Service) Start(cfg *configs.Config, inherited map[string]net.Listener, 
 		}
 	}
 	s.retrieveAtStart(p)
-	// To find what is hardly meant takes its time, for which no client has to wait.
-	for _, w := range p.Warnings(time.Now()) {
-		s.Log.Warn("configuration", "warning", w.Error())
-	}
 	return nil
 }
 
