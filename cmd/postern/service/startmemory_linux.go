@@ -11,7 +11,7 @@ import (
 // forgetPages unmaps the pages of the program itself, which the kernel maps sixteen at a
 // time where one is needed. They stay in its page cache.
 //
-// NOT: a mapping that may be written, or that has pages of its own ("Anonymous") and not
+// NOT: a mapping that may be written, or that has pages of its own ("Anonymous", or some in "Swap") and not
 // those of the file, as where a loader has relocated it: what stands there would be lost.
 // Where anything cannot be told, the mapping stays as it is.
 func forgetPages() {
@@ -24,8 +24,8 @@ func forgetPages() {
 		return
 	}
 	defer func() { _ = f.Close() }() // nothing was written
-	var begin, end uintptr           // of the mapping that is looked at; 0: it is none of those
-	ours := false                    // it is of the program
+	var begin, end uintptr           // of the mapping that is looked at; 0: it may not be forgotten
+	ours, own := false, false        // it is of the program; it has pages of its own in memory
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		line := lines.Text()
 		switch word, value, _ := strings.Cut(line, " "); {
@@ -35,7 +35,9 @@ func forgetPages() {
 				return // the program's stand together, and the kernel looks at each page of what is read further on
 			}
 			begin, end = programPages(line, program)
-		case word == "Anonymous:" && begin != 0 && strings.TrimSpace(value) == "0 kB":
+		case word == "Anonymous:":
+			own = strings.TrimSpace(value) != "0 kB"
+		case word == "Swap:" && begin != 0 && !own && strings.TrimSpace(value) == "0 kB":
 			_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, begin, end-begin, syscall.MADV_DONTNEED) // advice, and no more
 		}
 	}
