@@ -12,6 +12,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -107,11 +108,7 @@ func Read(def configs.List, read func(file string) ([]byte, error)) (l *List, fa
 	text.Write(file)
 	l = &List{name: def.Name, definition: def.Position, file: def.File, text: text.String(), inline: len(def.Entries)}
 	parts := partsOf(def.Entries, l.text[octets-len(file):], octets-len(file))
-	var wg sync.WaitGroup
-	for i := range parts {
-		wg.Go(func() { parts[i].read(l) })
-	}
-	wg.Wait()
+	l.read(parts)
 	for i := range parts {
 		faults = append(faults, parts[i].faults...)
 	}
@@ -128,8 +125,8 @@ type part struct {
 	start, first int // in the text and among the lines of the list
 
 	lines  []line
-	hashes []uint32 // of the lines that are no wide networks, and 0 for those that are
-	wide   []int    // indices of the latter
+	names  []place   // of those that are no wide networks, by their place among these lines
+	wide   []lineRef // the others
 	faults []error
 	// subdomains is as that of a List.
 	subdomains bool
@@ -158,11 +155,34 @@ func partsOf(inline []string, file string, start int) []part {
 		}
 		lines := strings.Count(file[:end], "\n")
 		room := min(lines+1, end/usualLine+1) // the last one may have no end
-		parts = append(parts, part{text: strings.Lines(file[:end]), start: start, first: number, lines: make([]line, 0, room), hashes: make([]uint32, 0, room)})
+		parts = append(parts, part{text: strings.Lines(file[:end]), start: start, first: number, lines: make([]line, 0, room), names: make([]place, 0, room)})
 		number += lines
 		start, file = start+end, file[end:]
 	}
 	return parts
+}
+
+// read reads all parts of l.
+func (l *List) read(parts []part) {
+	var wg sync.WaitGroup
+	panics := make(chan string, len(parts))
+	for i := range parts {
+		wg.Go(func() {
+			// A panic in a goroutine would end the process, not the reload.
+			defer func() {
+				if v := recover(); v != nil {
+					panics <- fmt.Sprintf("%v\n%s", v, debug.Stack())
+				}
+			}()
+			parts[i].read(l)
+		})
+	}
+	wg.Wait()
+	select {
+	case v := <-panics:
+		panic(v) // for the caller, as if there were no goroutines
+	default:
+	}
 }
 
 // read reads a part of l.
@@ -177,14 +197,12 @@ func (p *part) read(l *List) {
 		case err != nil:
 			p.faults = append(p.faults, l.fault(number, text, err))
 		case ok:
-			hash := uint32(0)
-			if k.isWide() {
-				p.wide = append(p.wide, len(p.lines))
-			} else {
-				hash = k.hash()
-			}
 			p.lines = append(p.lines, line{start: uint32(start), octets: uint32(len(text)), number: uint32(number), ends: ends})
-			p.hashes = append(p.hashes, hash)
+			if added := lineRef(len(p.lines)); k.isWide() {
+				p.wide = append(p.wide, added)
+			} else {
+				p.names = append(p.names, place{hash: k.hash(), line: added})
+			}
 			p.subdomains = p.subdomains || strings.HasPrefix(k.name, ".")
 		}
 		start, number = start+len(text), number+1
@@ -193,20 +211,19 @@ func (p *part) read(l *List) {
 
 // join makes l of its parts.
 func (l *List) join(parts []part) {
-	lines, wide := 0, 0
+	lines, names := 0, 0
 	for i := range parts {
-		lines, wide = lines+len(parts[i].lines), wide+len(parts[i].wide)
+		lines, names = lines+len(parts[i].lines), names+len(parts[i].names)
 	}
 	l.lines = make([]line, 0, lines)
-	narrow := lines - wide
-	l.places = make([]place, 1<<bits.Len(uint(narrow+narrow/2)))
+	l.places = make([]place, 1<<bits.Len(uint(names+names/2)))
 	for i := range parts {
 		p := &parts[i]
-		before := len(l.lines)
+		before := lineRef(len(l.lines))
 		l.lines = append(l.lines, p.lines...)
-		l.index(p, before)
-		for _, j := range p.wide {
-			l.insert(lineRef(before + j + 1))
+		l.index(p.names, before)
+		for _, r := range p.wide {
+			l.insert(before + r)
 		}
 		l.subdomains = l.subdomains || p.subdomains
 		*p = part{} // its memory can be had for the next one
@@ -229,22 +246,17 @@ func (l *List) insert(added lineRef) {
 	}
 }
 
-// index puts the lines of a part into the table, behind so many of other parts. Of lines that are found by the
+// index puts lines of a part into the table, which has so many lines before it. Of lines that are found by the
 // same, the table has the one that counts for longest.
 //
 // NOT: each line as it is read. A place in a large table is far from the processor, which waits for many
 // of them at once where it has nothing else to do between two.
-func (l *List) index(p *part, before int) {
-	wide := p.wide
-	for i, hash := range p.hashes {
-		if len(wide) > 0 && wide[0] == i {
-			wide = wide[1:]
-			continue
-		}
-		added := lineRef(before + i + 1)
-		at := l.place(hash, func(e *line) bool { return l.key(e) == l.key(l.line(added)) })
-		if at.line == 0 || l.line(added).outlives(l.line(at.line)) {
-			*at = place{hash: hash, line: added}
+func (l *List) index(names []place, before lineRef) {
+	for _, n := range names {
+		n.line += before
+		at := l.place(n.hash, func(e *line) bool { return l.key(e) == l.key(l.line(n.line)) })
+		if at.line == 0 || l.line(n.line).outlives(l.line(at.line)) {
+			*at = n
 		}
 	}
 }

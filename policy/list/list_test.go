@@ -153,3 +153,14 @@ func TestWrongFile(t *testing.T) {
 		t.Errorf("%v", faults)
 	}
 }
+
+// A mistake of ours in one part is that of the whole, for a caller who can see to it.
+func TestPanicInAPart(t *testing.T) {
+	defer func() {
+		if v, _ := recover().(string); !strings.Contains(v, "a mistake of ours") {
+			t.Errorf("panic: %q", v)
+		}
+	}()
+	(&List{}).read([]part{{text: slices.Values([]string{"a.example"})}, {text: func(func(string) bool) { panic("a mistake of ours") }}})
+	t.Error("no panic")
+}

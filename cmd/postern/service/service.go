@@ -72,8 +72,8 @@ type Service struct {
 // Run runs the proxy until a signal or ctx ends it. page makes what a person sees; nil: nothing.
 func Run(ctx context.Context, opt configs.Options, buildVersion string, page func(*Service) Page, errout io.Writer) error {
 	// What another processor does while this one starts. The beginnings of the program's packages have mapped half
-	// of its file by now, and do not run again. Their pages are given back before the configuration takes memory, or the
-	// process would never again hold as much as with both. The built-in policy is read once, and most sites have it.
+	// of its file by now, and do not run again. Their pages are given back before the configuration takes memory: with both
+	// the process would hold more than it ever does later. The built-in policy is read once, and most sites have it.
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	beside.Go(func() {
