@@ -73,23 +73,36 @@ func changedForTheNextStart(old, next *configs.Config) (keys []string) {
 	return keys
 }
 
-// rebuild builds what a configuration asks for beside what runs, and looks it over. A
-// mistake of ours over one rule of a file is no reason to end all sessions: the file is
-// not taken.
-func (s *Service) rebuild(cfg *configs.Config, old *Parts) (p *Parts, warnings []configs.Fault, err error) {
+// unharmed calls what reads files anew while clients are served. A mistake of ours over one line
+// of a file is no reason to end all sessions: a panic is an error, and the file is not taken.
+func (s *Service) unharmed(read func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			s.Log.Error("panic over a configuration", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
-			if p != nil {
-				p.Close(old)
-			}
-			p, err = nil, fmt.Errorf("panic: %v", v)
+			first, _, _ := strings.Cut(fmt.Sprint(v), "\n")
+			err = fmt.Errorf("panic: %s", first)
 		}
 	}()
-	if p, err = Build(cfg, &s.World, old); err != nil {
+	return read()
+}
+
+// rebuild builds what a configuration asks for beside what runs, and looks it over.
+func (s *Service) rebuild(cfg *configs.Config, old *Parts) (p *Parts, warnings []configs.Fault, err error) {
+	err = s.unharmed(func() (err error) {
+		if p, err = Build(cfg, &s.World, old); err != nil {
+			p = nil
+			return err
+		}
+		warnings = p.Warnings(time.Now())
+		return nil
+	})
+	if err != nil {
+		if p != nil {
+			p.Close(old)
+		}
 		return nil, nil, err
 	}
-	return p, p.Warnings(time.Now()), nil
+	return p, warnings, nil
 }
 
 // watch calls changed after files have changed, until ctx ends.
@@ -103,7 +116,7 @@ func (s *Service) watch(ctx context.Context, files []string, changed func()) {
 }
 
 func (s *Service) reloadCertificates(p *Parts) {
-	err := p.Certificates.reload()
+	err := s.unharmed(p.Certificates.reload)
 	s.reloaded(partCertificates, err)
 	if err != nil {
 		s.Log.Error("certificates not reloaded, the old ones stay in use", "error", oneLine(err))
@@ -117,7 +130,7 @@ func (s *Service) reloadCertificates(p *Parts) {
 }
 
 func (s *Service) reloadLists(r *rules) {
-	err := r.reload()
+	err := s.unharmed(r.reload)
 	s.reloaded(partLists, err)
 	if err != nil {
 		s.Log.Error("lists not reloaded, the old ones stay in use", "error", oneLine(err))

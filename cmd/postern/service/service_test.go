@@ -174,6 +174,16 @@ policy: {rules: [{name: a, when: 'in_list("friends", mail.domain)', do: reject}]
 	}
 }
 
+// Files that are read again by themselves end no session either, whatever our mistake is.
+func TestListsWhoseReloadPanicsStayInUse(t *testing.T) {
+	log := &logtest.Log{}
+	s := New(Options{Log: slog.New(slog.NewTextHandler(log, nil))})
+	s.reloadLists(&rules{now: time.Now}) // there are no lists that could be replaced
+	if got := log.String(); !strings.Contains(got, "panic over a configuration") || !strings.Contains(got, "lists not reloaded, the old ones stay in use") {
+		t.Error(got)
+	}
+}
+
 // A reload that cannot open one of its listeners opens none, and keeps the others.
 func TestReloadThatCannotListenChangesNothing(t *testing.T) {
 	defer leaktest.None(t)
