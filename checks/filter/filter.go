@@ -189,7 +189,8 @@ const (
 // cancelled, nobody waited for one.
 func (t *Turn) End(ctx context.Context, err error) Change {
 	p := t.peer
-	p.turns.Leave(t.who)
+	// The outcome is noted first: who gets this turn is to know of it.
+	defer p.turns.Leave(t.who)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {

@@ -188,7 +188,8 @@ func TestWhatIsNotItsFault(t *testing.T) {
 }
 
 // One client has a half of what there is, and waits for more, while others are asked. Who waits
-// when the filter proves to be down is told at once that it is left alone.
+// when the filter proves to be down is told at once that it is left alone, also who is given the very turn that
+// proved it.
 func TestTurnsAreShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAsker(t)
@@ -211,6 +212,11 @@ func TestTurnsAreShared(t *testing.T) {
 			t.Errorf("after %s: %v", time.Since(start), err)
 		}
 		a.wants(2, true, nil, Same)
+		// Another client keeps the room so small that nobody who waits has a turn before the filter is down.
+		var others []*Turn
+		for range mostUnreached {
+			others = append(others, begin(2))
+		}
 		var wait sync.WaitGroup
 		for range 3 {
 			wait.Go(func() {
@@ -220,7 +226,13 @@ func TestTurnsAreShared(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		for _, turn := range turns {
+		for _, turn := range others[1:] {
+			turn.End(t.Context(), errGone)
+		}
+		if got := turns[0].End(t.Context(), errGone); got != Left {
+			t.Errorf("change %d, want it to be left alone", got)
+		}
+		for _, turn := range append(turns[1:], others[0]) {
 			turn.End(t.Context(), errGone)
 		}
 		wait.Wait()
