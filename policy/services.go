@@ -172,7 +172,7 @@ func (c *Chain) Answers(fact, word string) bool {
 func (r *rule) answers(fact, word string) bool {
 	all := variables(r)
 	i := slices.IndexFunc(all, func(v *expr.Variable) bool { return v.Fact != nil && v.Fact.Name == fact })
-	if i < 0 || cases([]*rule{r}) > maxCases {
+	if i < 0 || expr.Combinations(all, maxCases) > maxCases {
 		return true // by a list, say, of which the content may be anything
 	}
 	v, others := all[i], slices.Delete(slices.Clone(all), i, i+1)

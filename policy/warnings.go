@@ -13,6 +13,9 @@ import (
 // rule that has more is not judged.
 const maxCases = 1 << 12
 
+// fewCases bounds how many are tried for a first look at each rule above.
+const fewCases = 1 << 6
+
 // maxTogether bounds how many rules are looked at together.
 const maxTogether = 100
 
@@ -43,14 +46,18 @@ func (c *Chain) Warnings() []configs.Fault {
 // world is a message that none of the chain's rules was made for: its facts are none of those that they compare with.
 type world struct {
 	expr.Scope
-	all map[string]*expr.Variable // what the rules turn on, by name
+	all map[string]*expr.Variable  // what the rules turn on, by name
+	own map[*rule][]*expr.Variable // what each of them turns on
 }
 
 func (c *Chain) imagineWorld() world {
-	w := world{imagine(Facts{}), map[string]*expr.Variable{}}
+	w := world{imagine(Facts{}), map[string]*expr.Variable{}, make(map[*rule][]*expr.Variable, len(c.rules))}
 	for _, v := range variables(c.rules...) {
 		w.all[v.Name] = v
 		w.restore(v)
+	}
+	for _, r := range c.rules {
+		w.own[r] = variables(r)
 	}
 	return w
 }
@@ -76,19 +83,55 @@ func (w world) possible(own []*expr.Variable, condition func(expr.Scope) bool) b
 	return found
 }
 
+// tooMany says that rules which turn on those variables, and one more, have more than maxCases together: the values of what
+// none but that one turns on are enough for it. False says nothing.
+func (w world) tooMany(known map[string]int, more *rule) bool {
+	n := 1
+	for _, count := range known {
+		if n *= count; n > maxCases {
+			return true
+		}
+	}
+	for _, v := range w.own[more] {
+		if _, ok := known[v.Name]; ok {
+			continue
+		}
+		if n *= v.Count(); n > maxCases {
+			return true
+		}
+	}
+	return false
+}
+
+// counts has how many values each variable has, by its name.
+func counts(variables []*expr.Variable) map[string]int {
+	m := make(map[string]int, len(variables))
+	for _, v := range variables {
+		m[v.Name] = v.Count()
+	}
+	return m
+}
+
+// rival is a rule that decides where one below it would match, in the one world that was looked at.
+type rival struct {
+	*rule
+	steps bool // aside, in another world in which the one below still matches
+}
+
 func (w world) warning(r *rule, above []*rule) string {
-	own := variables(r)
+	own := w.own[r]
 	if expr.Combinations(own, maxCases) > maxCases {
 		return ""
 	}
-	var rivals []*rule // that decide where r would match, in the one world that was looked at
+	known := counts(own)
+	var rivals []rival
 	if !w.possible(own, func(s expr.Scope) bool {
 		if !r.when.Holds(s) {
 			return false
 		}
 		for _, a := range above {
 			if a.decides() && a.when.Holds(s) {
-				rivals = append(rivals, a)
+				rivals = append(rivals, rival{a, w.stepsAside(a, known)})
 			}
 		}
 		return true
@@ -104,22 +147,30 @@ func (w world) warning(r *rule, above []*rule) string {
 		return ""
 	}
 	// One rule above that takes all is the better explanation, so look for it first.
-	together := []*rule{r}
+	together, all, counted := []*rule{r}, own, known
 	for _, a := range above {
 		if !a.decides() {
 			continue
 		}
-		if pair := []*rule{r, a}; slices.Contains(rivals, a) && cases(pair) <= maxCases && !possible(pair, func(s expr.Scope) bool { return r.when.Holds(s) && !a.when.Holds(s) }) {
-			return fmt.Sprintf("never gets its turn: rule %q above (%s) matches whatever it would match", a.Name, a.Position)
+		isRival := len(rivals) > 0 && rivals[0].rule == a
+		steps := isRival && rivals[0].steps
+		if isRival {
+			rivals = rivals[1:]
 		}
-		if len(together) > maxTogether {
+		if isRival && !steps && !w.tooMany(known, a) {
+			if pair := variables(r, a); expr.Combinations(pair, maxCases) <= maxCases && !w.possible(pair, func(s expr.Scope) bool { return r.when.Holds(s) && !a.when.Holds(s) }) {
+				return fmt.Sprintf("never gets its turn: rule %q above (%s) matches whatever it would match", a.Name, a.Position)
+			}
+		}
+		if len(together) > maxTogether || w.tooMany(counted, a) {
 			continue
 		}
-		if with := append(together[:len(together):len(together)], a); cases(with) <= maxCases {
-			together = with
+		with := append(together[:len(together):len(together)], a)
+		if more := variables(with...); expr.Combinations(more, maxCases) <= maxCases {
+			together, all, counted = with, more, counts(more)
 		}
 	}
-	if len(together) > 2 && !possible(together, func(s expr.Scope) bool {
+	if len(together) > 2 && !w.possible(all, func(s expr.Scope) bool {
 		if !r.when.Holds(s) {
 			return false
 		}
@@ -137,6 +188,13 @@ func (w world) warning(r *rule, above []*rule) string {
 		return "never gets its turn: the rules above match whatever it would match (" + strings.Join(names, ", ") + ")"
 	}
 	return ""
+}
+
+// stepsAside says whether a rule that holds can be made not to by what none but it turns on: the variables in known keep their
+// values. Few combinations are tried, so false says nothing.
+func (w world) stepsAside(a *rule, known map[string]int) bool {
+	free := slices.DeleteFunc(slices.Clone(w.own[a]), func(v *expr.Variable) bool { _, ok := known[v.Name]; return ok })
+	return expr.Combinations(free, fewCases) <= fewCases && w.possible(free, func(s expr.Scope) bool { return !a.when.Holds(s) })
 }
 
 // Gaps returns what the policy as a whole leaves open though one would think that
@@ -158,10 +216,11 @@ func (r *rule) catchesSPF() bool {
 	if _, reads := r.when.Facts[result.Name]; !reads {
 		return false
 	}
-	if cases([]*rule{r}) > maxCases {
+	own := variables(r)
+	if expr.Combinations(own, maxCases) > maxCases {
 		return true
 	}
-	others := slices.DeleteFunc(variables(r), func(v *expr.Variable) bool { return v.Fact == result })
+	others := slices.DeleteFunc(own, func(v *expr.Variable) bool { return v.Fact == result })
 	return expr.Possible(imagine(Facts{SPF: SPF{Result: Fail}}), others, r.when.Holds)
 }
 
@@ -182,14 +241,4 @@ func variables(rules ...*rule) []*expr.Variable {
 func imagine(f Facts) expr.Scope {
 	f.Service, f.Milter = slices.Clone(f.Service), slices.Clone(f.Milter)
 	return expr.Suppose(&f)
-}
-
-// cases counts the combinations of values of the rules' variables, up to a
-// little above maxCases.
-func cases(rules []*rule) int { return expr.Combinations(variables(rules...), maxCases) }
-
-// possible says whether some combination of values of the rules' variables
-// makes the condition true.
-func possible(rules []*rule, condition func(expr.Scope) bool) bool {
-	return expr.Possible(imagine(Facts{}), variables(rules...), condition)
 }
