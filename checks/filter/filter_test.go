@@ -242,6 +242,35 @@ func TestTurnsAreShared(t *testing.T) {
 	})
 }
 
+// Who is given a turn knows how the question before ended: it is noted first.
+func TestATurnIsGivenBackLast(t *testing.T) {
+	a := newAsker(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patient)
+	defer cancel()
+	turn, err := a.peer.Begin(ctx, client(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := false
+	turn.End(ctx, noted{func() {
+		asked = true
+		if n := a.peer.turns.Used(); n != 1 {
+			t.Errorf("%d turns are taken while the outcome of one is noted", n)
+		}
+	}})
+	if n := a.peer.turns.Used(); !asked || n != 0 {
+		t.Errorf("noted: %t, and %d turns are taken behind it", asked, n)
+	}
+}
+
+// noted is an error that tells when its text is asked for, which is when an outcome is noted.
+type noted struct{ tell func() }
+
+func (n noted) Error() string {
+	n.tell()
+	return "no connection"
+}
+
 // What fails in the time that waiting for a turn has left over tells nothing about the filter.
 func TestWhoHadToWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
