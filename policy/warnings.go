@@ -13,7 +13,7 @@ import (
 // rule that has more is not judged.
 const maxCases = 1 << 12
 
-// fewCases bounds how many are tried for a first look at each rule above.
+// fewCases bounds how many are tried for a first look at a rule above.
 const fewCases = 1 << 6
 
 // maxTogether bounds how many rules are looked at together.
@@ -46,12 +46,13 @@ func (c *Chain) Warnings() []configs.Fault {
 // world is a message that none of the chain's rules was made for: its facts are none of those that they compare with.
 type world struct {
 	expr.Scope
-	all map[string]*expr.Variable  // what the rules turn on, by name
-	own map[*rule][]*expr.Variable // what each of them turns on
+	all   map[string]*expr.Variable  // what the rules turn on, by name
+	own   map[*rule][]*expr.Variable // what each of them turns on
+	aside expr.Scope                 // another such message, for what is asked while the first one is varied
 }
 
 func (c *Chain) imagineWorld() world {
-	w := world{imagine(Facts{}), map[string]*expr.Variable{}, make(map[*rule][]*expr.Variable, len(c.rules))}
+	w := world{imagine(Facts{}), map[string]*expr.Variable{}, make(map[*rule][]*expr.Variable, len(c.rules)), imagine(Facts{})}
 	for _, v := range variables(c.rules...) {
 		w.all[v.Name] = v
 		w.restore(v)
@@ -74,7 +75,8 @@ func (w world) restore(v *expr.Variable) {
 	}
 }
 
-// possible says whether a condition that turns on these variables can be true.
+// possible says whether a condition that turns on these variables can be true. The condition may ask possible itself, of other
+// variables.
 func (w world) possible(own []*expr.Variable, condition func(expr.Scope) bool) bool {
 	found := expr.Possible(w.Scope, own, condition)
 	for _, v := range own {
@@ -83,39 +85,11 @@ func (w world) possible(own []*expr.Variable, condition func(expr.Scope) bool) b
 	return found
 }
 
-// tooMany says that rules which turn on those variables, and one more, have more than maxCases together: the values of what
-// none but that one turns on are enough for it. False says nothing.
-func (w world) tooMany(known map[string]int, more *rule) bool {
-	n := 1
-	for _, count := range known {
-		if n *= count; n > maxCases {
-			return true
-		}
-	}
-	for _, v := range w.own[more] {
-		if _, ok := known[v.Name]; ok {
-			continue
-		}
-		if n *= v.Count(); n > maxCases {
-			return true
-		}
-	}
-	return false
-}
-
-// counts has how many values each variable has, by its name.
-func counts(variables []*expr.Variable) map[string]int {
-	m := make(map[string]int, len(variables))
-	for _, v := range variables {
-		m[v.Name] = v.Count()
-	}
-	return m
-}
-
-// rival is a rule that decides where one below it would match, in the one world that was looked at.
-type rival struct {
-	*rule
-	steps bool // aside, in another world in which the one below still matches
+// beside returns what a rule turns on beside those variables.
+func (w world) beside(known []*expr.Variable, r *rule) []*expr.Variable {
+	return slices.DeleteFunc(slices.Clone(w.own[r]), func(v *expr.Variable) bool {
+		return slices.ContainsFunc(known, func(k *expr.Variable) bool { return k.Name == v.Name })
+	})
 }
 
 func (w world) warning(r *rule, above []*rule) string {
@@ -123,15 +97,22 @@ func (w world) warning(r *rule, above []*rule) string {
 	if expr.Combinations(own, maxCases) > maxCases {
 		return ""
 	}
-	known := counts(own)
-	var rivals []rival
+	// The rules above are looked at in the one world that is found first. Where none of them matches in it, r has its turn.
+	// NOT: to try each with r in every combination of their values, which takes minutes where there are some hundreds.
+	rivals := false
+	var taker *rule // one that takes all is the better explanation than several
 	if !w.possible(own, func(s expr.Scope) bool {
 		if !r.when.Holds(s) {
 			return false
 		}
 		for _, a := range above {
-			if a.decides() && a.when.Holds(s) {
-				rivals = append(rivals, rival{a, w.stepsAside(a, known)})
+			if !a.decides() || !a.when.Holds(s) {
+				continue
+			}
+			rivals = true
+			if w.takesAll(a, r) {
+				taker = a
+				break
 			}
 		}
 		return true
@@ -141,33 +122,23 @@ func (w world) warning(r *rule, above []*rule) string {
 	if !r.when.Constant() && !w.possible(own, func(s expr.Scope) bool { return !r.when.Holds(s) }) {
 		return "always matches: its condition is true whatever the facts are; if that is meant, write true"
 	}
-	// Most rules are done with here. NOT: to try each with all others in every combination of their values, which
-	// takes minutes where there are some hundreds.
-	if len(rivals) == 0 {
+	switch {
+	case !rivals:
 		return ""
+	case taker != nil:
+		return fmt.Sprintf("never gets its turn: rule %q above (%s) matches whatever it would match", taker.Name, taker.Position)
 	}
-	// One rule above that takes all is the better explanation, so look for it first.
-	together, all, counted := []*rule{r}, own, known
+	together, all := []*rule{r}, own
 	for _, a := range above {
-		if !a.decides() {
-			continue
+		if len(together) > maxTogether {
+			break
 		}
-		isRival := len(rivals) > 0 && rivals[0].rule == a
-		steps := isRival && rivals[0].steps
-		if isRival {
-			rivals = rivals[1:]
-		}
-		if isRival && !steps && !w.tooMany(known, a) {
-			if pair := variables(r, a); expr.Combinations(pair, maxCases) <= maxCases && !w.possible(pair, func(s expr.Scope) bool { return r.when.Holds(s) && !a.when.Holds(s) }) {
-				return fmt.Sprintf("never gets its turn: rule %q above (%s) matches whatever it would match", a.Name, a.Position)
-			}
-		}
-		if len(together) > maxTogether || w.tooMany(counted, a) {
-			continue
+		if !a.decides() || expr.Combinations(all, maxCases)*expr.Combinations(w.beside(all, a), maxCases) > maxCases {
+			continue // to put the variables of many rules together takes longer
 		}
 		with := append(together[:len(together):len(together)], a)
 		if more := variables(with...); expr.Combinations(more, maxCases) <= maxCases {
-			together, all, counted = with, more, counts(more)
+			together, all = with, more
 		}
 	}
 	if len(together) > 2 && !w.possible(all, func(s expr.Scope) bool {
@@ -190,11 +161,21 @@ func (w world) warning(r *rule, above []*rule) string {
 	return ""
 }
 
-// stepsAside says whether a rule that holds can be made not to by what none but it turns on: the variables in known keep their
-// values. Few combinations are tried, so false says nothing.
-func (w world) stepsAside(a *rule, known map[string]int) bool {
-	free := slices.DeleteFunc(slices.Clone(w.own[a]), func(v *expr.Variable) bool { _, ok := known[v.Name]; return ok })
-	return expr.Combinations(free, fewCases) <= fewCases && w.possible(free, func(s expr.Scope) bool { return !a.when.Holds(s) })
+// takesAll says whether a matches whatever r does. Both match in the world as it is, in which the variables of r have values
+// and all others are as restore left them.
+func (w world) takesAll(a, r *rule) bool {
+	own := w.own[r]
+	more := w.beside(own, a)
+	n := expr.Combinations(more, maxCases)
+	if n*expr.Combinations(own, maxCases) > maxCases {
+		return false // nobody knows
+	}
+	// Most rules can be made not to match by what r does not turn on, which is quickly found out.
+	if n <= fewCases && w.possible(more, func(s expr.Scope) bool { return !a.when.Holds(s) }) {
+		return false
+	}
+	both := variables(r, a)
+	return expr.Combinations(both, maxCases) <= maxCases && !expr.Possible(w.aside, both, func(s expr.Scope) bool { return r.when.Holds(s) && !a.when.Holds(s) })
 }
 
 // Gaps returns what the policy as a whole leaves open though one would think that

@@ -74,19 +74,26 @@ func TestWarningsOfManyRules(t *testing.T) {
 	for _, c := range []struct {
 		rules int
 		rule  string // with the rule's number
+		first string // in place of rule r0
+		want  int
 	}{
-		{2000, `mail.domain == "partner-%d.example" and spf.result == "fail" and not in_list("forwarders", client.ip)`},
-		{500, `spf.result == "fail" and not (mail.domain startsWith "partner-%d")`},
-		{500, `spf.result == "fail" and dkim.result == "fail" and dmarc.result == "fail" and not (mail.domain startsWith "partner-%[1]d" or mail.domain endsWith "-%[1]d.example")`},
+		{2000, `mail.domain == "partner-%d.example" and spf.result == "fail" and not in_list("forwarders", client.ip)`, "", 1},
+		{500, `spf.result == "fail" and not (mail.domain startsWith "partner-%d")`, "", 1},
+		{500, `spf.result == "fail" and dkim.result == "fail" and dmarc.result == "fail" and not (mail.domain startsWith "partner-%[1]d" or mail.domain endsWith "-%[1]d.example")`, "", 1},
+		{500, `spf.result == "fail" or (mail.domain startsWith "a%[1]d" and mail.domain startsWith "b%[1]d" and mail.domain startsWith "c%[1]d" and mail.domain startsWith "d%[1]d" and mail.domain startsWith "e%[1]d")`, "true", 500},
 	} {
 		var lines []string
 		for i := range c.rules {
 			lines = append(lines, fmt.Sprintf(`r%d: %s -> reject`, i, fmt.Sprintf(c.rule, i)))
 		}
 		lines = append(lines, strings.Replace(lines[17], "r17:", "again:", 1))
+		why := `rule "again" never gets its turn: rule "r17" above`
+		if c.first != "" {
+			lines[0], why = "r0: "+c.first+" -> reject", `rule "again" never gets its turn: rule "r0" above`
+		}
 		w := compile(t, lines...).Warnings()
-		if len(w) != 1 || !strings.Contains(w[0].Text, `rule "again" never gets its turn: rule "r17" above`) {
-			t.Errorf("%s: got %v", c.rule, w)
+		if len(w) != c.want || !strings.Contains(w[len(w)-1].Text, why) {
+			t.Errorf("%s: %d warnings, want %d, the last with %s: %v", c.rule, len(w), c.want, why, w)
 		}
 	}
 }
