@@ -175,12 +175,16 @@ policy: {rules: [{name: a, when: 'in_list("friends", mail.domain)', do: reject}]
 }
 
 // Files that are read again by themselves end no session either, whatever our mistake is.
-func TestListsWhoseReloadPanicsStayInUse(t *testing.T) {
-	log := &logtest.Log{}
-	s := New(Options{Log: slog.New(slog.NewTextHandler(log, nil))})
-	s.reloadLists(&rules{now: time.Now}) // there are no lists that could be replaced
-	if got := log.String(); !strings.Contains(got, "panic over a configuration") || !strings.Contains(got, "lists not reloaded, the old ones stay in use") {
-		t.Error(got)
+func TestFilesWhoseReloadPanicsStayInUse(t *testing.T) {
+	for what, reload := range map[string]func(*Service){
+		"lists":        func(s *Service) { s.reloadLists(&rules{now: time.Now}) }, // there are no lists that could be replaced
+		"certificates": func(s *Service) { s.reloadCertificates(&Parts{}) },       // nor any certificates
+	} {
+		log := &logtest.Log{}
+		reload(New(Options{Log: slog.New(slog.NewTextHandler(log, nil))}))
+		if got := log.String(); !strings.Contains(got, "panic over a configuration") || !strings.Contains(got, what+" not reloaded, the old ones stay in use") {
+			t.Errorf("%s: %s", what, got)
+		}
 	}
 }
 
