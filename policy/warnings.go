@@ -97,7 +97,7 @@ func (w world) warning(r *rule, above []*rule) string {
 	if expr.Combinations(own, maxCases) > maxCases {
 		return ""
 	}
-	// The rules above are looked at in the one world that is found first. Where none of them matches in it, r has its turn.
+	// The rules above are looked at in the one world that is found first. Where none that decides matches in it, r has its turn.
 	// NOT: to try each with r in every combination of their values, which takes minutes where there are some hundreds.
 	rivals := false
 	var taker *rule // one that takes all is the better explanation than several
@@ -168,7 +168,7 @@ func (w world) takesAll(a, r *rule) bool {
 	more := w.beside(own, a)
 	n := expr.Combinations(more, maxCases)
 	if n*expr.Combinations(own, maxCases) > maxCases {
-		return false // nobody knows
+		return false // too many to try: a warning would be a guess
 	}
 	// Most rules can be made not to match by what r does not turn on, which is quickly found out.
 	if n <= fewCases && w.possible(more, func(s expr.Scope) bool { return !a.when.Holds(s) }) {
